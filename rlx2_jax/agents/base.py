@@ -1,0 +1,229 @@
+"""What TD3 and SAC share: a sparse network with its optimiser, and the bundle of functions that is an agent.
+
+Invariant at every step boundary: parameters, target parameters and Adam moments are exactly zero off the mask. The
+forward pass therefore never multiplies by a mask, and `jax.grad` gives the dense gradient a topology event needs.
+(The `release` preset keeps the moments of dropped links and, until the first Polyak step, dense targets.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from rlx2_jax import networks
+from rlx2_jax.config import Config, HParams
+from rlx2_jax.replay import Batch
+from rlx2_jax.sparsity import masks as masking
+from rlx2_jax.sparsity import topology
+
+Metrics = dict[str, jax.Array]
+"""Scalars by name."""
+
+ADAM = optax.scale_by_adam()
+"""Adam's direction; step sizes are traced hyperparameters, applied outside."""
+
+
+@flax.struct.dataclass
+class SparseNetwork:
+    """Parameters with everything that must stay sparse along with them."""
+
+    params: networks.Params
+    mask: masking.Masks
+    target: networks.Params
+    """Polyak average of the parameters; None where the algorithm has none (SAC's actor)."""
+    adam: optax.ScaleByAdamState
+
+
+@flax.struct.dataclass
+class AgentState:
+    """Everything that learning changes."""
+
+    actor: SparseNetwork
+    critic: SparseNetwork
+    """Both critics: a leading axis of 2 on every leaf."""
+    log_alpha: jax.Array
+    """SAC's log temperature, scalar; unused zero for TD3."""
+    alpha_adam: optax.ScaleByAdamState
+
+
+class Agent(NamedTuple):
+    """An algorithm as pure functions. `updates` runs whole cycles: critic updates, then one actor update."""
+
+    init: Callable[[jax.Array, HParams], AgentState]
+    """(key, hparams) -> state."""
+    explore: Callable[[AgentState, jax.Array, jax.Array, HParams], tuple[jax.Array, jax.Array]]
+    """(state, observation `[E, O]`, key, hparams) -> (action taken, its noise-free mean), `[E, A]` each."""
+    mode: Callable[[networks.Params, jax.Array], jax.Array]
+    """(actor parameters, observation `[..., O]`) -> deterministic action `[..., A]`."""
+    updates: Callable[
+        [AgentState, Batch, jax.Array, HParams, jax.Array], tuple[AgentState, Metrics]
+    ]
+    """(state, batches `[U, B, ...]`, key, hparams, multi_step) -> (state, mean metrics). `multi_step` is an unbatched
+    boolean: false promises windows of one step."""
+    critic_gradient: Callable[
+        [AgentState, Batch, jax.Array, HParams, jax.Array], networks.Params
+    ]
+    """Dense gradient of the critic loss on one batch `[B, ...]`: the grow score of a topology event."""
+    actor_gradient: Callable[
+        [AgentState, Batch, jax.Array, HParams, jax.Array], networks.Params
+    ]
+    """Dense gradient of the actor loss on one batch."""
+
+
+def create(
+    key: jax.Array,
+    params: networks.Params,
+    links: tuple[jax.Array, ...],
+    width: jax.Array,
+    config: Config,
+    *,
+    target: bool,
+) -> SparseNetwork:
+    """A network sparse from the first step on, from freshly initialised dense parameters."""
+    params = networks.restrict(params, width, orthogonal=config.agent == "sac")
+    mask = masking.initial_masks(
+        key, params, links, width, random=config.initial_mask == "random"
+    )
+    sparse = masking.apply(params, mask)
+    first_target = jax.tree.map(jnp.copy, sparse if config.mask_initial_targets else params)
+    return SparseNetwork(
+        params=sparse, mask=mask, target=first_target if target else None, adam=ADAM.init(sparse)
+    )
+
+
+def make_init(
+    actor_net: nn.Module,
+    critic_net: nn.Module,
+    observation_size: int,
+    action_size: int,
+    config: Config,
+    *,
+    actor_target: bool,
+) -> Callable[[jax.Array, HParams], AgentState]:
+    """An agent's `init`: both networks sparse, the temperature at 1."""
+
+    def init(key: jax.Array, hparams: HParams) -> AgentState:
+        actor_key, critic_key, actor_mask_key, critic_mask_key = jax.random.split(key, 4)
+        observation = jnp.zeros((1, observation_size))
+        both = jnp.zeros((1, observation_size + action_size))
+        actor = actor_net.init(actor_key, observation)["params"]
+        critic = critic_net.init(critic_key, both)["params"]
+        log_alpha = jnp.zeros(())
+        return AgentState(
+            actor=create(
+                actor_mask_key,
+                actor,
+                hparams.actor_links,
+                hparams.actor_width,
+                config,
+                target=actor_target,
+            ),
+            critic=create(
+                critic_mask_key,
+                critic,
+                hparams.critic_links,
+                hparams.critic_width,
+                config,
+                target=True,
+            ),
+            log_alpha=log_alpha,
+            alpha_adam=ADAM.init(log_alpha),
+        )
+
+    return init
+
+
+def descend(
+    network: SparseNetwork, gradient: networks.Params, step_size: jax.Array
+) -> SparseNetwork:
+    """One Adam step along the dense gradient's entries on the mask."""
+    direction, adam = ADAM.update(masking.apply(gradient, network.mask), network.adam)
+    # Masked again: with `reset_moments` off, dropped links still carry a direction.
+    params = jax.tree.map(
+        lambda p, d, m: jnp.where(m, p - step_size * d, 0), network.params, direction, network.mask
+    )
+    return network.replace(params=params, adam=adam)
+
+
+def polyak(network: SparseNetwork, tau: jax.Array) -> SparseNetwork:
+    """One step of the target towards the parameters, masked like them."""
+    target = jax.tree.map(
+        lambda t, p, m: jnp.where(m, t + tau * (p - t), 0),
+        network.target,
+        network.params,
+        network.mask,
+    )
+    return network.replace(target=target)
+
+
+def evolve(
+    network: SparseNetwork,
+    gradient: networks.Params,
+    key: jax.Array,
+    fraction: jax.Array,
+    grow_gradient: jax.Array,
+    *,
+    reset_moments: bool,
+) -> tuple[SparseNetwork, jax.Array, jax.Array]:
+    """One topology event on all matrices of a network.
+
+    Args:
+      network: to be rewired.
+      gradient: dense gradient of its loss.
+      key: for random growth.
+      fraction: share of the links to move, traced.
+      grow_gradient: traced boolean, grow by gradient or at random.
+      reset_moments: zero the Adam moments of links that are gone.
+
+    Returns:
+      The network, and how many links went and came.
+    """
+    params, mask = dict(network.params), dict(network.mask)
+    for name, layer_key in zip(sorted(params), jax.random.split(key, len(params)), strict=True):
+        weight = params[name]["kernel"]
+        score = jnp.where(
+            grow_gradient,
+            gradient[name]["kernel"],
+            jax.random.uniform(layer_key, weight.shape, minval=0.5),
+        )
+        moved = masking.per_matrix(
+            lambda w, m, s: topology.drop_and_grow(w, m, s, fraction)
+        )
+        weight, kernel_mask = moved(weight, mask[name]["kernel"], score)
+        params[name] = {**params[name], "kernel": weight}
+        mask[name] = {**mask[name], "kernel": kernel_mask}
+    count = lambda a, b: sum(
+        jnp.sum(x & ~y) for x, y in zip(masking.kernels(a), masking.kernels(b), strict=True)
+    )
+    adam = network.adam
+    if reset_moments:
+        adam = adam._replace(mu=masking.apply(adam.mu, mask), nu=masking.apply(adam.nu, mask))
+    target = None if network.target is None else masking.apply(network.target, mask)
+    evolved = SparseNetwork(params=params, mask=mask, target=target, adam=adam)
+    return evolved, count(network.mask, mask), count(mask, network.mask)
+
+
+def weighted_mean(values: jax.Array, weight: jax.Array) -> jax.Array:
+    """Mean over the batch, in which transitions of weight 0 count as zeros."""
+    return jnp.mean(values * weight)
+
+
+def first(batches: Any) -> Any:
+    """The first of several stacked batches."""
+    return jax.tree.map(lambda x: x[0], batches)
+
+
+def last(batches: Any) -> Any:
+    """The last of several stacked batches."""
+    return jax.tree.map(lambda x: x[-1], batches)
+
+
+def cycles(batches: Batch, delay: int) -> Batch:
+    """Regroup batches `[U, B, ...]` into `[U / delay, delay, B, ...]`: one row per actor update."""
+    return jax.tree.map(lambda x: x.reshape(-1, delay, *x.shape[1:]), batches)

@@ -1,0 +1,169 @@
+"""SAC (Haarnoja et al., 2018) on sparse networks, with RLx2's multi-step targets and a learned temperature.
+
+One update, on a batch (s, a, R, discount, s') spanning n steps, with the states s_k inside the window:
+
+    a' ~ pi(s'),  a_k ~ pi(s_k)
+    y  = R + sum_k gamma^(k+1) (-alpha log pi(a_k | s_k)) + discount * (min_i Q'_i(s', a') - alpha log pi(a' | s'))
+    each Q_i: one Adam step on mean (Q_i(s, a) - y)^2
+    pi: one Adam step on mean alpha log pi(a | s) - min_i Q_i(s, a),  a ~ pi(s)
+    log alpha: one Adam step on mean -log_alpha (log pi(a | s) + target entropy), target entropy -dim A
+    targets: theta' <- theta' + tau (theta - theta')
+
+Gradients are dense and used on the mask only; see `base`. The release multiplies mean and log standard deviation of
+the Gaussian by the action bound; here the bound is 1, so there is nothing to choose.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from rlx2_jax import networks
+from rlx2_jax.agents import base
+from rlx2_jax.config import Config, HParams
+from rlx2_jax.replay import Batch
+
+
+def make_sac(config: Config, observation_size: int, action_size: int) -> base.Agent:
+    """SAC's functions for a resolved configuration and an environment's sizes."""
+    sizes = networks.actor_sizes("sac", observation_size, action_size, config.hidden)
+    actor_net = networks.MLP(sizes[1:], orthogonal=True)
+    critic_net = networks.TwinMLP(
+        networks.critic_sizes(observation_size, action_size, config.hidden)[1:], orthogonal=True
+    )
+    target_entropy = -float(action_size)
+    delay = config.delay
+
+    def head(params: networks.Params, observation: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return networks.gaussian_head(actor_net.apply({"params": params}, observation))
+
+    def mode(params: networks.Params, observation: jax.Array) -> jax.Array:
+        return jnp.tanh(head(params, observation)[0])
+
+    def sample(
+        params: networks.Params, observation: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        mean, log_std = head(params, observation)
+        return networks.sample_squashed(mean, log_std, jax.random.normal(key, mean.shape))
+
+    def q_values(
+        params: networks.Params, observation: jax.Array, action: jax.Array
+    ) -> jax.Array:
+        """Both critics' values, `[2, B]`."""
+        inputs = jnp.concatenate([observation, action], -1)
+        return critic_net.apply({"params": params}, inputs)[..., 0]
+
+    def critic_loss(
+        params: networks.Params,
+        state: base.AgentState,
+        batch: Batch,
+        key: jax.Array,
+        multi_step: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        next_key, between_key = jax.random.split(key)
+        alpha = jnp.exp(state.log_alpha)
+        action, log_prob = sample(state.actor.params, batch.next_observation, next_key)
+        next_q = q_values(state.critic.target, batch.next_observation, action).min(0)
+        # One-step windows hold no states in between; the branch saves the actor's passes over them.
+        bonus = jax.lax.cond(
+            multi_step,
+            lambda: -alpha
+            * jnp.sum(
+                batch.between_discount * sample(state.actor.params, batch.between, between_key)[1],
+                axis=-1,
+            ),
+            lambda: jnp.zeros_like(batch.partial_return),
+        )
+        soft_value = next_q - alpha * log_prob
+        target = batch.partial_return + bonus + batch.bootstrap_discount * soft_value
+        target = jax.lax.stop_gradient(target)
+        q = q_values(params, batch.observation, batch.action)
+        return base.weighted_mean((q - target) ** 2, batch.weight) * 2, q.mean()
+
+    def actor_loss(
+        params: networks.Params, state: base.AgentState, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        action, log_prob = sample(params, batch.observation, key)
+        q = q_values(state.critic.params, batch.observation, action).min(0)
+        loss = base.weighted_mean(jnp.exp(state.log_alpha) * log_prob - q, batch.weight)
+        return loss, base.weighted_mean(log_prob + target_entropy, batch.weight)
+
+    def explore(
+        state: base.AgentState, observation: jax.Array, key: jax.Array, hparams: HParams
+    ) -> tuple[jax.Array, jax.Array]:
+        del hparams
+        mean = mode(state.actor.params, observation)
+        if config.sac_explore == "mode":
+            return mean, mean
+        return sample(state.actor.params, observation, key)[0], mean
+
+    def updates(
+        state: base.AgentState,
+        batches: Batch,
+        key: jax.Array,
+        hparams: HParams,
+        multi_step: jax.Array,
+    ) -> tuple[base.AgentState, base.Metrics]:
+        def critic_update(state: base.AgentState, item: tuple[Batch, jax.Array]):
+            batch, key = item
+            (loss, q_mean), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
+                state.critic.params, state, batch, key, multi_step
+            )
+            critic = base.descend(state.critic, gradient, hparams.critic_lr)
+            return state.replace(critic=critic), (loss, q_mean)
+
+        def cycle(state: base.AgentState, item: tuple[Batch, jax.Array, jax.Array]):
+            batches, critic_keys, actor_keys = item
+            state, (critic_losses, q_means) = jax.lax.scan(
+                critic_update, state, (batches, critic_keys)
+            )
+            (loss, excess), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
+                state.actor.params, state, base.last(batches), actor_keys[-1]
+            )
+            # d/d(log alpha) of -log_alpha * excess, where excess = mean log pi + target entropy.
+            alpha_step, alpha_adam = base.ADAM.update(-excess, state.alpha_adam)
+            state = state.replace(
+                actor=base.descend(state.actor, gradient, hparams.actor_lr),
+                critic=base.polyak(state.critic, hparams.tau),
+                log_alpha=state.log_alpha - hparams.alpha_lr * alpha_step,
+                alpha_adam=alpha_adam,
+            )
+            return state, {
+                "critic_loss": critic_losses.mean(),
+                "actor_loss": loss,
+                "q_mean": q_means.mean(),
+                "alpha": jnp.exp(state.log_alpha),
+                "entropy": target_entropy - excess,
+            }
+
+        critic_keys, actor_keys = jax.random.split(key, (2, batches.action.shape[0]))
+        items = base.cycles((batches, critic_keys, actor_keys), delay)
+        state, metrics = jax.lax.scan(cycle, state, items)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    def critic_gradient(
+        state: base.AgentState,
+        batch: Batch,
+        key: jax.Array,
+        hparams: HParams,
+        multi_step: jax.Array,
+    ) -> networks.Params:
+        del hparams
+        return jax.grad(critic_loss, has_aux=True)(
+            state.critic.params, state, batch, key, multi_step
+        )[0]
+
+    def actor_gradient(
+        state: base.AgentState,
+        batch: Batch,
+        key: jax.Array,
+        hparams: HParams,
+        multi_step: jax.Array,
+    ) -> networks.Params:
+        del hparams, multi_step
+        return jax.grad(actor_loss, has_aux=True)(state.actor.params, state, batch, key)[0]
+
+    init = base.make_init(
+        actor_net, critic_net, observation_size, action_size, config, actor_target=False
+    )
+    return base.Agent(init, explore, mode, updates, critic_gradient, actor_gradient)

@@ -1,0 +1,134 @@
+"""TD3 (Fujimoto et al., 2018) on sparse networks, with RLx2's multi-step targets.
+
+One cycle, for a policy delay of d (2):
+
+    repeat d times, on a batch (s, a, R, discount, s'), where R, discount and s' span n steps:
+        a' = clip(pi'(s') + clip(noise, -c, c), -1, 1)
+        y  = R + discount * min_i Q'_i(s', a')
+        each Q_i: one Adam step on mean (Q_i(s, a) - y)^2
+    pi: one Adam step on mean -Q_1(s, pi(s))
+    targets: theta' <- theta' + tau (theta - theta')
+
+Gradients are dense and used on the mask only; see `base`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from rlx2_jax import networks
+from rlx2_jax.agents import base
+from rlx2_jax.config import Config, HParams
+from rlx2_jax.replay import Batch
+
+
+def make_td3(config: Config, observation_size: int, action_size: int) -> base.Agent:
+    """TD3's functions for a resolved configuration and an environment's sizes."""
+    sizes = networks.actor_sizes("td3", observation_size, action_size, config.hidden)
+    actor_net = networks.MLP(sizes[1:])
+    critic_net = networks.TwinMLP(networks.critic_sizes(observation_size, action_size, config.hidden)[1:])
+    one_critic_net = networks.MLP(critic_net.features)
+    delay = config.delay
+
+    def policy(params: networks.Params, observation: jax.Array) -> jax.Array:
+        return jnp.tanh(actor_net.apply({"params": params}, observation))
+
+    def q_values(
+        params: networks.Params, observation: jax.Array, action: jax.Array
+    ) -> jax.Array:
+        """Both critics' values, `[2, B]`."""
+        inputs = jnp.concatenate([observation, action], -1)
+        return critic_net.apply({"params": params}, inputs)[..., 0]
+
+    def critic_loss(
+        params: networks.Params,
+        state: base.AgentState,
+        batch: Batch,
+        noise: jax.Array,
+        hparams: HParams,
+    ) -> tuple[jax.Array, jax.Array]:
+        bound = hparams.target_noise_clip
+        noise = jnp.clip(hparams.target_noise * noise, -bound, bound)
+        action = jnp.clip(policy(state.actor.target, batch.next_observation) + noise, -1, 1)
+        next_q = q_values(state.critic.target, batch.next_observation, action).min(0)
+        target = batch.partial_return + batch.bootstrap_discount * next_q
+        q = q_values(params, batch.observation, batch.action)
+        return base.weighted_mean((q - target) ** 2, batch.weight) * 2, q.mean()
+
+    def actor_loss(params: networks.Params, critic: networks.Params, batch: Batch) -> jax.Array:
+        inputs = jnp.concatenate([batch.observation, policy(params, batch.observation)], -1)
+        q = one_critic_net.apply({"params": base.first(critic)}, inputs)[..., 0]
+        return -base.weighted_mean(q, batch.weight)
+
+    def explore(
+        state: base.AgentState, observation: jax.Array, key: jax.Array, hparams: HParams
+    ) -> tuple[jax.Array, jax.Array]:
+        mean = policy(state.actor.params, observation)
+        noise = hparams.explore_noise * jax.random.normal(key, mean.shape)
+        return jnp.clip(mean + noise, -1, 1), mean
+
+    def updates(
+        state: base.AgentState,
+        batches: Batch,
+        key: jax.Array,
+        hparams: HParams,
+        multi_step: jax.Array,
+    ) -> tuple[base.AgentState, base.Metrics]:
+        del multi_step  # A window's length is in the batch; TD3's target costs the same for any.
+        noises = jax.random.normal(key, batches.action.shape)
+
+        def critic_update(state: base.AgentState, item: tuple[Batch, jax.Array]):
+            batch, noise = item
+            (loss, q_mean), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
+                state.critic.params, state, batch, noise, hparams
+            )
+            critic = base.descend(state.critic, gradient, hparams.critic_lr)
+            return state.replace(critic=critic), (loss, q_mean)
+
+        def cycle(state: base.AgentState, item: tuple[Batch, jax.Array]):
+            state, (critic_losses, q_means) = jax.lax.scan(critic_update, state, item)
+            loss, gradient = jax.value_and_grad(actor_loss)(
+                state.actor.params, state.critic.params, base.last(item[0])
+            )
+            state = state.replace(
+                actor=base.polyak(base.descend(state.actor, gradient, hparams.actor_lr), hparams.tau),
+                critic=base.polyak(state.critic, hparams.tau),
+            )
+            return state, {
+                "critic_loss": critic_losses.mean(),
+                "actor_loss": loss,
+                "q_mean": q_means.mean(),
+            }
+
+        items = base.cycles((batches, noises), delay)
+        state, metrics = jax.lax.scan(cycle, state, items)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    def critic_gradient(
+        state: base.AgentState,
+        batch: Batch,
+        key: jax.Array,
+        hparams: HParams,
+        multi_step: jax.Array,
+    ) -> networks.Params:
+        del multi_step
+        noise = jax.random.normal(key, batch.action.shape)
+        return jax.grad(critic_loss, has_aux=True)(
+            state.critic.params, state, batch, noise, hparams
+        )[0]
+
+    def actor_gradient(
+        state: base.AgentState,
+        batch: Batch,
+        key: jax.Array,
+        hparams: HParams,
+        multi_step: jax.Array,
+    ) -> networks.Params:
+        del key, hparams, multi_step
+        return jax.grad(actor_loss)(state.actor.params, state.critic.params, batch)
+
+    init = base.make_init(
+        actor_net, critic_net, observation_size, action_size, config, actor_target=True
+    )
+    return base.Agent(init, explore, policy, updates, critic_gradient, actor_gradient)

@@ -1,0 +1,74 @@
+"""Brax tasks behind the protocol, imported without Brax's import noise."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import warnings
+from typing import Any
+
+import jax
+
+from rlx2_jax.envs.base import State
+
+TASKS = ("ant", "halfcheetah", "hopper", "humanoid", "inverted_pendulum", "walker2d")
+"""The tasks of the paper, and two more of the same family."""
+
+
+class BraxEnvironment:
+    """A Brax environment without Brax's wrappers, which lose the final observation and reuse initial states."""
+
+    def __init__(self, name: str, backend: str):
+        """Create the task; slow (about a second), so see `load`."""
+        with _quiet():
+            from brax import envs
+
+            self._env: Any = envs.get_environment(name, backend=backend)
+
+    @property
+    def observation_size(self) -> int:
+        """O."""
+        return int(self._env.observation_size)
+
+    @property
+    def action_size(self) -> int:
+        """A."""
+        return int(self._env.action_size)
+
+    def reset(self, key: jax.Array) -> State:
+        """A fresh initial state."""
+        return _to_state(self._env.reset(key))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        """Apply an action in [-1, 1]. The caller clips: Brax's control cost would see a larger one."""
+        return _to_state(self._env.step(state.physics, action))
+
+
+@functools.cache
+def load(name: str, backend: str) -> BraxEnvironment:
+    """The task, made once per process: it holds no state."""
+    return BraxEnvironment(name, backend)
+
+
+def _to_state(state: Any) -> State:
+    return State(state, state.obs, state.reward, state.done > 0)
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Silence what Brax and MuJoCo print at import and creation; none of it concerns a user."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        level = logging.root.level
+        logging.disable(logging.WARNING)
+        try:
+            import mujoco
+
+            # Also keeps MUJOCO_LOG.TXT out of the working directory.
+            mujoco.set_mju_user_warning(lambda message: None)
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+            logging.root.setLevel(level)

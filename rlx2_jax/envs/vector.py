@@ -1,0 +1,110 @@
+"""Many environments at once: time limits, resets from fresh states, and nothing lost at the end of an episode."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from rlx2_jax.envs.base import Environment, State
+
+
+@flax.struct.dataclass
+class VectorState:
+    """E environments and P initial states to reset them from."""
+
+    current: State
+    """Leaves `[E, ...]`."""
+    pool: State
+    """Leaves `[P, ...]`: fresh initial states, renewed every chunk."""
+    steps: jax.Array
+    """`[E]`, int32: steps in the current episode."""
+    episode_return: jax.Array
+    """`[E]`: rewards of the current episode so far."""
+
+
+class StepResult(NamedTuple):
+    """What one step of all environments gave, before any reset."""
+
+    reward: jax.Array
+    """`[E]`."""
+    terminated: jax.Array
+    """`[E]`: the task ended the episode."""
+    truncated: jax.Array
+    """`[E]`: the time limit cut it."""
+    finite: jax.Array
+    """`[E]`: false where action, reward or observation is not finite; such an environment is reset."""
+    final_observation: jax.Array
+    """`[E, O]`: the observation reached."""
+    finished_return: jax.Array
+    """`[E]`: return of the episode that ended here, 0 where none did."""
+
+
+class VectorEnvironment:
+    """`num_envs` copies of a task under `vmap`, with a time limit and automatic resets."""
+
+    def __init__(self, env: Environment, num_envs: int, episode_length: int, pool: int):
+        """Wrap a task. `pool` is the number of fresh initial states kept for resets."""
+        self.env = env
+        self.num_envs = num_envs
+        self.episode_length = episode_length
+        self.pool = pool
+
+    def init(self, key: jax.Array) -> VectorState:
+        """All environments at fresh initial states, with a fresh pool."""
+        env_key, pool_key = jax.random.split(key)
+        zeros = jnp.zeros(self.num_envs)
+        return VectorState(
+            current=jax.vmap(self.env.reset)(jax.random.split(env_key, self.num_envs)),
+            pool=self._draw_pool(pool_key),
+            steps=zeros.astype(jnp.int32),
+            episode_return=zeros,
+        )
+
+    def renew(self, state: VectorState, key: jax.Array) -> VectorState:
+        """Draw a new pool of initial states."""
+        return state.replace(pool=self._draw_pool(key))
+
+    def step(
+        self, state: VectorState, action: jax.Array, key: jax.Array
+    ) -> tuple[VectorState, StepResult]:
+        """Step all environments with actions `[E, A]`, clipped to [-1, 1] here, and reset those that ended."""
+        clipped = jnp.clip(action, -1.0, 1.0)
+        reached = jax.vmap(self.env.step)(state.current, clipped)
+        steps = state.steps + 1
+        finite = (
+            jnp.isfinite(reached.reward)
+            & jnp.isfinite(reached.observation).all(-1)
+            & jnp.isfinite(action).all(-1)
+        )
+        terminated = reached.terminated & finite
+        truncated = (steps >= self.episode_length) & ~terminated & finite
+        ended = terminated | truncated | ~finite
+        episode_return = state.episode_return + jnp.where(finite, reached.reward, 0)
+        draw = jax.random.randint(key, (self.num_envs,), 0, self.pool)
+        following = jax.tree.map(
+            lambda fresh, old: jnp.where(
+                ended.reshape(-1, *[1] * (old.ndim - 1)), fresh[draw].astype(old.dtype), old
+            ),
+            state.pool,
+            reached,
+        )
+        result = StepResult(
+            reward=reached.reward,
+            terminated=terminated,
+            truncated=truncated,
+            finite=finite,
+            final_observation=reached.observation,
+            finished_return=jnp.where(ended, episode_return, 0),
+        )
+        return VectorState(
+            current=following,
+            pool=state.pool,
+            steps=jnp.where(ended, 0, steps),
+            episode_return=jnp.where(ended, 0, episode_return),
+        ), result
+
+    def _draw_pool(self, key: jax.Array) -> State:
+        return jax.vmap(self.env.reset)(jax.random.split(key, self.pool))

@@ -1,0 +1,21 @@
+"""Errors a user can mend. Launchers print them as one sentence and exit with code 2, or 1 for a diverged run."""
+
+
+class RlxError(Exception):
+    """Something the user can mend; the message is one sentence that says how."""
+
+
+class ConfigError(RlxError, ValueError):
+    """A configuration that cannot be: an unknown name, an impossible sparsity, sizes that do not fit."""
+
+
+class WorkdirError(RlxError):
+    """A workdir that cannot be used: read-only, or holding another run."""
+
+
+class CheckpointError(RlxError):
+    """A checkpoint that is missing, damaged or of another run."""
+
+
+class DivergedError(RlxError):
+    """A run whose values stopped being finite."""

@@ -1,0 +1,168 @@
+"""The networks: ReLU perceptrons in Flax linen, as in the paper's release.
+
+Parameters are the plain nested dicts that linen makes, `{"Dense_0": {"kernel": [in, out], "bias": [out]}, ...}`; the
+two critics are one network with a leading axis of 2. Nothing here knows of sparsity: weights that are absent are
+zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+Params = Any
+"""A pytree of arrays as linen makes it."""
+
+Initializer = Callable[..., jax.Array]
+
+LOG_STD_RANGE = (-5.0, 2.0)
+"""Bounds of the Gaussian actor's log standard deviation."""
+
+
+def actor_sizes(
+    agent: str, observation_size: int, action_size: int, hidden: Sequence[int]
+) -> tuple[int, ...]:
+    """`(inputs, hidden..., outputs)` of the actor; a Gaussian actor has two outputs per action dimension."""
+    return (observation_size, *hidden, action_size * (2 if agent == "sac" else 1))
+
+
+def critic_sizes(observation_size: int, action_size: int, hidden: Sequence[int]) -> tuple[int, ...]:
+    """`(inputs, hidden..., outputs)` of one critic."""
+    return (observation_size + action_size, *hidden, 1)
+
+
+def layer_shapes(sizes: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """`(in, out)` of each matrix of a perceptron."""
+    return tuple(zip(sizes, sizes[1:], strict=False))
+
+
+class MLP(nn.Module):
+    """Perceptron with ReLU between its layers and a linear output.
+
+    Attributes:
+      features: widths of the layers, output last.
+      orthogonal: orthogonal kernels and zero biases (the release's SAC) instead of the uniform
+        `+-1/sqrt(fan_in)` for both (its TD3, PyTorch's default).
+    """
+
+    features: Sequence[int]
+    orthogonal: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map `[..., inputs]` to `[..., outputs]`."""
+        for i, width in enumerate(self.features):
+            kernel_init, bias_init = _initializers(self.orthogonal, x.shape[-1])
+            x = nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init)(x)
+            if i < len(self.features) - 1:
+                x = nn.relu(x)
+        return x
+
+
+TwinMLP = nn.vmap(
+    MLP,
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    in_axes=None,
+    out_axes=0,
+    axis_size=2,
+)
+"""Two perceptrons with one leading parameter axis: `[..., inputs]` to `[2, ..., outputs]`."""
+
+
+def _initializers(orthogonal: bool, fan_in: int) -> tuple[Initializer, Initializer]:
+    if orthogonal:
+        return nn.initializers.orthogonal(), nn.initializers.zeros
+    bound = fan_in**-0.5
+
+    def uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, tuple(shape), dtype, -bound, bound)
+
+    return uniform, uniform
+
+
+def gaussian_head(output: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Split an actor's output `[..., 2A]` into mean and log standard deviation `[..., A]` before the squash.
+
+    The log standard deviation runs through tanh into `LOG_STD_RANGE`.
+    """
+    mean, log_std = jnp.split(output, 2, axis=-1)
+    low, high = LOG_STD_RANGE
+    return mean, low + 0.5 * (high - low) * (jnp.tanh(log_std) + 1)
+
+
+def sample_squashed(
+    mean: jax.Array, log_std: jax.Array, noise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """A tanh-squashed Gaussian sample and its log-probability (Haarnoja et al., 2018, appendix C).
+
+    Args:
+      mean: `[..., A]`.
+      log_std: `[..., A]`.
+      noise: standard normal, `[..., A]`.
+
+    Returns:
+      Action in (-1, 1), `[..., A]`, and its log density, `[...]`.
+    """
+    raw = mean + jnp.exp(log_std) * noise
+    gaussian = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
+    # log(1 - tanh(u)^2), in the form that does not cancel for large |u|.
+    squash = 2 * (jnp.log(2.0) - raw - jax.nn.softplus(-2 * raw))
+    return jnp.tanh(raw), (gaussian - squash).sum(-1)
+
+
+def restrict(params: Params, width: jax.Array, orthogonal: bool) -> Params:
+    """Re-draw fresh parameters as those of a network with only `width` live units per hidden layer.
+
+    For the method `tiny`: a narrow dense network, embedded in the shapes of the full one so that both are the same
+    program. Live weights have the distribution of the narrow network's initialisation; dead ones are zero.
+
+    Args:
+      params: as initialised, kernels `[..., in, out]`.
+      width: live hidden units, a traced integer; the full width changes nothing.
+      orthogonal: as in `MLP`.
+    """
+    layers = sorted(params)
+    result = {}
+    for i, name in enumerate(layers):
+        kernel, bias = params[name]["kernel"], params[name]["bias"]
+        support = kernel_support(kernel.shape, width, first=i == 0, last=i == len(layers) - 1)
+        fan_in = kernel.shape[-2]
+        live_in = fan_in if i == 0 else jnp.minimum(width, fan_in)
+        live_out = jnp.any(support, axis=-2)
+        if orthogonal:
+            # The polar factor of a block of a Haar matrix is Haar on the block.
+            kernel = jax.lax.cond(
+                width < max(kernel.shape[-2:]),
+                _polar_factor,
+                lambda k: k,
+                jnp.where(support, kernel, 0),
+            )
+        else:
+            stretch = jnp.sqrt(fan_in / live_in)
+            kernel, bias = kernel * stretch, bias * stretch
+        result[name] = {
+            "kernel": jnp.where(support, kernel, 0),
+            "bias": jnp.where(live_out, bias, 0),
+        }
+    return result
+
+
+def kernel_support(
+    shape: Sequence[int], width: jax.Array, *, first: bool, last: bool
+) -> jax.Array:
+    """Which entries `[in, out]` of a kernel join live units, when every hidden layer has `width` of them."""
+    rows, cols = shape[-2:]
+    live_row = jnp.arange(rows) < (rows if first else width)
+    live_col = jnp.arange(cols) < (cols if last else width)
+    return live_row[:, None] & live_col[None, :]
+
+
+def _polar_factor(matrix: jax.Array) -> jax.Array:
+    u, s, vh = jnp.linalg.svd(matrix, full_matrices=False)
+    # Singular values of an orthogonal matrix's block lie well above rounding, those of its zero frame do not.
+    return (u * (s > 1e-6)[..., None, :]) @ vh

@@ -1,0 +1,383 @@
+"""The compiled parts of a run.
+
+    run          = init, then evaluations x (chunks, report)
+    chunk        = new initial states, then iterations
+    iteration    = E environments step once; the E transitions enter replay;
+                   U critic updates (and U / delay actor updates) from replay;
+                   a topology event of critic or actor if due; a buffer check if due
+    report       = evaluation on environments of its own, and the means since the last one
+
+Every switch (warm-up, multi-step delay, events, checks) is a `lax.cond` on `Progress`, which no `vmap` over runs ever
+batches, so that what is not due costs nothing in a sweep either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from rlx2_jax import envs, evaluation
+from rlx2_jax import replay as replays
+from rlx2_jax.agents import Agent, AgentState, base, make_agent
+from rlx2_jax.config import Config, HParams, Schedule, make_hparams, make_schedule, resolve
+from rlx2_jax.replay import Replay
+from rlx2_jax.sparsity import masks, topology
+
+Report = dict[str, jax.Array]
+"""Scalars of one evaluation and of the training since the one before."""
+
+OLDEST_BATCHES = 8
+"""The policy distance looks at this many batches of oldest transitions (paper: K = 2048 = 8 x 256)."""
+
+
+@flax.struct.dataclass
+class Progress:
+    """How far a run is: the same for all runs of a program, never batched."""
+
+    env_steps: jax.Array
+    """int32."""
+    critic_calls: jax.Array
+    """int32: optimiser calls."""
+    actor_calls: jax.Array
+    """int32."""
+
+
+@flax.struct.dataclass
+class Tally:
+    """Sums since the last report."""
+
+    iterations: jax.Array
+    """Iterations that learned."""
+    learning: base.Metrics
+    """Sums over those iterations."""
+    episodes: jax.Array
+    """Training episodes finished."""
+    episode_return: jax.Array
+    """Sum of their returns."""
+    links_dropped: jax.Array
+    links_grown: jax.Array
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that an exact resume needs."""
+
+    agent: AgentState
+    replay: Replay
+    envs: envs.VectorState
+    key: jax.Array
+    eval_key: jax.Array
+    progress: Progress
+    tally: Tally
+    policy_distance: jax.Array
+    """At the last buffer check."""
+    nonfinite: jax.Array
+    """int32: transitions kept out of replay because they were not finite."""
+
+
+class Program(NamedTuple):
+    """A run's pure functions. All take traced hyperparameters; nothing recompiles when those change."""
+
+    config: Config
+    """Resolved."""
+    env: envs.Environment
+    agent: Agent
+    hparams: HParams
+    """Of the configuration; the functions take any others of the same structure."""
+    schedule: Schedule
+    init: Callable[[jax.Array, HParams], TrainState]
+    """(key, hparams) -> state."""
+    chunk: Callable[[TrainState, HParams, Schedule], TrainState]
+    """(state, hparams, schedule) -> state, `config.chunk_steps` environment steps later."""
+    report: Callable[[TrainState, HParams, Schedule], tuple[TrainState, Report]]
+    """(state, hparams, schedule) -> (state with an empty tally, report)."""
+
+
+def make_program(config: Config) -> Program:
+    """Build the functions of a run; compiles nothing.
+
+    Raises:
+      ConfigError: a configuration that cannot be.
+    """
+    config = resolve(config)
+    env = envs.make(config.env, config.backend)
+    vector = envs.VectorEnvironment(
+        env, config.num_envs, config.episode_length, config.reset_pool
+    )
+    agent = make_agent(config, env.observation_size, env.action_size)
+    U, B = config.updates_per_iteration, config.batch_size
+    n_max = config.n_max or 1
+
+    def init(key: jax.Array, hparams: HParams) -> TrainState:
+        agent_key, env_key, run_key, eval_key = jax.random.split(key, 4)
+        zero = jnp.zeros((), jnp.int32)
+        agent_state = agent.init(agent_key, hparams)
+        replay = replays.init(
+            config.buffer_max or 1,
+            config.num_envs,
+            config.episode_length,
+            env.observation_size,
+            env.action_size,
+        )
+        return TrainState(
+            agent=agent_state,
+            replay=replay,
+            envs=vector.init(env_key),
+            key=run_key,
+            eval_key=eval_key,
+            progress=Progress(env_steps=zero, critic_calls=zero, actor_calls=zero),
+            tally=empty_tally(learning_zeros(agent_state, replay, run_key, hparams)),
+            policy_distance=jnp.zeros(()),
+            nonfinite=zero,
+        )
+
+    def learn(
+        agent_state: AgentState,
+        replay: Replay,
+        key: jax.Array,
+        hparams: HParams,
+        multi_step: jax.Array,
+    ) -> tuple[AgentState, base.Metrics]:
+        sample_key, update_key = jax.random.split(key)
+        n_step = jnp.where(multi_step, hparams.n_step, 1)
+        batches = replays.sample(replay, sample_key, (U, B), n_step, n_max, hparams.gamma)
+        return agent.updates(agent_state, batches, update_key, hparams, multi_step)
+
+    def learning_zeros(*args: Any) -> base.Metrics:
+        shapes = jax.eval_shape(learn, *args, jax.ShapeDtypeStruct((), bool))[1]
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def evolve(
+        name: str,
+        gradient: Callable[..., Any],
+        state: AgentState,
+        replay: Replay,
+        key: jax.Array,
+        hparams: HParams,
+        multi_step: jax.Array,
+        call: jax.Array,
+        end: jax.Array,
+    ) -> tuple[AgentState, jax.Array, jax.Array]:
+        sample_key, gradient_key, grow_key = jax.random.split(key, 3)
+        n_step = jnp.where(multi_step, hparams.n_step, 1)
+        batch = replays.sample(replay, sample_key, (B,), n_step, n_max, hparams.gamma)
+        network, dropped, grown = base.evolve(
+            getattr(state, name),
+            gradient(state, batch, gradient_key, hparams, multi_step),
+            grow_key,
+            topology.drop_fraction_at(hparams.drop_fraction, call, end),
+            hparams.grow_gradient,
+            reset_moments=config.reset_moments,
+        )
+        return state.replace(**{name: network}), dropped, grown
+
+    def check_buffer(
+        agent_state: AgentState, replay: Replay, hparams: HParams
+    ) -> tuple[jax.Array, jax.Array]:
+        return replays.shrink(
+            replay,
+            lambda observation: agent.mode(agent_state.actor.params, observation),
+            OLDEST_BATCHES * B,
+            config.distance,
+            threshold=jnp.where(hparams.dynamic_buffer, hparams.distance_threshold, jnp.inf),
+            least=hparams.buffer_min,
+            ratio=hparams.drop_ratio,
+            until_close=config.drop_rule == "until_close",
+        )
+
+    def iteration(state: TrainState, hparams: HParams, schedule: Schedule) -> TrainState:
+        key, act_key, random_key, env_key, learn_key, critic_key, actor_key = jax.random.split(
+            state.key, 7
+        )
+        before, tally = state.progress, state.tally
+        learning = before.env_steps >= schedule.warmup_steps
+        observation = state.envs.current.observation
+
+        action, mean = agent.explore(state.agent, observation, act_key, hparams)
+        at_random = jax.random.uniform(random_key, action.shape, minval=-1.0)
+        action = jnp.where(learning, action, at_random)
+        mean = jnp.where(learning, mean, at_random)
+
+        env_state, result = vector.step(state.envs, action, env_key)
+        step = replays.Step(
+            observation=observation,
+            action=action,
+            mean=mean,
+            reward=result.reward,
+            terminated=result.terminated,
+            truncated=result.truncated,
+            finite=result.finite,
+            final_observation=result.final_observation,
+        )
+        replay = replays.add(state.replay, step, hparams.buffer_max)
+
+        multi_step = before.critic_calls >= schedule.n_step_delay
+        agent_state, metrics = jax.lax.cond(
+            learning,
+            lambda agent_state: learn(agent_state, replay, learn_key, hparams, multi_step),
+            lambda agent_state: (agent_state, jax.tree.map(jnp.zeros_like, tally.learning)),
+            state.agent,
+        )
+        after = Progress(
+            env_steps=before.env_steps + config.num_envs,
+            critic_calls=before.critic_calls + jnp.where(learning, U, 0),
+            actor_calls=before.actor_calls + jnp.where(learning, U // config.delay, 0),
+        )
+
+        dropped, grown = tally.links_dropped, tally.links_grown
+        for name, gradient, event_key in (
+            ("critic", agent.critic_gradient, critic_key),
+            ("actor", agent.actor_gradient, actor_key),
+        ):
+            call = getattr(after, f"{name}_calls")
+            end = getattr(schedule, f"{name}_evolve_end")
+            agent_state, gone, come = jax.lax.cond(
+                crossed(getattr(before, f"{name}_calls"), call, schedule.evolve_interval)
+                & (call < end),
+                lambda s, name=name, gradient=gradient, event_key=event_key, call=call, end=end: evolve(
+                    name, gradient, s, replay, event_key, hparams, multi_step, call, end
+                ),
+                lambda s: (s, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)),
+                agent_state,
+            )
+            dropped, grown = dropped + gone, grown + come
+
+        distance, left = jax.lax.cond(
+            crossed(before.env_steps, after.env_steps, schedule.buffer_check_interval),
+            lambda: check_buffer(agent_state, replay, hparams),
+            lambda: (state.policy_distance, replay.left),
+        )
+        ended = result.terminated | result.truncated
+        return state.replace(
+            agent=agent_state,
+            replay=replay.replace(left=left),
+            envs=env_state,
+            key=key,
+            progress=after,
+            tally=Tally(
+                iterations=tally.iterations + learning,
+                learning=jax.tree.map(jnp.add, tally.learning, metrics),
+                episodes=tally.episodes + ended.sum(),
+                episode_return=tally.episode_return + result.finished_return.sum(),
+                links_dropped=dropped,
+                links_grown=grown,
+            ),
+            policy_distance=distance,
+            nonfinite=state.nonfinite + (~result.finite).sum(),
+        )
+
+    def chunk(state: TrainState, hparams: HParams, schedule: Schedule) -> TrainState:
+        key, pool_key = jax.random.split(state.key)
+        state = state.replace(key=key, envs=vector.renew(state.envs, pool_key))
+        body = lambda state, _: (iteration(state, hparams, schedule), None)
+        return jax.lax.scan(body, state, length=config.iterations_per_chunk)[0]
+
+    def report(
+        state: TrainState, hparams: HParams, schedule: Schedule
+    ) -> tuple[TrainState, Report]:
+        eval_key, key = jax.random.split(state.eval_key)
+        params = state.agent.actor.params
+        returns = evaluation.episode_returns(
+            env,
+            lambda observation: agent.mode(params, observation),
+            key,
+            config.eval_episodes,
+            config.episode_length,
+        )
+        tally, progress = state.tally, state.progress
+        multi_step = progress.critic_calls >= schedule.n_step_delay
+        values = {
+            "env_steps": progress.env_steps,
+            "updates": progress.critic_calls,
+            "return_mean": returns.mean(),
+            "return_std": returns.std(),
+            "train_return": tally.episode_return / tally.episodes,
+            **jax.tree.map(lambda s: s / tally.iterations, tally.learning),
+            "actor_sparsity": masks.sparsity(state.agent.actor.mask),
+            "critic_sparsity": masks.sparsity(state.agent.critic.mask),
+            "links_dropped": tally.links_dropped,
+            "links_grown": tally.links_grown,
+            "policy_distance": state.policy_distance,
+            "replay_size": replays.size(state.replay),
+            "n_step": jnp.where(multi_step, hparams.n_step, 1),
+            "nonfinite": state.nonfinite,
+        }
+        emptied = empty_tally(jax.tree.map(jnp.zeros_like, tally.learning))
+        return state.replace(eval_key=eval_key, tally=emptied), values
+
+    return Program(
+        config=config,
+        env=env,
+        agent=agent,
+        hparams=make_hparams(config, env.observation_size, env.action_size),
+        schedule=make_schedule(config),
+        init=init,
+        chunk=chunk,
+        report=report,
+    )
+
+
+def crossed(before: jax.Array, after: jax.Array, interval: jax.Array) -> jax.Array:
+    """Whether a counter passed a multiple of `interval` on its way from `before` to `after`."""
+    return after // interval > before // interval
+
+
+def empty_tally(learning: base.Metrics) -> Tally:
+    """A tally of nothing, with the given zeros for the agent's metrics."""
+    zero, count = jnp.zeros(()), jnp.zeros((), jnp.int32)
+    return Tally(
+        iterations=count,
+        learning=learning,
+        episodes=count,
+        episode_return=zero,
+        links_dropped=count,
+        links_grown=count,
+    )
+
+
+def finite(state: TrainState) -> jax.Array:
+    """Whether parameters and targets are finite and some experience is; false for a diverged run."""
+    leaves = jax.tree.leaves(
+        (state.agent.actor.params, state.agent.critic.params, state.agent.critic.target)
+    )
+    good = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+    return good & jnp.isfinite(state.agent.log_alpha)
+
+
+def make_train(
+    config: Config,
+) -> Callable[..., tuple[TrainState, Report]]:
+    """A whole run as one pure function, for `jit`, `vmap` and `pmap`.
+
+    Returns:
+      `train(key, hparams=None, schedule=None) -> (state, reports)`: the final state, and every report with a leading
+      axis over evaluations. `hparams` and `schedule` default to the configuration's. Map over keys and
+      hyperparameters, not over the schedule: it is shared, so that events stay real branches.
+
+    Raises:
+      ConfigError: a configuration that cannot be.
+    """
+    program = make_program(config)
+    config = program.config
+
+    def train(
+        key: jax.Array, hparams: HParams | None = None, schedule: Schedule | None = None
+    ) -> tuple[TrainState, Report]:
+        hparams = program.hparams if hparams is None else hparams
+        schedule = program.schedule if schedule is None else schedule
+
+        def chunk(state: TrainState, _: None) -> tuple[TrainState, None]:
+            return program.chunk(state, hparams, schedule), None
+
+        def evaluation_period(state: TrainState, _: None) -> tuple[TrainState, Report]:
+            state, _ = jax.lax.scan(chunk, state, length=config.chunks_per_evaluation)
+            return program.report(state, hparams, schedule)
+
+        state = program.init(key, hparams)
+        return jax.lax.scan(evaluation_period, state, length=config.num_evaluations)
+
+    return train
