@@ -95,6 +95,11 @@ def gaussian_head(output: jax.Array) -> tuple[jax.Array, jax.Array]:
     return mean, low + 0.5 * (high - low) * (jnp.tanh(log_std) + 1)
 
 
+def deterministic_action(agent: str, output: jax.Array) -> jax.Array:
+    """An agent's noise-free action `[..., A]` from its actor's output."""
+    return jnp.tanh(gaussian_head(output)[0] if agent == "sac" else output)
+
+
 def sample_squashed(
     mean: jax.Array, log_std: jax.Array, noise: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

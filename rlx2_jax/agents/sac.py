@@ -34,16 +34,15 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
     target_entropy = -float(action_size)
     delay = config.delay
 
-    def head(params: networks.Params, observation: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return networks.gaussian_head(actor_net.apply({"params": params}, observation))
-
     def mode(params: networks.Params, observation: jax.Array) -> jax.Array:
-        return jnp.tanh(head(params, observation)[0])
+        output = actor_net.apply({"params": params}, observation)
+        return networks.deterministic_action("sac", output)
 
     def sample(
         params: networks.Params, observation: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        mean, log_std = head(params, observation)
+        output = actor_net.apply({"params": params}, observation)
+        mean, log_std = networks.gaussian_head(output)
         return networks.sample_squashed(mean, log_std, jax.random.normal(key, mean.shape))
 
     def q_values(

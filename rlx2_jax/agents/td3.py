@@ -32,7 +32,8 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
     delay = config.delay
 
     def policy(params: networks.Params, observation: jax.Array) -> jax.Array:
-        return jnp.tanh(actor_net.apply({"params": params}, observation))
+        output = actor_net.apply({"params": params}, observation)
+        return networks.deterministic_action("td3", output)
 
     def q_values(
         params: networks.Params, observation: jax.Array, action: jax.Array

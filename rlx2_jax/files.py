@@ -1,0 +1,64 @@
+"""Files that are never half-written: made aside, then renamed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file's contents in one step, durably."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(aside, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file; NaN and infinities become null."""
+    write_bytes(path, (json.dumps(_plain(value), indent=2) + "\n").encode())
+
+
+def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace a file of one JSON object per line."""
+    write_bytes(path, "".join(json_line(row) for row in rows).encode())
+
+
+def append_json_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one JSON object to a file of lines, in one write."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json_line(row))
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One JSON object as a line; NaN and infinities become null."""
+    return json.dumps(_plain(row)) + "\n"
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of lines, without a last line cut short by a crash; none if there is no file."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,109 @@
+"""Configurations as absl flags, for launchers: one flag per field of `Config`, and the presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from rlx2_jax import presets
+from rlx2_jax.config import Config
+from rlx2_jax.errors import DivergedError, RlxError
+
+
+def define_config_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Define `--preset` and one flag per configuration field; unset ones keep the preset's value."""
+    flags.DEFINE_list(
+        "preset",
+        [],
+        "named settings, left to right: " + ", ".join(presets.PRESETS),
+        flag_values=values,
+    )
+    defaults = Config()
+    for field in dataclasses.fields(Config):
+        default = getattr(defaults, field.name)
+        help = field.metadata["help"]
+        if default is not None:
+            shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+            help = f"{help} (default: {shown})"
+        define = _definer(field.name)
+        define(field.name, None, help, flag_values=values)
+
+
+def read_config(values: flags.FlagValues = flags.FLAGS) -> Config:
+    """The configuration the command line asks for.
+
+    Raises:
+      ConfigError: an unknown preset.
+    """
+    overrides: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        value = values[field.name].value
+        if value is not None:
+            overrides[field.name] = tuple(map(int, value)) if field.name == "hidden" else value
+    return presets.make_config(values["preset"].value, overrides)
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """`absl.app.run` for people: a mendable error is one sentence and exit code 2 (1 if a run diverged)."""
+
+    def guarded(argv: Sequence[str]) -> int | None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected argument {argv[1]!r}; every setting is a --flag.")
+        logging.set_verbosity(logging.WARNING)
+        try:
+            return main(argv)
+        except RlxError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1 if isinstance(error, DivergedError) else 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parse flags; a wrong one is one sentence and exit code 2, and `--help` shows this launcher's own flags."""
+    try:
+        if any(a in ("--help", "-h", "-help") for a in argv[1:]):
+            print(_help(argv[0]))
+            sys.exit(0)
+        return flags.FLAGS(list(argv), known_only=False)
+    except flags.Error as error:
+        print(f"error: {str(error).splitlines()[0]} (--help lists the flags).", file=sys.stderr)
+        sys.exit(2)
+
+
+def _help(program: str) -> str:
+    module = sys.modules["__main__"]
+    own = flags.FLAGS.flags_by_module_dict()
+    mine = {f.name: f for m in (module.__file__ or "", program, __name__) for f in own.get(m, [])}
+    config_names = [f.name for f in dataclasses.fields(Config)]
+    first = [n for n in mine if n not in config_names]
+    lines = [(module.__doc__ or "").strip(), "", f"usage: {os.path.basename(program)} [--flag=value ...]", ""]
+    for name in [*first, *(n for n in config_names if n in mine)]:
+        lines.append(f"  --{name:<24} {mine[name].help}")
+    return "\n".join(lines)
+
+
+def _definer(name: str) -> Callable[..., Any]:
+    """The absl definition function for a field, from its annotation."""
+    annotation = typing.get_type_hints(Config)[name]
+    if isinstance(annotation, types.UnionType):
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    if annotation is bool:
+        return flags.DEFINE_bool
+    if annotation is int:
+        return flags.DEFINE_integer
+    if annotation is float:
+        return flags.DEFINE_float
+    if typing.get_origin(annotation) is tuple:
+        return flags.DEFINE_list
+    return flags.DEFINE_string

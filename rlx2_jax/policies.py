@@ -1,0 +1,69 @@
+"""Policies on their own: one `.npz` file that loads without trainer, environment or checkpoint."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx2_jax import files, networks
+from rlx2_jax.errors import CheckpointError
+
+
+class Policy(NamedTuple):
+    """A deterministic policy and where it comes from."""
+
+    params: networks.Params
+    """`{"Dense_0": {"kernel": [in, out], "bias": [out]}, ...}`; absent links are zeros."""
+    about: dict[str, Any]
+    """`agent`, `env`, `backend`, `env_steps`, `config` and what else was saved with it."""
+
+    def act(self, observation: jax.Array) -> jax.Array:
+        """Observation `[..., O]` to action `[..., A]` in [-1, 1]; jittable."""
+        features = [self.params[name]["bias"].shape[0] for name in sorted(self.params)]
+        output = networks.MLP(features).apply({"params": self.params}, jnp.asarray(observation))
+        return networks.deterministic_action(self.about["agent"], output)
+
+
+def save(path: Path, params: networks.Params, about: Mapping[str, Any]) -> None:
+    """Write a policy: arrays named `Dense_0/kernel` and so on, and `about` as a JSON string."""
+    arrays: dict[str, Any] = {
+        f"{layer}/{name}": np.asarray(array)
+        for layer, leaves in params.items()
+        for name, array in leaves.items()
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, about=np.asarray(json.dumps(dict(about))), **arrays)
+    files.write_bytes(path, buffer.getvalue())
+
+
+def load(path: Path) -> Policy:
+    """Read a policy.
+
+    Raises:
+      CheckpointError: there is none at `path`, or it is damaged (the archive keeps checksums).
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            about = json.loads(str(archive["about"]))
+            params: networks.Params = {}
+            for key in archive.files:
+                if key != "about":
+                    layer, _, name = key.partition("/")
+                    params.setdefault(layer, {})[name] = jnp.asarray(archive[key])
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"no policy at {path}; name the workdir of a run that has made an evaluation."
+        ) from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"the policy {path} is damaged ({error}); resume its run to write it again."
+        ) from None
+    return Policy(params, about)

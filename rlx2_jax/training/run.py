@@ -1,0 +1,403 @@
+"""The host loop: a run over compiled chunks, with everything a person and a restart need.
+
+    train = prepare the workdir, compile, start or restore; then
+        until the end: one chunk;
+            every eval_every steps: report, metrics.jsonl, TensorBoard, policy, curve;
+            every checkpoint_every steps, and when asked to stop: checkpoint
+        summary
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlx2_jax import __version__, accounting, files, memory, policies
+from rlx2_jax.checkpoints import Checkpoints
+from rlx2_jax.config import Config
+from rlx2_jax.errors import DivergedError
+from rlx2_jax.training import program as programs
+from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.training.display import Display
+from rlx2_jax.training.signals import StopSignals
+from rlx2_jax.viz import curves
+
+Row = dict[str, Any]
+"""One evaluation, as in metrics.jsonl."""
+
+STACK = ("jax", "jaxlib", "flax", "optax", "brax", "mujoco", "orbax-checkpoint", "numpy")
+"""Packages whose versions a summary names."""
+
+
+class Result(NamedTuple):
+    """What a run gave."""
+
+    summary: dict[str, Any]
+    """As in summary.json; `score` is None before the first evaluation."""
+    rows: list[Row]
+    """As in metrics.jsonl."""
+    policy: policies.Policy
+    """The policy at the end."""
+    finished: bool
+    """False if the run was asked to stop; resume it then."""
+
+
+class _Compiled(NamedTuple):
+    init: Callable[..., Any]
+    chunk: Callable[..., Any]
+    report: Callable[..., Any]
+    finite: Callable[..., Any]
+    template: Any
+    seconds: float
+
+
+def train(
+    config: Config,
+    workdir: str | Path | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    show_progress: bool = True,
+    on_report: Callable[[list[Row]], None] | None = None,
+) -> Result:
+    """Train one agent.
+
+    Args:
+      config: need not be resolved.
+      workdir: where the run leaves its files (see `training.workdir`); None keeps nothing.
+      resume: go on from the last good checkpoint in `workdir`, exactly as if the run had never stopped.
+      overwrite: replace whatever run `workdir` holds.
+      show_progress: lines and a bar on standard error.
+      on_report: called after each evaluation with all rows so far.
+
+    Returns:
+      Summary, evaluations and final policy. On SIGINT or SIGTERM the run saves, and returns unfinished.
+
+    Raises:
+      ConfigError: an impossible configuration, or one that does not fit the device.
+      WorkdirError: a workdir that cannot be used.
+      CheckpointError: nothing good to resume from, or a checkpoint that cannot be written.
+      DivergedError: values stopped being finite; the last good checkpoint is kept.
+    """
+    program = programs.make_program(config)
+    directory = None if workdir is None else Path(workdir)
+    if resume and directory is None:
+        raise workdirs.WorkdirError("there is nothing to resume without a workdir; name one.")
+    size_line = _check_memory(program)
+    if directory is not None:
+        workdirs.prepare(directory, program.config, resume=resume, overwrite=overwrite)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopSignals())
+        assert program.config.total_steps is not None
+        display = stack.enter_context(Display(program.config.total_steps, show_progress))
+        checkpoints = None
+        if directory is not None:
+            checkpoints = stack.enter_context(Checkpoints(directory, program.config.to_dict()))
+        display.say(_headline(program))
+        display.say(size_line)
+        run = _Run(program, directory, checkpoints, display, on_report)
+        run.start(resume)
+        return run.go(stop)
+
+
+class _Run:
+    """One run's host side. Its state is what the device holds, the rows so far, and clocks."""
+
+    def __init__(
+        self,
+        program: programs.Program,
+        directory: Path | None,
+        checkpoints: Checkpoints | None,
+        display: Display,
+        on_report: Callable[[list[Row]], None] | None,
+    ):
+        self.program = program
+        self.config = program.config
+        self.directory = directory
+        self.checkpoints = checkpoints
+        self.display = display
+        self.on_report = on_report
+        self.rows: list[Row] = []
+        self.steps = 0
+        self.saved_at = -1
+        self.training_seconds = 0.0
+        self.earlier_seconds = 0.0
+        self.began = time.perf_counter()
+        self.compiled = _compile(program)
+        display.say(f"compiled in {self.compiled.seconds:.0f} s")
+        self.state: Any = None
+        self.events = None
+
+    def start(self, resume: bool) -> None:
+        """Put the state on the device: fresh, or from the last good checkpoint."""
+        if resume:
+            assert self.checkpoints is not None and self.directory is not None
+            self.steps, self.state, record = self.checkpoints.restore(
+                self.compiled.template, warn=self.display.say
+            )
+            self.saved_at = self.steps
+            self.training_seconds = record["training_seconds"]
+            self.earlier_seconds = record["wall_seconds"]
+            self.rows = workdirs.rewind(self.directory, self.steps)
+            self.display.say(f"resumed at step {self.steps:,}")
+        else:
+            self.state = self.compiled.init(
+                jax.random.PRNGKey(self.config.seed), self.program.hparams
+            )
+        if self.directory is not None:
+            self.events = _event_writer(self.directory / "tensorboard", self.steps)
+
+    def go(self, stop: StopSignals) -> Result:
+        """Run to the end, or until asked to stop."""
+        c = self.config
+        assert c.total_steps and c.chunk_steps and c.eval_every and c.checkpoint_every
+        mark_seconds, mark_steps = self.training_seconds, self.steps
+        mark_updates = self._updates()
+        while self.steps < c.total_steps and not stop.received:
+            began = time.perf_counter()
+            self.state = self.compiled.chunk(
+                self.state, self.program.hparams, self.program.schedule
+            )
+            healthy = bool(self.compiled.finite(self.state))
+            self.training_seconds += time.perf_counter() - began
+            self.steps += c.chunk_steps
+            if not healthy:
+                self._diverged("the networks' parameters are")
+            self.display.advance(self.steps, self._status(mark_steps, mark_seconds))
+            if self.steps % c.eval_every == 0:
+                seconds = max(self.training_seconds - mark_seconds, 1e-9)
+                self._evaluate(
+                    (self.steps - mark_steps) / seconds, (self._updates() - mark_updates) / seconds
+                )
+                mark_seconds, mark_steps = self.training_seconds, self.steps
+                mark_updates = self._updates()
+            if (
+                self.steps // c.checkpoint_every > (self.steps - c.chunk_steps) // c.checkpoint_every
+                or self.steps == c.total_steps
+            ):
+                self._checkpoint()
+        finished = self.steps >= c.total_steps
+        if not finished:
+            self._checkpoint()
+            where = "" if self.directory is None else f"; continue with --resume --workdir={self.directory}"
+            self.display.say(f"stopped by {stop.received} at step {self.steps:,}{where}")
+        return self._finish(finished)
+
+    def _updates(self) -> int:
+        return int(self.state.progress.critic_calls)
+
+    def _wall_seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.began
+
+    def _status(self, mark_steps: int, mark_seconds: float) -> str:
+        speed = (self.steps - mark_steps) / max(self.training_seconds - mark_seconds, 1e-9)
+        last = self.rows[-1] if self.rows else None
+        score = f"return {last['return_mean']:.0f}" if last else "return -"
+        return (
+            f"{speed:,.0f} steps/s  {score}  sparsity {100 * self.config.actor_sparsity:.3g}%"
+            f"/{100 * self.config.critic_sparsity:.3g}%"
+        )
+
+    def _evaluate(self, steps_per_second: float, updates_per_second: float) -> None:
+        self.state, report = self.compiled.report(
+            self.state, self.program.hparams, self.program.schedule
+        )
+        row: Row = {k: np.asarray(v).item() for k, v in report.items()}
+        if not math.isfinite(row["return_mean"]):
+            self._diverged("the evaluated policy's actions or their rewards are")
+        row["steps_per_second"] = round(steps_per_second, 1)
+        row["updates_per_second"] = round(updates_per_second, 1)
+        row["wall_seconds"] = round(self._wall_seconds(), 2)
+        best = not self.rows or row["return_mean"] > max(r["return_mean"] for r in self.rows)
+        self.rows.append(row)
+        self.display.row(row)
+        if self.directory is not None:
+            files.append_json_line(self.directory / "metrics.jsonl", row)
+            assert self.events is not None
+            for name, value in row.items():
+                if name != "env_steps" and math.isfinite(value):
+                    self.events.add_scalar(name, value, self.steps)
+            self.events.flush()
+            self._save_policy("policy.npz")
+            if best:
+                self._save_policy("policy_best.npz")
+            self._draw()
+        if self.on_report is not None:
+            self.on_report(self.rows)
+
+    def _about_policy(self) -> dict[str, Any]:
+        c = self.config
+        return {
+            "agent": c.agent,
+            "env": c.env,
+            "backend": c.backend,
+            "episode_length": c.episode_length,
+            "env_steps": self.steps,
+            "return_mean": self.rows[-1]["return_mean"] if self.rows else None,
+            "config": c.to_dict(),
+            "version": __version__,
+        }
+
+    def _save_policy(self, name: str) -> None:
+        assert self.directory is not None
+        policies.save(
+            self.directory / name, self.state.agent.actor.params, self._about_policy()
+        )
+
+    def _draw(self) -> None:
+        assert self.directory is not None
+        c = self.config
+        title = (
+            f"{c.method} {c.agent} on {c.env} ({c.backend}), seed {c.seed}, sparsity "
+            f"{100 * c.actor_sparsity:.3g} % / {100 * c.critic_sparsity:.3g} %"
+        )
+        curves.save(curves.draw_run(self.rows, title), self.directory / "curve.png")
+
+    def _checkpoint(self) -> None:
+        if self.checkpoints is None or self.saved_at == self.steps:
+            return
+        record = {
+            "training_seconds": self.training_seconds,
+            "wall_seconds": self._wall_seconds(),
+        }
+        self.checkpoints.save(self.steps, self.state, record)
+        self.saved_at = self.steps
+
+    def _diverged(self, what: str) -> None:
+        kept = (
+            f"the checkpoint at step {self.saved_at:,} is kept"
+            if self.saved_at >= 0
+            else "no checkpoint had been made yet"
+        )
+        raise DivergedError(
+            f"diverged between steps {self.steps - (self.config.chunk_steps or 0):,} and {self.steps:,}: {what} no "
+            f"longer finite ({int(self.state.nonfinite):,} non-finite transitions were kept out of replay); {kept}; "
+            "try smaller --critic_lr and --actor_lr."
+        )
+
+    def _finish(self, finished: bool) -> Result:
+        summary = _summary(self, finished)
+        if self.directory is not None:
+            files.write_json(self.directory / "summary.json", summary)
+            if self.rows:
+                self._draw()
+            assert self.events is not None
+            self.events.close()
+        if finished:
+            self.display.say(
+                f"score {summary['score']:.1f} (mean of the last {summary['score_evaluations']} evaluations), "
+                f"best {summary['best']:.1f}; size {summary['size_ratio']:.3f} of dense, FLOPs "
+                f"{summary['flops_train_ratio']:.3f} to train and {summary['flops_test_ratio']:.3f} to act; "
+                f"{summary['updates_per_second']:,.0f} updates/s, {summary['wall_seconds']:,.0f} s in all"
+                + ("" if self.directory is None else f"; files in {self.directory}")
+            )
+        policy = policies.Policy(self.state.agent.actor.params, self._about_policy())
+        return Result(summary, self.rows, policy, finished)
+
+
+def _summary(run: _Run, finished: bool) -> dict[str, Any]:
+    c, rows = run.config, run.rows
+    account = accounting.account(
+        c, run.program.env.observation_size, run.program.env.action_size
+    )
+    scores = workdirs.last_scores(rows, c.score_evaluations or 1)
+    last = rows[-1] if rows else {}
+    return {
+        "finished": finished,
+        "env_steps": run.steps,
+        "updates": run._updates(),
+        "score": float(np.mean(scores)) if scores else None,
+        "score_evaluations": len(scores),
+        "best": max((row["return_mean"] for row in rows), default=None),
+        "actor_sparsity": last.get("actor_sparsity"),
+        "critic_sparsity": last.get("critic_sparsity"),
+        "size_ratio": account.size_ratio,
+        "flops_train_ratio": account.flops_train_ratio,
+        "flops_test_ratio": account.flops_test_ratio,
+        "steps_per_second": run.steps / max(run.training_seconds, 1e-9),
+        "updates_per_second": run._updates() / max(run.training_seconds, 1e-9),
+        "wall_seconds": run._wall_seconds(),
+        "compile_seconds": run.compiled.seconds,
+        "nonfinite": int(run.state.nonfinite),
+        "device": jax.devices()[0].device_kind,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0], "rlx2-jax": __version__}
+    for name in STACK:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _compile(program: programs.Program) -> _Compiled:
+    """Compile each of a run's programs once, side by side."""
+    began = time.perf_counter()
+    key = jax.random.PRNGKey(0)
+    template = jax.eval_shape(program.init, key, program.hparams)
+    arguments = (template, program.hparams, program.schedule)
+    lowered = (
+        jax.jit(program.init).lower(key, program.hparams),
+        jax.jit(program.chunk, donate_argnums=0).lower(*arguments),
+        jax.jit(program.report, donate_argnums=0).lower(*arguments),
+        jax.jit(programs.finite).lower(template),
+    )
+    with ThreadPoolExecutor() as pool:
+        init, chunk, report, finite = pool.map(lambda part: part.compile(), lowered)
+    return _Compiled(init, chunk, report, finite, template, time.perf_counter() - began)
+
+
+def _check_memory(program: programs.Program) -> str:
+    """One line on what the run will hold; refuses what the device cannot."""
+    state = jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams)
+    replay, agent = memory.tree_bytes(state.replay), memory.tree_bytes(state.agent)
+    memory.check_fits(
+        memory.tree_bytes(state),
+        f"replay ({memory.format_bytes(replay)}) and networks ({memory.format_bytes(agent)})",
+        "lower --buffer_max or --hidden",
+    )
+    return (
+        f"replay {memory.format_bytes(replay)} for {program.config.buffer_max:,} transitions, "
+        f"networks and optimiser {memory.format_bytes(agent)}"
+    )
+
+
+def _headline(program: programs.Program) -> str:
+    c = program.config
+    return (
+        f"{c.method} {c.agent} on {c.env}"
+        + ("" if c.env.startswith("probe/") else f" ({c.backend})")
+        + f", sparsity {100 * c.actor_sparsity:.3g} % actor, {100 * c.critic_sparsity:.3g} % critic; "
+        f"{c.total_steps:,} steps, {c.num_envs} environments, seed {c.seed}; "
+        f"{jax.devices()[0].device_kind}"
+    )
+
+
+def _event_writer(directory: Path, steps: int) -> Any:
+    from tensorboardX import SummaryWriter
+
+    # Steps made again after a resume hide those of before.
+    return SummaryWriter(str(directory), purge_step=steps + 1 if steps else None)
+
+
+def describe(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line on the last evaluation, for notebooks and logs."""
+    if not rows:
+        return "no evaluation yet"
+    row = rows[-1]
+    return (
+        f"step {row['env_steps']:,}: return {row['return_mean']:.1f} ± {row['return_std']:.1f}, "
+        f"{row['steps_per_second']:.0f} steps/s"
+    )

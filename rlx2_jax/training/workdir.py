@@ -1,0 +1,119 @@
+"""The directory a run owns.
+
+    config.json       all resolved values
+    metrics.jsonl     one object per evaluation
+    tensorboard/      the same as TensorBoard events
+    checkpoints/      whole-run state (see `checkpoints`), with checksums/ beside it
+    policy.npz        the policy at the last evaluation; policy_best.npz at the best one (see `policies`)
+    summary.json      what came out
+    curve.png         what it looked like
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlx2_jax import files
+from rlx2_jax.config import Config
+from rlx2_jax.errors import WorkdirError
+
+CONTENTS = (
+    "config.json",
+    "metrics.jsonl",
+    "tensorboard",
+    "checkpoints",
+    "checksums",
+    "rejected",
+    "policy.npz",
+    "policy_best.npz",
+    "summary.json",
+    "curve.png",
+)
+
+
+def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
+    """Make the directory fit for this run, or refuse.
+
+    Args:
+      workdir: made if it does not exist.
+      config: resolved.
+      resume: go on with the run it holds; a directory without one is then an error.
+      overwrite: remove the run it holds, whichever that is.
+
+    Raises:
+      WorkdirError: not writable, or holding a run that is not to be continued or replaced.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise WorkdirError(
+            f"workdir {workdir} cannot be written ({error.strerror}); name another with --workdir."
+        ) from None
+    path = workdir / "config.json"
+    if overwrite and not resume:
+        for name in CONTENTS:
+            _remove(workdir / name)
+    if path.exists():
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise WorkdirError(
+                f"{path} is damaged; name another --workdir, or replace the run with --overwrite."
+            ) from None
+        wanted = json.loads(json.dumps(config.to_dict()))
+        other = sorted(k for k in {*held, *wanted} if held.get(k) != wanted.get(k))
+        if other:
+            differences = ", ".join(f"{k}={held.get(k)} not {wanted.get(k)}" for k in other[:4])
+            raise WorkdirError(
+                f"workdir {workdir} holds another run ({differences}); name another --workdir, or replace it with "
+                "--overwrite."
+            )
+        if not resume:
+            raise WorkdirError(
+                f"workdir {workdir} holds this run already; continue it with --resume, or replace it with "
+                "--overwrite."
+            )
+    elif resume:
+        raise WorkdirError(f"workdir {workdir} holds no run to resume; start without --resume.")
+    else:
+        files.write_json(path, config.to_dict())
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The resolved values of the run a directory holds.
+
+    Raises:
+      WorkdirError: it holds none.
+    """
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise WorkdirError(f"{workdir} holds no run: {path} cannot be read.") from None
+
+
+def rewind(workdir: Path, env_steps: int) -> list[dict[str, Any]]:
+    """Forget the evaluations after a step, which a resumed run makes again; returns those left."""
+    path = workdir / "metrics.jsonl"
+    rows = [row for row in files.read_json_lines(path) if row["env_steps"] <= env_steps]
+    files.write_json_lines(path, rows)
+    return rows
+
+
+def last_scores(rows: Sequence[dict[str, Any]], count: int) -> list[float]:
+    """Mean returns of the last evaluations."""
+    return [row["return_mean"] for row in rows[-count:]]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

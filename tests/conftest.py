@@ -1,0 +1,98 @@
+"""What all tests share: the compilation cache, the published vectors, small runs, and checks of sparsity."""
+
+import os
+import pathlib
+
+import chex
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlx2_jax.config import Config
+from rlx2_jax.replay import Batch
+from rlx2_jax.sparsity import masks
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+jax.config.update(
+    "jax_compilation_cache_dir", os.environ.get("RLX2_TEST_CACHE", str(ROOT / ".cache" / "jax"))
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+# The same examples everywhere: a test that fails, fails again.
+hypothesis.settings.register_profile(
+    "tests", max_examples=60, deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session")
+def vectors():
+    """Directory of the values published with the paper's release; copies of ../shared/vectors."""
+    return ROOT / "tests" / "vectors"
+
+
+def small(**changes):
+    """A run of 1200 steps in which everything happens: warm-up, events, n-step targets, buffer checks."""
+    settings = {
+        "env": "probe/action",
+        "num_envs": 4,
+        "hidden": (16, 16),
+        "batch_size": 16,
+        "total_steps": 1200,
+        "warmup_steps": 200,
+        "episode_length": 10,
+        "eval_every": 400,
+        "eval_episodes": 4,
+        "chunk_steps": 200,
+        "evolve_interval": 50,
+        "n_step_delay": 300,
+        "buffer_max": 800,
+        "buffer_min": 100,
+        "buffer_check_interval": 100,
+        "reset_pool": 8,
+    }
+    return Config(**(settings | changes))
+
+
+def random_batch(seed, shape, observation_size, action_size, n_max=3):
+    """A batch of random windows with the given leading axes, some of them not to be learned from."""
+    rng = np.random.default_rng(seed)
+    normal = lambda *tail: jnp.asarray(rng.normal(size=(*shape, *tail)), jnp.float32)
+    return Batch(
+        observation=normal(observation_size),
+        action=jnp.tanh(normal(action_size)),
+        partial_return=normal(),
+        bootstrap_discount=jnp.asarray(rng.choice([0.0, 0.97], shape), jnp.float32),
+        next_observation=normal(observation_size),
+        between=normal(n_max - 1, observation_size),
+        between_discount=jnp.asarray(rng.choice([0.0, 0.98], (*shape, n_max - 1)), jnp.float32),
+        weight=jnp.asarray(rng.random(shape) < 0.9, jnp.float32),
+    )
+
+
+def links_of(mask):
+    """Active links of each matrix: a list over layers, an array over the leading axes of each."""
+    return [np.asarray(kernel).sum((-2, -1)) for kernel in masks.kernels(mask)]
+
+
+def assert_zero_off_mask(tree, mask):
+    """Every entry of a parameter-shaped tree off the mask is exactly zero."""
+    chex.assert_trees_all_equal(tree, masks.apply(tree, mask))
+
+
+def assert_sparse(network, links):
+    """Parameters, targets and Adam moments are exactly zero off masks with the given numbers of links."""
+    for tree in (network.params, network.target, network.adam.mu, network.adam.nu):
+        if tree is not None:
+            assert_zero_off_mask(tree, network.mask)
+    for found, count in zip(links_of(network.mask), links, strict=True):
+        np.testing.assert_array_equal(found, count)
+
+
+def assert_finite(tree):
+    """No NaN and no infinity anywhere."""
+    for leaf in jax.tree.leaves(tree):
+        assert np.isfinite(np.asarray(leaf)).all()
