@@ -51,7 +51,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-from rlx2_jax import networks, replay
+from rlx2_jax import networks, presets, replay
 from rlx2_jax.config import Config, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sparsity import densities, methods
@@ -112,12 +112,8 @@ def account(config: Config, observation_size: int, action_size: int) -> Account:
       ConfigError: a configuration that cannot be.
     """
     c = resolve(config)
-    actor = _Network.of(
-        c, networks.actor_sizes(c.agent, observation_size, action_size, c.hidden), c.actor_sparsity
-    )
-    critic = _Network.of(
-        c, networks.critic_sizes(observation_size, action_size, c.hidden), c.critic_sparsity
-    )
+    actor = _Network.of(c, networks.actor_sizes(c.agent, observation_size, action_size, c.hidden), c.actor_sparsity)
+    critic = _Network.of(c, networks.critic_sizes(observation_size, action_size, c.hidden), c.critic_sparsity)
     actors = 2 if c.agent == "td3" else 1  # Online and target; SAC's actor has no target.
     size = actors * actor.total_links + 4 * critic.total_links
     whole, whole_dense = (_train(c, actor, critic, dense=d, exact=False) for d in (False, True))
@@ -138,12 +134,8 @@ def account(config: Config, observation_size: int, action_size: int) -> Account:
         flops_train_ratio=whole / whole_dense,
         flops_train_exact=exact,
         flops_train_exact_ratio=exact / exact_dense,
-        bytes_state=actor.bytes_state(target=actors > 1)
-        + 2 * critic.bytes_state(target=True)
-        + SCALAR_BYTES,
-        bytes_ideal=actor.bytes_ideal(target=actors > 1)
-        + 2 * critic.bytes_ideal(target=True)
-        + SCALAR_BYTES,
+        bytes_state=actor.bytes_state(target=actors > 1) + 2 * critic.bytes_state(target=True) + SCALAR_BYTES,
+        bytes_ideal=actor.bytes_ideal(target=actors > 1) + 2 * critic.bytes_ideal(target=True) + SCALAR_BYTES,
         bytes_replay=replay.num_bytes(
             _known(c.buffer_max), c.num_envs, c.episode_length, observation_size, action_size
         ),
@@ -246,26 +238,24 @@ def _known(value: int | None) -> int:
 
 
 class PaperRow(NamedTuple):
-    """A row of Table 2: RLx2's sparsities, and its size and FLOPs relative to the dense agent."""
+    """A row of Table 2: size and FLOPs of RLx2 relative to the dense agent, as printed."""
 
-    actor_sparsity: float
-    critic_sparsity: float
     size: float
     flops_train: float
     flops_test: float
 
 
 TABLE_2 = {
-    ("td3", "halfcheetah"): PaperRow(0.90, 0.85, 0.133, 0.138, 0.100),
-    ("td3", "hopper"): PaperRow(0.98, 0.95, 0.040, 0.043, 0.020),
-    ("td3", "walker2d"): PaperRow(0.97, 0.95, 0.043, 0.045, 0.030),
-    ("td3", "ant"): PaperRow(0.96, 0.88, 0.093, 0.100, 0.040),
-    ("sac", "halfcheetah"): PaperRow(0.90, 0.80, 0.180, 0.197, 0.100),
-    ("sac", "hopper"): PaperRow(0.98, 0.95, 0.044, 0.048, 0.020),
-    ("sac", "walker2d"): PaperRow(0.90, 0.90, 0.100, 0.113, 0.100),
-    ("sac", "ant"): PaperRow(0.90, 0.75, 0.220, 0.239, 0.100),
+    "td3/halfcheetah": PaperRow(0.133, 0.138, 0.100),
+    "td3/hopper": PaperRow(0.040, 0.043, 0.020),
+    "td3/walker2d": PaperRow(0.043, 0.045, 0.030),
+    "td3/ant": PaperRow(0.093, 0.100, 0.040),
+    "sac/halfcheetah": PaperRow(0.180, 0.197, 0.100),
+    "sac/hopper": PaperRow(0.044, 0.048, 0.020),
+    "sac/walker2d": PaperRow(0.100, 0.113, 0.100),
+    "sac/ant": PaperRow(0.220, 0.239, 0.100),
 }
-"""The paper's Table 2, by agent and task."""
+"""The paper's Table 2, by preset."""
 
 PAPER_SIZES = {"halfcheetah": (17, 6), "hopper": (11, 3), "walker2d": (17, 6), "ant": (111, 8)}
 """Observation and action sizes of the paper's MuJoCo tasks. Brax's Ant leaves out 84 contact
@@ -292,19 +282,6 @@ is unknown.
 """How FLOPs(train) relates to the paper's column, row by row."""
 
 
-def paper_config(agent: str, task: str) -> Config:
-    """RLx2 in the given row of Table 2, at the paper's 3 million steps."""
-    row = TABLE_2[agent, task]
-    return Config(
-        env=task,
-        agent=agent,
-        method="rlx2",
-        actor_sparsity=row.actor_sparsity,
-        critic_sparsity=row.critic_sparsity,
-        total_steps=3_000_000,
-    )
-
-
 def table_2_report() -> str:
     """Table 2 as counted here beside the paper's, in Markdown, with `TRAIN_NOTE` below."""
     header = (
@@ -312,8 +289,9 @@ def table_2_report() -> str:
         "| FLOPs train | paper | difference | exact | difference |"
     )
     lines = [header, "".join(character if character == "|" else "-" for character in header)]
-    for (agent, task), paper in TABLE_2.items():
-        ours = account(paper_config(agent, task), *PAPER_SIZES[task])
+    for preset, paper in TABLE_2.items():
+        agent, task = preset.split("/")
+        ours = account(presets.make_config((preset,)), *PAPER_SIZES[task])
         train, exact = ours.flops_train_ratio, ours.flops_train_exact_ratio
         lines.append(
             f"| {agent:5} | {task:11} | {ours.size_ratio:.3f} | {paper.size:.3f} "

@@ -1,7 +1,7 @@
 """Checkpoints of a whole run: everything an exact resume needs, through Orbax, with checksums of our own.
 
     workdir/checkpoints/<env steps>/    what Orbax writes: the state, and a JSON item on the run it belongs to
-    workdir/checksums/<env steps>.json  SHA-256 of every file of it, written last: without it a checkpoint does not count
+    workdir/checksums/<env steps>.json  SHA-256 of its files, written last: without it a checkpoint does not count
 
 Orbax restores flipped bytes silently, and casts dtypes silently; the checksums and the recorded structure catch both.
 """
@@ -67,16 +67,12 @@ class Checkpoints:
             self._checksums.mkdir(parents=True, exist_ok=True)
             saved = self._open().save(
                 step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
-                ),
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
                 force=True,
             )
             self._open().wait_until_finished()
         except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"checkpoint at step {step} could not be written: {error}."
-            ) from error
+            raise CheckpointError(f"checkpoint at step {step} could not be written: {error}.") from error
         if not saved:
             raise CheckpointError(
                 f"checkpoint at step {step} was not written: the workdir holds a later one; use a fresh workdir."
@@ -90,13 +86,9 @@ class Checkpoints:
         """Steps of the checkpoints present, newest first, good or not."""
         if not self._directory.is_dir():
             return []
-        return sorted(
-            (int(p.name) for p in self._directory.iterdir() if p.name.isdigit()), reverse=True
-        )
+        return sorted((int(p.name) for p in self._directory.iterdir() if p.name.isdigit()), reverse=True)
 
-    def restore(
-        self, template: Any, warn: Callable[[str], None]
-    ) -> tuple[int, Any, dict[str, Any]]:
+    def restore(self, template: Any, warn: Callable[[str], None]) -> tuple[int, Any, dict[str, Any]]:
         """Read the newest good checkpoint; newer ones are named through `warn` and set aside.
 
         Args:
@@ -122,13 +114,9 @@ class Checkpoints:
                 return step, *self._read(step, template)
             problems.append((step, problem))
         if not problems:
-            raise CheckpointError(
-                f"no checkpoint in {self._directory}; start without --resume."
-            )
+            raise CheckpointError(f"no checkpoint in {self._directory}; start without --resume.")
         found = "; ".join(f"step {step} {sentence}" for step, sentence in problems)
-        raise CheckpointError(
-            f"no usable checkpoint in {self._directory}: {found}; start afresh in another workdir."
-        )
+        raise CheckpointError(f"no usable checkpoint in {self._directory}: {found}; start afresh in another workdir.")
 
     def _problem(self, step: int, template: Any) -> str | None:
         directory = self._directory / str(step)
@@ -145,9 +133,7 @@ class Checkpoints:
         about = json.loads((directory / "about" / "metadata").read_text())
         if about["config"] != self._config:
             names = sorted(
-                k
-                for k in {*about["config"], *self._config}
-                if about["config"].get(k) != self._config.get(k)
+                k for k in {*about["config"], *self._config} if about["config"].get(k) != self._config.get(k)
             )
             return f"belongs to another run (other {', '.join(names)})"
         if about["structure"] != _structure(template):
@@ -164,14 +150,10 @@ class Checkpoints:
 
     def _read(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), template
-        )
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), template)
         restored = self._open().restore(
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(target), about=ocp.args.JsonRestore()
-            ),
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(target), about=ocp.args.JsonRestore()),
         )
         return restored.state, restored.about["record"]
 
@@ -200,7 +182,5 @@ def _hashes(directory: Path) -> dict[str, str]:
     hashes = {}
     for path in sorted(p for p in directory.rglob("*") if p.is_file()):
         with open(path, "rb") as file:
-            hashes[str(path.relative_to(directory))] = hashlib.file_digest(
-                file, "sha256"
-            ).hexdigest()
+            hashes[str(path.relative_to(directory))] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes

@@ -52,14 +52,10 @@ class Config:
     seed: int = _field(0, "seed of everything random in the run")
 
     # Length
-    total_steps: int | None = _field(
-        None, "environment steps (default: 40000 for inverted_pendulum, else 1 million)"
-    )
+    total_steps: int | None = _field(None, "environment steps (default: 40000 for inverted_pendulum, else 1 million)")
     num_envs: int = _field(20, "environments stepped in parallel")
     update_ratio: float = _field(1.0, "critic updates per environment step")
-    warmup_steps: int | None = _field(
-        None, "random environment steps before learning (paper: 25000, scaled)"
-    )
+    warmup_steps: int | None = _field(None, "random environment steps before learning (paper: 25000, scaled)")
     schedule_scale: float | None = _field(
         None, "factor on the paper's points in time (default: total_steps / 3 million)"
     )
@@ -73,9 +69,7 @@ class Config:
     actor_lr: float = _field(3e-4, "Adam step size of the actor")
     critic_lr: float = _field(3e-4, "Adam step size of the critics")
     alpha_lr: float = _field(3e-4, "Adam step size of SAC's temperature")
-    policy_delay: int | None = _field(
-        None, "critic updates per actor and target update (default: TD3 2, SAC 1)"
-    )
+    policy_delay: int | None = _field(None, "critic updates per actor and target update (default: TD3 2, SAC 1)")
     explore_noise: float = _field(0.1, "TD3: standard deviation of the exploration noise")
     target_noise: float = _field(0.2, "TD3: standard deviation of the target action's noise")
     target_noise_clip: float = _field(0.5, "TD3: bound of the target action's noise")
@@ -84,67 +78,43 @@ class Config:
     method: str = _field("rlx2", "training scheme: " + ", ".join(methods.METHODS))
     actor_sparsity: float = _field(0.9, "share of the actor's weights that is absent")
     critic_sparsity: float = _field(0.9, "share of the critics' weights that is absent")
-    topology: str | None = _field(
-        None, "ablation: " + ", ".join(methods.TOPOLOGIES) + " (default: the method's)"
-    )
+    topology: str | None = _field(None, "ablation: " + ", ".join(methods.TOPOLOGIES) + " (default: the method's)")
     n_step: int | None = _field(None, "ablation: steps in a TD target (default: the method's)")
-    dynamic_buffer: bool | None = _field(
-        None, "ablation: drop old off-policy data (default: the method's)"
-    )
+    dynamic_buffer: bool | None = _field(None, "ablation: drop old off-policy data (default: the method's)")
     n_max: int | None = _field(None, "longest window the program can hold (default: 3, or n_step)")
 
     # Topology evolution (paper section 4.1)
     drop_fraction: float = _field(0.5, "share of links moved by the first topology event")
-    evolve_interval: int | None = _field(
-        None, "optimiser calls between topology events (paper: 10000, scaled)"
-    )
+    evolve_interval: int | None = _field(None, "optimiser calls between topology events (paper: 10000, scaled)")
     evolve_until: float = _field(1.0, "share of training after which the topology is fixed")
 
     # Multi-step targets (section 4.2.1)
-    n_step_delay: int | None = _field(
-        None, "critic updates with one-step targets first (paper: 300000, scaled)"
-    )
+    n_step_delay: int | None = _field(None, "critic updates with one-step targets first (paper: 300000, scaled)")
 
     # Dynamic-capacity replay (section 4.2.2)
     buffer_max: int | None = _field(
         None, "most transitions kept (paper: TD3 1e6, SAC 3e6; never more than total_steps)"
     )
-    buffer_min: int | None = _field(
-        None, "fewest transitions kept (paper: TD3 1e5, SAC 2e5, scaled)"
-    )
-    buffer_check_interval: int | None = _field(
-        None, "environment steps between buffer checks (paper: 10000, scaled)"
-    )
+    buffer_min: int | None = _field(None, "fewest transitions kept (paper: TD3 1e5, SAC 2e5, scaled)")
+    buffer_check_interval: int | None = _field(None, "environment steps between buffer checks (paper: 10000, scaled)")
     distance_threshold: float = _field(0.2, "policy distance above which old data is dropped")
     drop_ratio: float = _field(0.1, "share of the buffer dropped at once")
 
     # Where the paper's text and its published code differ (see presets.py)
     initial_mask: str = _field("magnitude", "first mask: magnitude (release) or random (paper)")
     distance: str = _field("half_mse", "policy distance: half_mse (release) or l2 (paper)")
-    drop_rule: str = _field(
-        "once", "too distant data: drop a share once (release) or until_close (paper)"
-    )
+    drop_rule: str = _field("once", "too distant data: drop a share once (release) or until_close (paper)")
     reset_moments: bool = _field(True, "zero the Adam moments of dropped links (release: no)")
     sac_explore: str = _field("sample", "SAC collects with: sample, or mode (release)")
-    mask_initial_targets: bool = _field(
-        True, "targets are sparse from the start (release: from the first Polyak step)"
-    )
+    mask_initial_targets: bool = _field(True, "targets are sparse from the start (release: from the first Polyak step)")
 
     # Evaluation and bookkeeping
-    eval_every: int | None = _field(
-        None, "environment steps between evaluations (default: 5000, or a 20th of the run)"
-    )
+    eval_every: int | None = _field(None, "environment steps between evaluations (default: 5000, or a 20th of the run)")
     eval_episodes: int = _field(10, "episodes per evaluation, on environments of their own")
-    score_evaluations: int | None = _field(
-        None, "last evaluations averaged into the score (default: a 10th, 3 to 30)"
-    )
-    checkpoint_every: int | None = _field(
-        None, "environment steps between checkpoints (default: a 20th of the run)"
-    )
-    chunk_steps: int | None = _field(
-        None, "environment steps per call of the compiled program (default: about 1000)"
-    )
-    reset_pool: int = _field(64, "fresh initial states drawn per chunk")
+    score_evaluations: int | None = _field(None, "last evaluations averaged into the score (default: a 10th, 3 to 30)")
+    checkpoint_every: int | None = _field(None, "environment steps between checkpoints (default: a 20th of the run)")
+    chunk_steps: int | None = _field(None, "environment steps per call of the compiled program (default: about 1000)")
+    reset_pool: int = _field(64, "fresh initial states drawn per chunk and evaluation")
 
     @property
     def updates_per_iteration(self) -> int:
@@ -184,7 +154,8 @@ class Config:
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"unknown configuration fields {unknown}; valid: {sorted(known)}.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
 
 def resolve(config: Config) -> Config:
@@ -220,12 +191,8 @@ def resolve(config: Config) -> Config:
     eval_every = _round_to(eval_every, chunk_steps)
     total = math.ceil(total / eval_every) * eval_every
     evaluations = total // eval_every
-    checkpoint_every = (
-        math.ceil(total / 20) if c.checkpoint_every is None else c.checkpoint_every
-    )
-    score_evaluations = (
-        max(3, min(30, evaluations // 10)) if c.score_evaluations is None else c.score_evaluations
-    )
+    checkpoint_every = math.ceil(total / 20) if c.checkpoint_every is None else c.checkpoint_every
+    score_evaluations = max(3, min(30, evaluations // 10)) if c.score_evaluations is None else c.score_evaluations
 
     n_step = mechanisms.n_step if c.n_step is None else c.n_step
     _require(n_step >= 1, f"n_step={n_step}: a TD target spans at least 1 step.")
@@ -238,15 +205,11 @@ def resolve(config: Config) -> Config:
         warmup >= (n_max + 2) * E,
         f"warmup_steps={warmup} does not fill one window; use at least {(n_max + 2) * E}.",
     )
-    _require(
-        total > warmup, f"total_steps={total} ends in the warm-up; use more than {warmup} steps."
-    )
+    _require(total > warmup, f"total_steps={total} ends in the warm-up; use more than {warmup} steps.")
     buffer_max = c.buffer_max
     if buffer_max is None:
         buffer_max = min({"td3": 1_000_000, "sac": 3_000_000}[c.agent], total)
-    buffer_min = scaled(
-        c.buffer_min, {"td3": 100_000, "sac": 200_000}[c.agent], least=8 * c.batch_size
-    )
+    buffer_min = scaled(c.buffer_min, {"td3": 100_000, "sac": 200_000}[c.agent], least=8 * c.batch_size)
     buffer_min = min(buffer_min, buffer_max) if c.buffer_min is None else buffer_min
     needed = max(c.batch_size, (n_max + 2) * E)
     _require(
@@ -303,7 +266,12 @@ def _check_names(c: Config) -> None:
 def _check_ranges(c: Config) -> None:
     for name in ("episode_length", "batch_size", "eval_episodes", "reset_pool", "delay"):
         _require(getattr(c, name) >= 1, f"{name}={getattr(c, name)}: use at least 1.")
-    for name in ("score_evaluations", "checkpoint_every", "evolve_interval", "buffer_check_interval"):
+    for name in (
+        "score_evaluations",
+        "checkpoint_every",
+        "evolve_interval",
+        "buffer_check_interval",
+    ):
         _require(getattr(c, name) >= 1, f"{name}={getattr(c, name)}: use at least 1.")
     for name in ("actor_lr", "critic_lr", "alpha_lr", "update_ratio"):
         _require(getattr(c, name) > 0, f"{name}={getattr(c, name)}: use a positive number.")
@@ -312,16 +280,14 @@ def _check_ranges(c: Config) -> None:
     for name in ("gamma", "tau", "drop_fraction", "drop_ratio", "evolve_until"):
         _require(0 <= getattr(c, name) <= 1, f"{name}={getattr(c, name)}: use a number in [0, 1].")
     for name in ("actor_sparsity", "critic_sparsity"):
-        _require(
-            0 <= getattr(c, name) < 1, f"{name}={getattr(c, name)}: use a sparsity in [0, 1)."
-        )
+        _require(0 <= getattr(c, name) < 1, f"{name}={getattr(c, name)}: use a sparsity in [0, 1).")
     _require(
         len(c.hidden) >= 1 and min(c.hidden) >= 1,
         f"hidden={c.hidden}: name at least one width of 1 or more.",
     )
     U = c.updates_per_iteration
     _require(
-        U >= c.delay and U % c.delay == 0,
+        c.delay <= U and U % c.delay == 0,
         f"num_envs={c.num_envs} x update_ratio={c.update_ratio:g} gives {U} critic updates per iteration, "
         f"which must be a multiple of policy_delay={c.delay}; use {c.delay * max(1, round(U / c.delay))} environments.",
     )
@@ -336,8 +302,7 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-@flax.struct.dataclass
-class HParams:
+class HParams(flax.struct.PyTreeNode):
     """What may differ between the runs of one compiled program: a pytree of scalars, `vmap` over it freely."""
 
     actor_lr: jax.Array
@@ -368,8 +333,7 @@ class HParams:
     drop_ratio: jax.Array
 
 
-@flax.struct.dataclass
-class Schedule:
+class Schedule(flax.struct.PyTreeNode):
     """When things happen: traced int32 scalars shared by all runs of a program, so that conditions stay branches."""
 
     warmup_steps: jax.Array

@@ -9,21 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax.envs import Environment
+from rlx2_jax.envs import Environment, State
 
 Policy = Callable[[jax.Array], jax.Array]
 """Observation `[..., O]` to action `[..., A]`."""
 
 
-def episode_returns(
-    env: Environment, policy: Policy, key: jax.Array, episodes: int, episode_length: int
-) -> jax.Array:
-    """Undiscounted returns of `episodes` episodes from fresh initial states, `[episodes]`; jittable.
+def episode_returns(env: Environment, policy: Policy, state: State, episode_length: int) -> jax.Array:
+    """Undiscounted returns of one episode from each of the given initial states, `[episodes]`; jittable.
 
     All episodes run side by side until the last has ended or reached `episode_length`. An episode in which an action,
     an observation or a reward is not finite returns NaN: some tasks would pay a broken policy in full.
     """
-    state = jax.vmap(env.reset)(jax.random.split(key, episodes))
+    episodes = state.reward.shape[0]
     start = (jnp.zeros((), jnp.int32), state, jnp.zeros(episodes), jnp.ones(episodes, bool))
 
     def go_on(carry: tuple) -> jax.Array:

@@ -47,7 +47,7 @@ def read_config(values: flags.FlagValues = flags.FLAGS) -> Config:
         value = values[field.name].value
         if value is not None:
             overrides[field.name] = tuple(map(int, value)) if field.name == "hidden" else value
-    return presets.make_config(values["preset"].value, overrides)
+    return presets.make_config(values["preset"].value or (), overrides)
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -87,7 +87,12 @@ def _help(program: str) -> str:
     mine = {f.name: f for m in (module.__file__ or "", program, __name__) for f in own.get(m, [])}
     config_names = [f.name for f in dataclasses.fields(Config)]
     first = [n for n in mine if n not in config_names]
-    lines = [(module.__doc__ or "").strip(), "", f"usage: {os.path.basename(program)} [--flag=value ...]", ""]
+    lines = [
+        (module.__doc__ or "").strip(),
+        "",
+        f"usage: {os.path.basename(program)} [--flag=value ...]",
+        "",
+    ]
     for name in [*first, *(n for n in config_names if n in mine)]:
         lines.append(f"  --{name:<24} {mine[name].help}")
     return "\n".join(lines)

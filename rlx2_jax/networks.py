@@ -7,6 +7,7 @@ zeros.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,9 +24,7 @@ LOG_STD_RANGE = (-5.0, 2.0)
 """Bounds of the Gaussian actor's log standard deviation."""
 
 
-def actor_sizes(
-    agent: str, observation_size: int, action_size: int, hidden: Sequence[int]
-) -> tuple[int, ...]:
+def actor_sizes(agent: str, observation_size: int, action_size: int, hidden: Sequence[int]) -> tuple[int, ...]:
     """`(inputs, hidden..., outputs)` of the actor; a Gaussian actor has two outputs per action dimension."""
     return (observation_size, *hidden, action_size * (2 if agent == "sac" else 1))
 
@@ -37,7 +36,7 @@ def critic_sizes(observation_size: int, action_size: int, hidden: Sequence[int])
 
 def layer_shapes(sizes: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """`(in, out)` of each matrix of a perceptron."""
-    return tuple(zip(sizes, sizes[1:], strict=False))
+    return tuple(itertools.pairwise(sizes))
 
 
 class MLP(nn.Module):
@@ -95,14 +94,19 @@ def gaussian_head(output: jax.Array) -> tuple[jax.Array, jax.Array]:
     return mean, low + 0.5 * (high - low) * (jnp.tanh(log_std) + 1)
 
 
+def forward(network: nn.Module, params: Params, inputs: jax.Array) -> jax.Array:
+    """A network's output for the given parameters."""
+    output = network.apply({"params": params}, inputs)
+    assert isinstance(output, jax.Array)
+    return output
+
+
 def deterministic_action(agent: str, output: jax.Array) -> jax.Array:
     """An agent's noise-free action `[..., A]` from its actor's output."""
     return jnp.tanh(gaussian_head(output)[0] if agent == "sac" else output)
 
 
-def sample_squashed(
-    mean: jax.Array, log_std: jax.Array, noise: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def sample_squashed(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A tanh-squashed Gaussian sample and its log-probability (Haarnoja et al., 2018, appendix C).
 
     Args:
@@ -157,9 +161,7 @@ def restrict(params: Params, width: jax.Array, orthogonal: bool) -> Params:
     return result
 
 
-def kernel_support(
-    shape: Sequence[int], width: jax.Array, *, first: bool, last: bool
-) -> jax.Array:
+def kernel_support(shape: Sequence[int], width: jax.Array, *, first: bool, last: bool) -> jax.Array:
     """Which entries `[in, out]` of a kernel join live units, when every hidden layer has `width` of them."""
     rows, cols = shape[-2:]
     live_row = jnp.arange(rows) < (rows if first else width)

@@ -28,16 +28,14 @@ class Policy(NamedTuple):
     def act(self, observation: jax.Array) -> jax.Array:
         """Observation `[..., O]` to action `[..., A]` in [-1, 1]; jittable."""
         features = [self.params[name]["bias"].shape[0] for name in sorted(self.params)]
-        output = networks.MLP(features).apply({"params": self.params}, jnp.asarray(observation))
+        output = networks.forward(networks.MLP(features), self.params, jnp.asarray(observation))
         return networks.deterministic_action(self.about["agent"], output)
 
 
 def save(path: Path, params: networks.Params, about: Mapping[str, Any]) -> None:
     """Write a policy: arrays named `Dense_0/kernel` and so on, and `about` as a JSON string."""
     arrays: dict[str, Any] = {
-        f"{layer}/{name}": np.asarray(array)
-        for layer, leaves in params.items()
-        for name, array in leaves.items()
+        f"{layer}/{name}": np.asarray(array) for layer, leaves in params.items() for name, array in leaves.items()
     }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, about=np.asarray(json.dumps(dict(about))), **arrays)
@@ -59,11 +57,7 @@ def load(path: Path) -> Policy:
                     layer, _, name = key.partition("/")
                     params.setdefault(layer, {})[name] = jnp.asarray(archive[key])
     except FileNotFoundError:
-        raise CheckpointError(
-            f"no policy at {path}; name the workdir of a run that has made an evaluation."
-        ) from None
+        raise CheckpointError(f"no policy at {path}; name the workdir of a run that has made an evaluation.") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"the policy {path} is damaged ({error}); resume its run to write it again."
-        ) from None
+        raise CheckpointError(f"the policy {path} is damaged ({error}); resume its run to write it again.") from None
     return Policy(params, about)

@@ -28,8 +28,7 @@ CONTINUES, TERMINATED, INVALID = 0, -1, -2
 """Values of `Replay.outcome` other than the positive `slot + 1` of a truncated step."""
 
 
-@flax.struct.dataclass
-class Replay:
+class Replay(flax.struct.PyTreeNode):
     """The ring. R rows, E columns, F final observations per column."""
 
     observation: jax.Array
@@ -52,8 +51,7 @@ class Replay:
     """int32: oldest row kept, counted like `head`."""
 
 
-@flax.struct.dataclass
-class Step:
+class Step(flax.struct.PyTreeNode):
     """One step of all environments, as it enters replay."""
 
     observation: jax.Array
@@ -74,8 +72,7 @@ class Step:
     """`[E, O]`: the observation reached, before any reset."""
 
 
-@flax.struct.dataclass
-class Batch:
+class Batch(flax.struct.PyTreeNode):
     """Windows reduced to what a TD target needs. Leading axes as asked of `sample`."""
 
     observation: jax.Array
@@ -106,19 +103,13 @@ def final_slots(rows: int, episode_length: int) -> int:
     return math.ceil(rows / episode_length) + 1
 
 
-def num_bytes(
-    capacity: int, num_envs: int, episode_length: int, observation_size: int, action_size: int
-) -> int:
+def num_bytes(capacity: int, num_envs: int, episode_length: int, observation_size: int, action_size: int) -> int:
     """Bytes of the ring, known before it is allocated."""
-    shapes = jax.eval_shape(
-        lambda: init(capacity, num_envs, episode_length, observation_size, action_size)
-    )
+    shapes = jax.eval_shape(lambda: init(capacity, num_envs, episode_length, observation_size, action_size))
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
 
 
-def init(
-    capacity: int, num_envs: int, episode_length: int, observation_size: int, action_size: int
-) -> Replay:
+def init(capacity: int, num_envs: int, episode_length: int, observation_size: int, action_size: int) -> Replay:
     """An empty ring for `capacity` transitions, rounded up to whole rows."""
     R, E = rows_for(capacity, num_envs), num_envs
     count = jnp.zeros((), jnp.int32)
@@ -190,7 +181,7 @@ def sample(
       n_max: static length of the arrays gathered.
       gamma: discount per step.
     """
-    R, E = replay.reward.shape
+    E = replay.reward.shape[1]
     starts = replay.head - replay.left - n_step
     drawn = jax.random.randint(key, shape, 0, jnp.maximum(starts, 1) * E)
     row, column = replay.left + drawn // E, drawn % E
@@ -263,9 +254,7 @@ def drop_oldest(replay: Replay, transitions: jax.Array, least: jax.Array) -> Rep
     return replay.replace(left=replay.left + rows)
 
 
-def policy_distance(
-    replay: Replay, policy: Callable[[jax.Array], jax.Array], count: int, kind: str
-) -> jax.Array:
+def policy_distance(replay: Replay, policy: Callable[[jax.Array], jax.Array], count: int, kind: str) -> jax.Array:
     """How far the current policy is from the one that took the oldest actions (paper section 4.2.2).
 
     Args:

@@ -8,7 +8,7 @@ forward pass therefore never multiplies by a mask, and `jax.grad` gives the dens
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.struct
 import jax
@@ -22,6 +22,8 @@ from rlx2_jax.replay import Batch
 from rlx2_jax.sparsity import masks as masking
 from rlx2_jax.sparsity import topology
 
+T = TypeVar("T")
+
 Metrics = dict[str, jax.Array]
 """Scalars by name."""
 
@@ -29,8 +31,7 @@ ADAM = optax.scale_by_adam()
 """Adam's direction; step sizes are traced hyperparameters, applied outside."""
 
 
-@flax.struct.dataclass
-class SparseNetwork:
+class SparseNetwork(flax.struct.PyTreeNode):
     """Parameters with everything that must stay sparse along with them."""
 
     params: networks.Params
@@ -40,8 +41,7 @@ class SparseNetwork:
     adam: optax.ScaleByAdamState
 
 
-@flax.struct.dataclass
-class AgentState:
+class AgentState(flax.struct.PyTreeNode):
     """Everything that learning changes."""
 
     actor: SparseNetwork
@@ -61,18 +61,12 @@ class Agent(NamedTuple):
     """(state, observation `[E, O]`, key, hparams) -> (action taken, its noise-free mean), `[E, A]` each."""
     mode: Callable[[networks.Params, jax.Array], jax.Array]
     """(actor parameters, observation `[..., O]`) -> deterministic action `[..., A]`."""
-    updates: Callable[
-        [AgentState, Batch, jax.Array, HParams, jax.Array], tuple[AgentState, Metrics]
-    ]
+    updates: Callable[[AgentState, Batch, jax.Array, HParams, jax.Array], tuple[AgentState, Metrics]]
     """(state, batches `[U, B, ...]`, key, hparams, multi_step) -> (state, mean metrics). `multi_step` is an unbatched
     boolean: false promises windows of one step."""
-    critic_gradient: Callable[
-        [AgentState, Batch, jax.Array, HParams, jax.Array], networks.Params
-    ]
+    critic_gradient: Callable[[AgentState, Batch, jax.Array, HParams, jax.Array], networks.Params]
     """Dense gradient of the critic loss on one batch `[B, ...]`: the grow score of a topology event."""
-    actor_gradient: Callable[
-        [AgentState, Batch, jax.Array, HParams, jax.Array], networks.Params
-    ]
+    actor_gradient: Callable[[AgentState, Batch, jax.Array, HParams, jax.Array], networks.Params]
     """Dense gradient of the actor loss on one batch."""
 
 
@@ -87,14 +81,10 @@ def create(
 ) -> SparseNetwork:
     """A network sparse from the first step on, from freshly initialised dense parameters."""
     params = networks.restrict(params, width, orthogonal=config.agent == "sac")
-    mask = masking.initial_masks(
-        key, params, links, width, random=config.initial_mask == "random"
-    )
+    mask = masking.initial_masks(key, params, links, width, random=config.initial_mask == "random")
     sparse = masking.apply(params, mask)
     first_target = jax.tree.map(jnp.copy, sparse if config.mask_initial_targets else params)
-    return SparseNetwork(
-        params=sparse, mask=mask, target=first_target if target else None, adam=ADAM.init(sparse)
-    )
+    return SparseNetwork(params=sparse, mask=mask, target=first_target if target else None, adam=ADAM.init(sparse))
 
 
 def make_init(
@@ -139,15 +129,11 @@ def make_init(
     return init
 
 
-def descend(
-    network: SparseNetwork, gradient: networks.Params, step_size: jax.Array
-) -> SparseNetwork:
+def descend(network: SparseNetwork, gradient: networks.Params, step_size: jax.Array) -> SparseNetwork:
     """One Adam step along the dense gradient's entries on the mask."""
     direction, adam = ADAM.update(masking.apply(gradient, network.mask), network.adam)
     # Masked again: with `reset_moments` off, dropped links still carry a direction.
-    params = jax.tree.map(
-        lambda p, d, m: jnp.where(m, p - step_size * d, 0), network.params, direction, network.mask
-    )
+    params = jax.tree.map(lambda p, d, m: jnp.where(m, p - step_size * d, 0), network.params, direction, network.mask)
     return network.replace(params=params, adam=adam)
 
 
@@ -192,15 +178,13 @@ def evolve(
             gradient[name]["kernel"],
             jax.random.uniform(layer_key, weight.shape, minval=0.5),
         )
-        moved = masking.per_matrix(
-            lambda w, m, s: topology.drop_and_grow(w, m, s, fraction)
-        )
+        moved = masking.per_matrix(lambda w, m, s: topology.drop_and_grow(w, m, s, fraction))
         weight, kernel_mask = moved(weight, mask[name]["kernel"], score)
         params[name] = {**params[name], "kernel": weight}
         mask[name] = {**mask[name], "kernel": kernel_mask}
-    count = lambda a, b: sum(
-        jnp.sum(x & ~y) for x, y in zip(masking.kernels(a), masking.kernels(b), strict=True)
-    )
+    count = lambda a, b: jnp.stack(
+        [jnp.sum(x & ~y) for x, y in zip(masking.kernels(a), masking.kernels(b), strict=True)]
+    ).sum()
     adam = network.adam
     if reset_moments:
         adam = adam._replace(mu=masking.apply(adam.mu, mask), nu=masking.apply(adam.nu, mask))
@@ -224,6 +208,6 @@ def last(batches: Any) -> Any:
     return jax.tree.map(lambda x: x[-1], batches)
 
 
-def cycles(batches: Batch, delay: int) -> Batch:
-    """Regroup batches `[U, B, ...]` into `[U / delay, delay, B, ...]`: one row per actor update."""
+def cycles(batches: T, delay: int) -> T:
+    """Regroup stacked arrays `[U, B, ...]` into `[U / delay, delay, B, ...]`: one row per actor update."""
     return jax.tree.map(lambda x: x.reshape(-1, delay, *x.shape[1:]), batches)

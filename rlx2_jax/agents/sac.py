@@ -35,22 +35,18 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
     delay = config.delay
 
     def mode(params: networks.Params, observation: jax.Array) -> jax.Array:
-        output = actor_net.apply({"params": params}, observation)
+        output = networks.forward(actor_net, params, observation)
         return networks.deterministic_action("sac", output)
 
-    def sample(
-        params: networks.Params, observation: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        output = actor_net.apply({"params": params}, observation)
+    def sample(params: networks.Params, observation: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        output = networks.forward(actor_net, params, observation)
         mean, log_std = networks.gaussian_head(output)
         return networks.sample_squashed(mean, log_std, jax.random.normal(key, mean.shape))
 
-    def q_values(
-        params: networks.Params, observation: jax.Array, action: jax.Array
-    ) -> jax.Array:
+    def q_values(params: networks.Params, observation: jax.Array, action: jax.Array) -> jax.Array:
         """Both critics' values, `[2, B]`."""
         inputs = jnp.concatenate([observation, action], -1)
-        return critic_net.apply({"params": params}, inputs)[..., 0]
+        return networks.forward(critic_net, params, inputs)[..., 0]
 
     def critic_loss(
         params: networks.Params,
@@ -66,10 +62,12 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         # One-step windows hold no states in between; the branch saves the actor's passes over them.
         bonus = jax.lax.cond(
             multi_step,
-            lambda: -alpha
-            * jnp.sum(
-                batch.between_discount * sample(state.actor.params, batch.between, between_key)[1],
-                axis=-1,
+            lambda: (
+                -alpha
+                * jnp.sum(
+                    batch.between_discount * sample(state.actor.params, batch.between, between_key)[1],
+                    axis=-1,
+                )
             ),
             lambda: jnp.zeros_like(batch.partial_return),
         )
@@ -103,7 +101,9 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         hparams: HParams,
         multi_step: jax.Array,
     ) -> tuple[base.AgentState, base.Metrics]:
-        def critic_update(state: base.AgentState, item: tuple[Batch, jax.Array]):
+        def critic_update(
+            state: base.AgentState, item: tuple[Batch, jax.Array]
+        ) -> tuple[base.AgentState, tuple[jax.Array, jax.Array]]:
             batch, key = item
             (loss, q_mean), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
                 state.critic.params, state, batch, key, multi_step
@@ -111,11 +111,11 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
             critic = base.descend(state.critic, gradient, hparams.critic_lr)
             return state.replace(critic=critic), (loss, q_mean)
 
-        def cycle(state: base.AgentState, item: tuple[Batch, jax.Array, jax.Array]):
+        def cycle(
+            state: base.AgentState, item: tuple[Batch, jax.Array, jax.Array]
+        ) -> tuple[base.AgentState, base.Metrics]:
             batches, critic_keys, actor_keys = item
-            state, (critic_losses, q_means) = jax.lax.scan(
-                critic_update, state, (batches, critic_keys)
-            )
+            state, (critic_losses, q_means) = jax.lax.scan(critic_update, state, (batches, critic_keys))
             (loss, excess), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
                 state.actor.params, state, base.last(batches), actor_keys[-1]
             )
@@ -148,9 +148,7 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         multi_step: jax.Array,
     ) -> networks.Params:
         del hparams
-        return jax.grad(critic_loss, has_aux=True)(
-            state.critic.params, state, batch, key, multi_step
-        )[0]
+        return jax.grad(critic_loss, has_aux=True)(state.critic.params, state, batch, key, multi_step)[0]
 
     def actor_gradient(
         state: base.AgentState,
@@ -162,7 +160,5 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         del hparams, multi_step
         return jax.grad(actor_loss, has_aux=True)(state.actor.params, state, batch, key)[0]
 
-    init = base.make_init(
-        actor_net, critic_net, observation_size, action_size, config, actor_target=False
-    )
+    init = base.make_init(actor_net, critic_net, observation_size, action_size, config, actor_target=False)
     return base.Agent(init, explore, mode, updates, critic_gradient, actor_gradient)

@@ -32,15 +32,13 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
     delay = config.delay
 
     def policy(params: networks.Params, observation: jax.Array) -> jax.Array:
-        output = actor_net.apply({"params": params}, observation)
+        output = networks.forward(actor_net, params, observation)
         return networks.deterministic_action("td3", output)
 
-    def q_values(
-        params: networks.Params, observation: jax.Array, action: jax.Array
-    ) -> jax.Array:
+    def q_values(params: networks.Params, observation: jax.Array, action: jax.Array) -> jax.Array:
         """Both critics' values, `[2, B]`."""
         inputs = jnp.concatenate([observation, action], -1)
-        return critic_net.apply({"params": params}, inputs)[..., 0]
+        return networks.forward(critic_net, params, inputs)[..., 0]
 
     def critic_loss(
         params: networks.Params,
@@ -59,7 +57,7 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
 
     def actor_loss(params: networks.Params, critic: networks.Params, batch: Batch) -> jax.Array:
         inputs = jnp.concatenate([batch.observation, policy(params, batch.observation)], -1)
-        q = one_critic_net.apply({"params": base.first(critic)}, inputs)[..., 0]
+        q = networks.forward(one_critic_net, base.first(critic), inputs)[..., 0]
         return -base.weighted_mean(q, batch.weight)
 
     def explore(
@@ -79,7 +77,9 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
         del multi_step  # A window's length is in the batch; TD3's target costs the same for any.
         noises = jax.random.normal(key, batches.action.shape)
 
-        def critic_update(state: base.AgentState, item: tuple[Batch, jax.Array]):
+        def critic_update(
+            state: base.AgentState, item: tuple[Batch, jax.Array]
+        ) -> tuple[base.AgentState, tuple[jax.Array, jax.Array]]:
             batch, noise = item
             (loss, q_mean), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
                 state.critic.params, state, batch, noise, hparams
@@ -87,11 +87,9 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
             critic = base.descend(state.critic, gradient, hparams.critic_lr)
             return state.replace(critic=critic), (loss, q_mean)
 
-        def cycle(state: base.AgentState, item: tuple[Batch, jax.Array]):
+        def cycle(state: base.AgentState, item: tuple[Batch, jax.Array]) -> tuple[base.AgentState, base.Metrics]:
             state, (critic_losses, q_means) = jax.lax.scan(critic_update, state, item)
-            loss, gradient = jax.value_and_grad(actor_loss)(
-                state.actor.params, state.critic.params, base.last(item[0])
-            )
+            loss, gradient = jax.value_and_grad(actor_loss)(state.actor.params, state.critic.params, base.last(item[0]))
             state = state.replace(
                 actor=base.polyak(base.descend(state.actor, gradient, hparams.actor_lr), hparams.tau),
                 critic=base.polyak(state.critic, hparams.tau),
@@ -115,9 +113,7 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
     ) -> networks.Params:
         del multi_step
         noise = jax.random.normal(key, batch.action.shape)
-        return jax.grad(critic_loss, has_aux=True)(
-            state.critic.params, state, batch, noise, hparams
-        )[0]
+        return jax.grad(critic_loss, has_aux=True)(state.critic.params, state, batch, noise, hparams)[0]
 
     def actor_gradient(
         state: base.AgentState,
@@ -129,7 +125,5 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
         del key, hparams, multi_step
         return jax.grad(actor_loss)(state.actor.params, state.critic.params, batch)
 
-    init = base.make_init(
-        actor_net, critic_net, observation_size, action_size, config, actor_target=True
-    )
+    init = base.make_init(actor_net, critic_net, observation_size, action_size, config, actor_target=True)
     return base.Agent(init, explore, policy, updates, critic_gradient, actor_gradient)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -42,21 +43,15 @@ def erdos_renyi(shapes: Sequence[Shape], sparsity: float) -> tuple[float, ...]:
         if not full:
             break
         dense |= full
-    result = tuple(
-        1.0 if j in dense else eps * reach[j] / size[j] for j in range(len(shapes))
-    )
+    result = tuple(1.0 if j in dense else eps * reach[j] / size[j] for j in range(len(shapes)))
     if min(round(d * s) for d, s in zip(result, size, strict=True)) < 1:
-        raise ValueError(
-            f"sparsity {sparsity} leaves a matrix of {list(shapes)} without a link; use a lower one."
-        )
+        raise ValueError(f"sparsity {sparsity} leaves a matrix of {list(shapes)} without a link; use a lower one.")
     return result
 
 
 def link_counts(shapes: Sequence[Shape], densities: Sequence[float]) -> tuple[int, ...]:
     """Whole numbers of links for the given densities."""
-    return tuple(
-        max(1, round(d * i * o)) for (i, o), d in zip(shapes, densities, strict=True)
-    )
+    return tuple(max(1, round(d * i * o)) for (i, o), d in zip(shapes, densities, strict=True))
 
 
 def tiny_width(sizes: Sequence[int], sparsity: float) -> int:
@@ -74,7 +69,7 @@ def tiny_width(sizes: Sequence[int], sparsity: float) -> int:
     """
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity {sparsity} is impossible; use a number in [0, 1).")
-    weights = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    weights = sum(a * b for a, b in itertools.pairwise(sizes))
     budget = (1 - sparsity) * weights
     layers = len(sizes) - 2
     linear = sizes[0] + sizes[-1]
@@ -90,4 +85,4 @@ def tiny_width(sizes: Sequence[int], sparsity: float) -> int:
 def tiny_links(sizes: Sequence[int], width: int) -> tuple[int, ...]:
     """Links of each matrix when every hidden layer has `width` live units."""
     live = [sizes[0], *(min(width, h) for h in sizes[1:-1]), sizes[-1]]
-    return tuple(a * b for a, b in zip(live, live[1:], strict=False))
+    return tuple(a * b for a, b in itertools.pairwise(live))

@@ -37,13 +37,9 @@ def initial_masks(
     """
     layers = sorted(params)
     result = {}
-    for i, (name, count, layer_key) in enumerate(
-        zip(layers, links, jax.random.split(key, len(layers)), strict=True)
-    ):
+    for i, (name, count, layer_key) in enumerate(zip(layers, links, jax.random.split(key, len(layers)), strict=True)):
         kernel, bias = params[name]["kernel"], params[name]["bias"]
-        support = networks.kernel_support(
-            kernel.shape, width, first=i == 0, last=i == len(layers) - 1
-        )
+        support = networks.kernel_support(kernel.shape, width, first=i == 0, last=i == len(layers) - 1)
         score = jax.random.uniform(layer_key, kernel.shape) if random else jnp.abs(kernel)
         score = jnp.where(support, score, -jnp.inf)
         result[name] = {
@@ -78,5 +74,6 @@ def kernels(tree: Any) -> list[jax.Array]:
 def sparsity(masks: Masks) -> jax.Array:
     """Share of the weights (kernels, not biases) that is absent."""
     leaves = kernels(masks)
-    links = sum(jnp.sum(leaf) for leaf in leaves)
-    return 1 - links / sum(leaf.size for leaf in leaves)
+    links = jnp.stack([jnp.sum(leaf) for leaf in leaves]).sum()
+    weights = sum(leaf.size for leaf in leaves)
+    return (weights - links) / weights

@@ -54,9 +54,7 @@ def drop_and_grow(
     return jnp.where(new_mask & mask, weight, 0), new_mask
 
 
-def drop_fraction_at(
-    initial: jax.Array, call: jax.Array, end: jax.Array
-) -> jax.Array:
+def drop_fraction_at(initial: jax.Array, call: jax.Array, end: jax.Array) -> jax.Array:
     """Share of links moved by an event: `zeta_0 / 2 (1 + cos(pi t / T_end))`, and none from `T_end` on.
 
     Args:

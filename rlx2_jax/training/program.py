@@ -1,7 +1,7 @@
 """The compiled parts of a run.
 
-    run          = init, then evaluations x (chunks, report)
-    chunk        = new initial states, then iterations
+    run          = init, then evaluations x (chunks, report), with fresh initial states (renew) before each
+    chunk        = iterations
     iteration    = E environments step once; the E transitions enter replay;
                    U critic updates (and U / delay actor updates) from replay;
                    a topology event of critic or actor if due; a buffer check if due
@@ -34,8 +34,7 @@ OLDEST_BATCHES = 8
 """The policy distance looks at this many batches of oldest transitions (paper: K = 2048 = 8 x 256)."""
 
 
-@flax.struct.dataclass
-class Progress:
+class Progress(flax.struct.PyTreeNode):
     """How far a run is: the same for all runs of a program, never batched."""
 
     env_steps: jax.Array
@@ -46,8 +45,7 @@ class Progress:
     """int32."""
 
 
-@flax.struct.dataclass
-class Tally:
+class Tally(flax.struct.PyTreeNode):
     """Sums since the last report."""
 
     iterations: jax.Array
@@ -62,15 +60,13 @@ class Tally:
     links_grown: jax.Array
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that an exact resume needs."""
 
     agent: AgentState
     replay: Replay
     envs: envs.VectorState
     key: jax.Array
-    eval_key: jax.Array
     progress: Progress
     tally: Tally
     policy_distance: jax.Array
@@ -91,6 +87,8 @@ class Program(NamedTuple):
     schedule: Schedule
     init: Callable[[jax.Array, HParams], TrainState]
     """(key, hparams) -> state."""
+    renew: Callable[[TrainState], TrainState]
+    """State with fresh initial states for the environments: call it before every chunk and report."""
     chunk: Callable[[TrainState, HParams, Schedule], TrainState]
     """(state, hparams, schedule) -> state, `config.chunk_steps` environment steps later."""
     report: Callable[[TrainState, HParams, Schedule], tuple[TrainState, Report]]
@@ -105,15 +103,14 @@ def make_program(config: Config) -> Program:
     """
     config = resolve(config)
     env = envs.make(config.env, config.backend)
-    vector = envs.VectorEnvironment(
-        env, config.num_envs, config.episode_length, config.reset_pool
-    )
+    pool = max(config.reset_pool, config.num_envs, config.eval_episodes)
+    vector = envs.VectorEnvironment(env, config.num_envs, config.episode_length, pool)
     agent = make_agent(config, env.observation_size, env.action_size)
     U, B = config.updates_per_iteration, config.batch_size
     n_max = config.n_max or 1
 
     def init(key: jax.Array, hparams: HParams) -> TrainState:
-        agent_key, env_key, run_key, eval_key = jax.random.split(key, 4)
+        agent_key, run_key = jax.random.split(key)
         zero = jnp.zeros((), jnp.int32)
         agent_state = agent.init(agent_key, hparams)
         replay = replays.init(
@@ -126,9 +123,8 @@ def make_program(config: Config) -> Program:
         return TrainState(
             agent=agent_state,
             replay=replay,
-            envs=vector.init(env_key),
+            envs=vector.init(),
             key=run_key,
-            eval_key=eval_key,
             progress=Progress(env_steps=zero, critic_calls=zero, actor_calls=zero),
             tally=empty_tally(learning_zeros(agent_state, replay, run_key, hparams)),
             policy_distance=jnp.zeros(()),
@@ -175,9 +171,7 @@ def make_program(config: Config) -> Program:
         )
         return state.replace(**{name: network}), dropped, grown
 
-    def check_buffer(
-        agent_state: AgentState, replay: Replay, hparams: HParams
-    ) -> tuple[jax.Array, jax.Array]:
+    def check_buffer(agent_state: AgentState, replay: Replay, hparams: HParams) -> tuple[jax.Array, jax.Array]:
         return replays.shrink(
             replay,
             lambda observation: agent.mode(agent_state.actor.params, observation),
@@ -190,9 +184,7 @@ def make_program(config: Config) -> Program:
         )
 
     def iteration(state: TrainState, hparams: HParams, schedule: Schedule) -> TrainState:
-        key, act_key, random_key, env_key, learn_key, critic_key, actor_key = jax.random.split(
-            state.key, 7
-        )
+        key, act_key, random_key, env_key, learn_key, critic_key, actor_key = jax.random.split(state.key, 7)
         before, tally = state.progress, state.tally
         learning = before.env_steps >= schedule.warmup_steps
         observation = state.envs.current.observation
@@ -236,8 +228,7 @@ def make_program(config: Config) -> Program:
             call = getattr(after, f"{name}_calls")
             end = getattr(schedule, f"{name}_evolve_end")
             agent_state, gone, come = jax.lax.cond(
-                crossed(getattr(before, f"{name}_calls"), call, schedule.evolve_interval)
-                & (call < end),
+                crossed(getattr(before, f"{name}_calls"), call, schedule.evolve_interval) & (call < end),
                 lambda s, name=name, gradient=gradient, event_key=event_key, call=call, end=end: evolve(
                     name, gradient, s, replay, event_key, hparams, multi_step, call, end
                 ),
@@ -270,22 +261,20 @@ def make_program(config: Config) -> Program:
             nonfinite=state.nonfinite + (~result.finite).sum(),
         )
 
-    def chunk(state: TrainState, hparams: HParams, schedule: Schedule) -> TrainState:
+    def renew(state: TrainState) -> TrainState:
         key, pool_key = jax.random.split(state.key)
-        state = state.replace(key=key, envs=vector.renew(state.envs, pool_key))
+        return state.replace(key=key, envs=vector.renew(state.envs, pool_key))
+
+    def chunk(state: TrainState, hparams: HParams, schedule: Schedule) -> TrainState:
         body = lambda state, _: (iteration(state, hparams, schedule), None)
         return jax.lax.scan(body, state, length=config.iterations_per_chunk)[0]
 
-    def report(
-        state: TrainState, hparams: HParams, schedule: Schedule
-    ) -> tuple[TrainState, Report]:
-        eval_key, key = jax.random.split(state.eval_key)
+    def report(state: TrainState, hparams: HParams, schedule: Schedule) -> tuple[TrainState, Report]:
         params = state.agent.actor.params
         returns = evaluation.episode_returns(
             env,
             lambda observation: agent.mode(params, observation),
-            key,
-            config.eval_episodes,
+            jax.tree.map(lambda x: x[: config.eval_episodes], state.envs.pool),
             config.episode_length,
         )
         tally, progress = state.tally, state.progress
@@ -307,7 +296,7 @@ def make_program(config: Config) -> Program:
             "nonfinite": state.nonfinite,
         }
         emptied = empty_tally(jax.tree.map(jnp.zeros_like, tally.learning))
-        return state.replace(eval_key=eval_key, tally=emptied), values
+        return state.replace(tally=emptied), values
 
     return Program(
         config=config,
@@ -316,6 +305,7 @@ def make_program(config: Config) -> Program:
         hparams=make_hparams(config, env.observation_size, env.action_size),
         schedule=make_schedule(config),
         init=init,
+        renew=renew,
         chunk=chunk,
         report=report,
     )
@@ -341,9 +331,7 @@ def empty_tally(learning: base.Metrics) -> Tally:
 
 def finite(state: TrainState) -> jax.Array:
     """Whether parameters and targets are finite and some experience is; false for a diverged run."""
-    leaves = jax.tree.leaves(
-        (state.agent.actor.params, state.agent.critic.params, state.agent.critic.target)
-    )
+    leaves = jax.tree.leaves((state.agent.actor.params, state.agent.critic.params, state.agent.critic.target))
     good = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
     return good & jnp.isfinite(state.agent.log_alpha)
 
@@ -371,11 +359,11 @@ def make_train(
         schedule = program.schedule if schedule is None else schedule
 
         def chunk(state: TrainState, _: None) -> tuple[TrainState, None]:
-            return program.chunk(state, hparams, schedule), None
+            return program.chunk(program.renew(state), hparams, schedule), None
 
         def evaluation_period(state: TrainState, _: None) -> tuple[TrainState, Report]:
             state, _ = jax.lax.scan(chunk, state, length=config.chunks_per_evaluation)
-            return program.report(state, hparams, schedule)
+            return program.report(program.renew(state), hparams, schedule)
 
         state = program.init(key, hparams)
         return jax.lax.scan(evaluation_period, state, length=config.num_evaluations)

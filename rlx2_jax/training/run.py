@@ -1,10 +1,10 @@
 """The host loop: a run over compiled chunks, with everything a person and a restart need.
 
-    train = prepare the workdir, compile, start or restore; then
-        until the end: one chunk;
-            every eval_every steps: report, metrics.jsonl, TensorBoard, policy, curve;
-            every checkpoint_every steps, and when asked to stop: checkpoint
-        summary
+train = prepare the workdir, compile, start or restore; then
+    until the end: one chunk;
+        every eval_every steps: report, metrics.jsonl, TensorBoard, policy, curve;
+        every checkpoint_every steps, and when asked to stop: checkpoint
+    summary
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Result(NamedTuple):
 
 class _Compiled(NamedTuple):
     init: Callable[..., Any]
+    renew: Callable[..., Any]
     chunk: Callable[..., Any]
     report: Callable[..., Any]
     finite: Callable[..., Any]
@@ -142,18 +143,14 @@ class _Run:
         """Put the state on the device: fresh, or from the last good checkpoint."""
         if resume:
             assert self.checkpoints is not None and self.directory is not None
-            self.steps, self.state, record = self.checkpoints.restore(
-                self.compiled.template, warn=self.display.say
-            )
+            self.steps, self.state, record = self.checkpoints.restore(self.compiled.template, warn=self.display.say)
             self.saved_at = self.steps
             self.training_seconds = record["training_seconds"]
             self.earlier_seconds = record["wall_seconds"]
             self.rows = workdirs.rewind(self.directory, self.steps)
             self.display.say(f"resumed at step {self.steps:,}")
         else:
-            self.state = self.compiled.init(
-                jax.random.PRNGKey(self.config.seed), self.program.hparams
-            )
+            self.state = self.compiled.init(jax.random.PRNGKey(self.config.seed), self.program.hparams)
         if self.directory is not None:
             self.events = _event_writer(self.directory / "tensorboard", self.steps)
 
@@ -166,7 +163,7 @@ class _Run:
         while self.steps < c.total_steps and not stop.received:
             began = time.perf_counter()
             self.state = self.compiled.chunk(
-                self.state, self.program.hparams, self.program.schedule
+                self.compiled.renew(self.state), self.program.hparams, self.program.schedule
             )
             healthy = bool(self.compiled.finite(self.state))
             self.training_seconds += time.perf_counter() - began
@@ -176,9 +173,7 @@ class _Run:
             self.display.advance(self.steps, self._status(mark_steps, mark_seconds))
             if self.steps % c.eval_every == 0:
                 seconds = max(self.training_seconds - mark_seconds, 1e-9)
-                self._evaluate(
-                    (self.steps - mark_steps) / seconds, (self._updates() - mark_updates) / seconds
-                )
+                self._evaluate((self.steps - mark_steps) / seconds, (self._updates() - mark_updates) / seconds)
                 mark_seconds, mark_steps = self.training_seconds, self.steps
                 mark_updates = self._updates()
             if (
@@ -210,7 +205,7 @@ class _Run:
 
     def _evaluate(self, steps_per_second: float, updates_per_second: float) -> None:
         self.state, report = self.compiled.report(
-            self.state, self.program.hparams, self.program.schedule
+            self.compiled.renew(self.state), self.program.hparams, self.program.schedule
         )
         row: Row = {k: np.asarray(v).item() for k, v in report.items()}
         if not math.isfinite(row["return_mean"]):
@@ -250,9 +245,7 @@ class _Run:
 
     def _save_policy(self, name: str) -> None:
         assert self.directory is not None
-        policies.save(
-            self.directory / name, self.state.agent.actor.params, self._about_policy()
-        )
+        policies.save(self.directory / name, self.state.agent.actor.params, self._about_policy())
 
     def _draw(self) -> None:
         assert self.directory is not None
@@ -307,9 +300,7 @@ class _Run:
 
 def _summary(run: _Run, finished: bool) -> dict[str, Any]:
     c, rows = run.config, run.rows
-    account = accounting.account(
-        c, run.program.env.observation_size, run.program.env.action_size
-    )
+    account = accounting.account(c, run.program.env.observation_size, run.program.env.action_size)
     scores = workdirs.last_scores(rows, c.score_evaluations or 1)
     last = rows[-1] if rows else {}
     return {
@@ -350,13 +341,14 @@ def _compile(program: programs.Program) -> _Compiled:
     arguments = (template, program.hparams, program.schedule)
     lowered = (
         jax.jit(program.init).lower(key, program.hparams),
+        jax.jit(program.renew, donate_argnums=0).lower(template),
         jax.jit(program.chunk, donate_argnums=0).lower(*arguments),
         jax.jit(program.report, donate_argnums=0).lower(*arguments),
         jax.jit(programs.finite).lower(template),
     )
     with ThreadPoolExecutor() as pool:
-        init, chunk, report, finite = pool.map(lambda part: part.compile(), lowered)
-    return _Compiled(init, chunk, report, finite, template, time.perf_counter() - began)
+        init, renew, chunk, report, finite = pool.map(lambda part: part.compile(), lowered)
+    return _Compiled(init, renew, chunk, report, finite, template, time.perf_counter() - began)
 
 
 def _check_memory(program: programs.Program) -> str:

@@ -1,12 +1,12 @@
 """The directory a run owns.
 
-    config.json       all resolved values
-    metrics.jsonl     one object per evaluation
-    tensorboard/      the same as TensorBoard events
-    checkpoints/      whole-run state (see `checkpoints`), with checksums/ beside it
-    policy.npz        the policy at the last evaluation; policy_best.npz at the best one (see `policies`)
-    summary.json      what came out
-    curve.png         what it looked like
+config.json       all resolved values
+metrics.jsonl     one object per evaluation
+tensorboard/      the same as TensorBoard events
+checkpoints/      whole-run state (see `checkpoints`), with checksums/ beside it
+policy.npz        the policy at the last evaluation; policy_best.npz at the best one (see `policies`)
+summary.json      what came out
+curve.png         what it looked like
 """
 
 from __future__ import annotations
@@ -77,8 +77,7 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
             )
         if not resume:
             raise WorkdirError(
-                f"workdir {workdir} holds this run already; continue it with --resume, or replace it with "
-                "--overwrite."
+                f"workdir {workdir} holds this run already; continue it with --resume, or replace it with --overwrite."
             )
     elif resume:
         raise WorkdirError(f"workdir {workdir} holds no run to resume; start without --resume.")

@@ -28,9 +28,7 @@ def column(rows: Rows, name: str) -> np.ndarray:
 def draw_run(rows: Rows, title: str) -> Figure:
     """One run: return with the spread over evaluation episodes, and what the three mechanisms did."""
     figure = Figure(figsize=(9, 6.2), layout="constrained")
-    axes = figure.subplot_mosaic(
-        [["return"] * 3, ["links", "buffer", "value"]], height_ratios=[1.7, 1]
-    )
+    axes = figure.subplot_mosaic([["return"] * 3, ["links", "buffer", "value"]], height_ratios=[1.7, 1])
     steps = column(rows, "env_steps")
     mean, std = column(rows, "return_mean"), column(rows, "return_std")
     axes["return"].fill_between(steps, mean - std, mean + std, color=COLORS[0], alpha=0.18, lw=0)
@@ -40,9 +38,9 @@ def draw_run(rows: Rows, title: str) -> Figure:
     axes["return"].legend(loc="lower right", frameon=False)
 
     axes["links"].plot(steps, column(rows, "links_grown"), color=COLORS[2])
-    axes["links"].set(title="links moved since the last point", ylim=(0, None))
+    axes["links"].set(title="links moved per point", ylim=(0, None))
     axes["buffer"].plot(steps, column(rows, "replay_size"), color=COLORS[3])
-    axes["buffer"].set(title="replay: transitions, and policy distance", ylim=(0, None))
+    axes["buffer"].set(title="transitions kept; policy distance", ylim=(0, None))
     distance = axes["buffer"].twinx()
     distance.plot(steps, column(rows, "policy_distance"), color=COLORS[4], lw=1, ls="--")
     distance.set_ylim(0, None)
