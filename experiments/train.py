@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rlx2_jax import flags as config_flags
+from rlx2_jax import flags as launcher
 from rlx2_jax.compilation import use_cache
 from rlx2_jax.config import Config, resolve
 from rlx2_jax.training.run import train
@@ -23,15 +23,13 @@ WORKDIR = flags.DEFINE_string(
 )
 RESUME = flags.DEFINE_bool("resume", False, "continue the run in the workdir")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the run in the workdir")
-CACHE = flags.DEFINE_string(
-    "compilation_cache", "~/.cache/rlx2_jax", "where compiled programs are kept; empty for nowhere"
-)
+CACHE = launcher.define_cache_flag()
 
 
 def main(argv: Sequence[str]) -> int | None:
     """Train as the flags say."""
     del argv
-    config = resolve(config_flags.read_config())
+    config = resolve(launcher.read_config())
     use_cache(CACHE.value)
     workdir = WORKDIR.value or default_workdir(config, resume=RESUME.value)
     train(config, workdir, resume=RESUME.value, overwrite=OVERWRITE.value)
@@ -52,5 +50,5 @@ def default_workdir(config: Config, *, resume: bool) -> Path:
 
 
 if __name__ == "__main__":
-    config_flags.define_config_flags()
-    config_flags.run(main)
+    launcher.define_config_flags()
+    launcher.run(main)

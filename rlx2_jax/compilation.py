@@ -7,7 +7,7 @@ import os
 import jax
 
 
-def use_cache(directory: str) -> None:
+def use_cache(directory: str | None) -> None:
     """Keep compiled programs in a directory, so that the next run starts at once; empty for nowhere."""
     if directory:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))

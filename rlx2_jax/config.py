@@ -30,6 +30,9 @@ from rlx2_jax.sparsity import densities, methods
 PAPER_STEPS = 3_000_000
 """Length of the paper's runs, which its schedules belong to."""
 
+QUICK_STEPS = 25_000
+"""Length of a run on the quick tasks, inverted_pendulum and the probes."""
+
 NEVER = 2**31 - 1
 """A point in time that no run reaches (the counters are int32)."""
 
@@ -52,7 +55,7 @@ class Config:
     seed: int = _field(0, "seed of everything random in the run")
 
     # Length
-    total_steps: int | None = _field(None, "environment steps (default: 40000 for inverted_pendulum, else 1 million)")
+    total_steps: int | None = _field(None, "environment steps (default: 25000 for inverted_pendulum, else 1 million)")
     num_envs: int = _field(20, "environments stepped in parallel")
     update_ratio: float = _field(1.0, "critic updates per environment step")
     warmup_steps: int | None = _field(None, "random environment steps before learning (paper: 25000, scaled)")
@@ -172,7 +175,7 @@ def resolve(config: Config) -> Config:
 
     total = c.total_steps
     if total is None:
-        total = 40_000 if c.env == "inverted_pendulum" or c.env.startswith("probe/") else 1_000_000
+        total = QUICK_STEPS if c.env == "inverted_pendulum" or c.env.startswith("probe/") else 1_000_000
     _require(total >= E, f"total_steps={total} is less than one step of num_envs={E} environments.")
     scale = total / PAPER_STEPS if c.schedule_scale is None else c.schedule_scale
     _require(scale > 0, f"schedule_scale={scale}: use a positive factor.")
@@ -264,6 +267,9 @@ def _check_names(c: Config) -> None:
 
 
 def _check_ranges(c: Config) -> None:
+    for name, value in vars(c).items():
+        if isinstance(value, int):
+            _require(abs(value) <= NEVER, f"{name}={value} is too large; use at most {NEVER}.")
     for name in ("episode_length", "batch_size", "eval_episodes", "reset_pool", "delay"):
         _require(getattr(c, name) >= 1, f"{name}={getattr(c, name)}: use at least 1.")
     for name in (
@@ -366,6 +372,8 @@ def make_hparams(config: Config, observation_size: int, action_size: int) -> HPa
     width: dict[str, int] = {}
     for name, layer_sizes in sizes.items():
         shapes = networks.layer_shapes(layer_sizes)
+        if max(i * o for i, o in shapes) > NEVER:
+            raise ConfigError(f"hidden={c.hidden} makes a matrix of over {NEVER} weights; use narrower layers.")
         sparsity = getattr(c, f"{name}_sparsity")
         width[name] = max(c.hidden)
         try:

@@ -36,6 +36,16 @@ def define_config_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         define(field.name, None, help, flag_values=values)
 
 
+def define_cache_flag(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder[str | None]:
+    """Define `--compilation_cache`, the directory given to `compilation.use_cache`."""
+    return flags.DEFINE_string(
+        "compilation_cache",
+        "~/.cache/rlx2_jax",
+        "where compiled programs are kept; empty for nowhere",
+        flag_values=values,
+    )
+
+
 def read_config(values: flags.FlagValues = flags.FLAGS) -> Config:
     """The configuration the command line asks for.
 

@@ -16,15 +16,13 @@ from rlx2_jax.sparsity import masks
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-jax.config.update(
-    "jax_compilation_cache_dir", os.environ.get("RLX2_TEST_CACHE", str(ROOT / ".cache" / "jax"))
-)
+jax.config.update("jax_compilation_cache_dir", os.environ.get("RLX2_TEST_CACHE", str(ROOT / ".cache" / "jax")))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# Most of a test's time is compilation; the programs are the same, their machine code is less polished.
+jax.config.update("jax_disable_most_optimizations", True)
 
 # The same examples everywhere: a test that fails, fails again.
-hypothesis.settings.register_profile(
-    "tests", max_examples=60, deadline=None, derandomize=True, database=None
-)
+hypothesis.settings.register_profile("tests", max_examples=60, deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("tests")
 
 

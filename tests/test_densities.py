@@ -1,5 +1,6 @@
 """Densities: the published values, and what holds for any stack of matrices."""
 
+import itertools
 import json
 import math
 
@@ -107,7 +108,7 @@ def test_tiny_width_brackets_the_sparse_networks_weights(inputs, hidden, outputs
     sizes = (inputs, *hidden, outputs)
     width = densities.tiny_width(sizes, sparsity)
     weights = lambda w: inputs * w + w * w * (len(hidden) - 1) + w * outputs
-    budget = (1 - sparsity) * sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    budget = (1 - sparsity) * sum(a * b for a, b in itertools.pairwise(sizes))
     assert 1 <= width <= min(hidden)
     if width > 1:
         assert weights(width - 1) < budget

@@ -77,7 +77,7 @@ def life(seed, length, ends=0.2, failures=0.1):
         terminated = (rng.random(E) < ends) & finite
         truncated = (steps >= EPISODE) & ~terminated & finite
         ended = terminated | truncated | ~finite
-        bad = lambda x: np.where(finite.reshape(-1, *[1] * (x.ndim - 1)), x, np.nan)
+        bad = lambda x, finite=finite: np.where(finite.reshape(-1, *[1] * (x.ndim - 1)), x, np.nan)
         yield replays.Step(
             observation=current,
             action=bad(rng.uniform(-1, 1, (E, 1)).astype(np.float32)),
@@ -111,9 +111,7 @@ lives = given(
     seed=st.integers(0, 10**6),
     length=st.integers(N_MAX + 1, 40),
     capacity=st.integers(1, 30),
-    drops=st.lists(
-        st.tuples(st.integers(0, 40), st.integers(0, 20), st.integers(0, 20)), max_size=3
-    ),
+    drops=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20), st.integers(0, 20)), max_size=3),
     n=st.integers(1, N_MAX),
 )
 
@@ -155,9 +153,7 @@ def test_nothing_non_finite_is_ever_in_the_ring(ring, seed, length, capacity, dr
 
 @settings(max_examples=20)
 @lives
-def test_samples_start_at_kept_rows_whose_window_stops_before_the_write_head(
-    ring, seed, length, capacity, drops, n
-):
+def test_samples_start_at_kept_rows_whose_window_stops_before_the_write_head(ring, seed, length, capacity, drops, n):
     memory, model = live(ring, life(seed, length), max(capacity, (n + 1) * E), drops)
     allowed = {float(model.rows[row].observation[e, 0]) for row in model.starts(n) for e in range(E)}
     if not allowed:

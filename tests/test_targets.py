@@ -34,9 +34,7 @@ def windows(draw):
 
 def test_n_step_window_gives_the_published_targets(vectors):
     data = np.load(vectors / "nstep_target.npz")
-    total, discount, last = n_step_window(
-        data["reward"], 1 - data["not_done"], data["reset"], float(data["discount"])
-    )
+    total, discount, last = n_step_window(data["reward"], 1 - data["not_done"], data["reset"], float(data["discount"]))
     reached = data["next_state"][np.arange(len(last)), last]
     value = np.minimum(3 * reached[:, 0] + 1, 2 * reached[:, 1] - 0.5)
     np.testing.assert_allclose(total + discount * value, data["target"], rtol=2e-6, atol=2e-6)
@@ -51,9 +49,7 @@ def test_n_step_window_agrees_with_a_loop(values):
     assert last.dtype == np.int32
     for i in range(BATCH):
         expected = loop(reward[i].astype(float), terminated[i], truncated[i], gamma)
-        np.testing.assert_allclose(
-            (total[i], discount[i], last[i]), expected, rtol=1e-5, atol=1e-4
-        )
+        np.testing.assert_allclose((total[i], discount[i], last[i]), expected, rtol=1e-5, atol=1e-4)
 
 
 @given(windows())

@@ -36,6 +36,7 @@ class SparseNetwork(flax.struct.PyTreeNode):
 
     params: networks.Params
     mask: masking.Masks
+    """None for a dense network that pays for no masks; such a one cannot evolve."""
     target: networks.Params
     """Polyak average of the parameters; None where the algorithm has none (SAC's actor)."""
     adam: optax.ScaleByAdamState
@@ -132,20 +133,16 @@ def make_init(
 def descend(network: SparseNetwork, gradient: networks.Params, step_size: jax.Array) -> SparseNetwork:
     """One Adam step along the dense gradient's entries on the mask."""
     direction, adam = ADAM.update(masking.apply(gradient, network.mask), network.adam)
+    moved = jax.tree.map(lambda p, d: p - step_size * d, network.params, direction)
     # Masked again: with `reset_moments` off, dropped links still carry a direction.
-    params = jax.tree.map(lambda p, d, m: jnp.where(m, p - step_size * d, 0), network.params, direction, network.mask)
+    params = masking.apply(moved, network.mask)
     return network.replace(params=params, adam=adam)
 
 
 def polyak(network: SparseNetwork, tau: jax.Array) -> SparseNetwork:
     """One step of the target towards the parameters, masked like them."""
-    target = jax.tree.map(
-        lambda t, p, m: jnp.where(m, t + tau * (p - t), 0),
-        network.target,
-        network.params,
-        network.mask,
-    )
-    return network.replace(target=target)
+    moved = jax.tree.map(lambda t, p: t + tau * (p - t), network.target, network.params)
+    return network.replace(target=masking.apply(moved, network.mask))
 
 
 def evolve(

@@ -98,7 +98,7 @@ class VectorEnvironment:
             truncated=truncated,
             finite=finite,
             final_observation=reached.observation,
-            finished_return=jnp.where(ended, episode_return, 0),
+            finished_return=jnp.where(terminated | truncated, episode_return, 0),
         )
         return VectorState(
             current=following,

@@ -62,7 +62,9 @@ def per_matrix(function: Any) -> Any:
 
 
 def apply(tree: Any, masks: Masks) -> Any:
-    """Zero everything off the mask."""
+    """Zero everything off the mask; None stands for a mask of ones."""
+    if masks is None:
+        return tree
     return jax.tree.map(lambda x, m: jnp.where(m, x, 0), tree, masks)
 
 

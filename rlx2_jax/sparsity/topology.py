@@ -19,10 +19,25 @@ def top_links(score: jax.Array, count: jax.Array) -> jax.Array:
     Returns:
       Boolean array of the same shape with exactly `min(count, score.size)` ones.
     """
-    flat = jnp.where(jnp.isnan(score), -jnp.inf, score).ravel()
-    order = jnp.argsort(-flat, stable=True)
-    rank_in = jnp.arange(flat.size) < count
-    return jnp.zeros(flat.size, bool).at[order].set(rank_in).reshape(score.shape)
+    key = _sortable(score.ravel())
+
+    # The count-th largest key, found bit by bit: far cheaper to compile and to run than a sort.
+    def refine(i: jax.Array, threshold: jax.Array) -> jax.Array:
+        candidate = threshold | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+        return jnp.where(jnp.sum(key >= candidate) >= count, candidate, threshold)
+
+    threshold = jax.lax.fori_loop(0, 32, refine, jnp.uint32(0))
+    above, equal = key > threshold, key == threshold
+    chosen = above | (equal & (jnp.cumsum(equal) <= count - jnp.sum(above)))
+    return chosen.reshape(score.shape)
+
+
+def _sortable(score: jax.Array) -> jax.Array:
+    """Unsigned integers in the order of the given floats; NaN lowest, and both zeros alike."""
+    score = jnp.where(score == 0, 0.0, score).astype(jnp.float32)
+    bits = jax.lax.bitcast_convert_type(score, jnp.uint32)
+    negative = bits >> 31 == 1
+    return jnp.where(jnp.isnan(score), 0, jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31)))
 
 
 def drop_and_grow(

@@ -91,6 +91,8 @@ class Program(NamedTuple):
     """State with fresh initial states for the environments: call it before every chunk and report."""
     chunk: Callable[[TrainState, HParams, Schedule], TrainState]
     """(state, hparams, schedule) -> state, `config.chunk_steps` environment steps later."""
+    learn: Callable[[AgentState, Replay, jax.Array, HParams, jax.Array], tuple[AgentState, base.Metrics]]
+    """(agent state, replay, key, hparams, multi_step) -> (agent state, metrics): one iteration's updates alone."""
     report: Callable[[TrainState, HParams, Schedule], tuple[TrainState, Report]]
     """(state, hparams, schedule) -> (state with an empty tally, report)."""
 
@@ -307,6 +309,7 @@ def make_program(config: Config) -> Program:
         init=init,
         renew=renew,
         chunk=chunk,
+        learn=learn,
         report=report,
     )
 

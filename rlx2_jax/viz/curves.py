@@ -67,11 +67,16 @@ def draw_comparison(runs: Mapping[str, Rows], title: str) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file's bytes."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
-    files.write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
+    files.write_bytes(path, png(figure))
 
 
 def _tidy(axis: Any) -> None:

@@ -1,0 +1,65 @@
+"""Evaluate the policy a run left behind, on fresh episodes.
+
+python experiments/evaluate.py --workdir=runs/hopper
+python experiments/evaluate.py --workdir=runs/hopper --policy=best --episodes=100 --seed=7
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from rlx2_jax import envs, evaluation, policies
+from rlx2_jax import flags as launcher
+from rlx2_jax.compilation import use_cache
+from rlx2_jax.errors import ConfigError
+from rlx2_jax.training import workdir as workdirs
+
+WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run")
+POLICY = flags.DEFINE_string("policy", "last", "which policy: last, or best (by the run's own evaluations)")
+EPISODES = flags.DEFINE_integer("episodes", 30, "episodes to play")
+SEED = flags.DEFINE_integer("seed", 1_000_000, "seed of the episodes; the run's own are other ones")
+AS_JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of a sentence")
+CACHE = launcher.define_cache_flag()
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Play the episodes and print what came of them."""
+    del argv
+    if WORKDIR.value is None:
+        raise ConfigError("no workdir given; name a run's directory with --workdir.")
+    if EPISODES.value < 1:
+        raise ConfigError(f"episodes={EPISODES.value}: use at least 1.")
+    names = {"last": "policy.npz", "best": "policy_best.npz"}
+    if POLICY.value not in names:
+        raise ConfigError(f"unknown policy {POLICY.value!r}; valid: {', '.join(names)}.")
+    use_cache(CACHE.value)
+    directory = Path(WORKDIR.value)
+    workdirs.read_config(directory)
+    policy = policies.load(directory / names[POLICY.value])
+    about = policy.about
+    env = envs.make(about["env"], about["backend"])
+
+    @jax.jit
+    def play(key: jax.Array) -> jax.Array:
+        first = jax.vmap(env.reset)(jax.random.split(key, EPISODES.value))
+        return evaluation.episode_returns(env, policy.act, first, about["episode_length"])
+
+    result = evaluation.summarize(jax.device_get(play(jax.random.PRNGKey(SEED.value))))
+    if AS_JSON.value:
+        print(json.dumps({**result._asdict(), "env_steps": about["env_steps"], "seed": SEED.value}))
+        return 0
+    print(
+        f"{about['env']}, {POLICY.value} policy after {about['env_steps']:,} steps: "
+        f"return {result.mean:.1f}, 95 % interval [{result.low:.1f}, {result.high:.1f}] of the mean, "
+        f"standard deviation {result.std:.1f}, {result.n} episodes, seed {SEED.value}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    launcher.run(main)

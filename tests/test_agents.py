@@ -1,0 +1,420 @@
+"""TD3 and SAC: sparse at every step boundary, and with the targets and losses their papers say."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlx2_jax import networks
+from rlx2_jax import replay as replays
+from rlx2_jax.agents import base, make_agent
+from rlx2_jax.config import AGENTS, make_hparams, resolve
+from rlx2_jax.sparsity import masks, methods
+from tests.conftest import (
+    assert_finite,
+    assert_sparse,
+    assert_zero_off_mask,
+    links_of,
+    random_batch,
+    small,
+)
+
+O, A = 5, 2  # noqa: E741
+KEY = jax.random.key(0)
+BATCHES = random_batch(0, (4, 16), O, A)
+ONE = base.first(BATCHES)
+
+
+rewire = jax.jit(base.evolve, static_argnames="reset_moments")
+
+
+class Setup:
+    """An agent of a configuration with its compiled functions; hyperparameters stay data."""
+
+    def __init__(self, **changes):
+        self.config = resolve(small(**changes))
+        self.agent = make_agent(self.config, O, A)
+        self.init = jax.jit(self.agent.init)
+        self.updates = jax.jit(self.agent.updates)
+        self.critic_gradient = jax.jit(self.agent.critic_gradient)
+        self.actor_gradient = jax.jit(self.agent.actor_gradient)
+
+    def hparams(self, **changes):
+        """Hyperparameters of another method or sparsity, for the same compiled functions."""
+        # Of narrower networks than the paper's: at its sparsities hardly a path would be left.
+        changes = {"agent": self.config.agent, "actor_sparsity": 0.6, "critic_sparsity": 0.5} | changes
+        return make_hparams(resolve(small(**changes)), O, A)
+
+    def event(self, state, key, hparams, fraction):
+        """The state after a topology event of both networks."""
+        for name in ("critic", "actor"):
+            gradient = getattr(self, f"{name}_gradient")(state, ONE, key, hparams, True)
+            network, grow = getattr(state, name), hparams.grow_gradient
+            evolved = rewire(network, gradient, key, fraction, grow, reset_moments=self.config.reset_moments)[0]
+            state = state.replace(**{name: evolved})
+        return state
+
+
+setup = functools.cache(Setup)
+
+
+def output_bias_gradient(gradient):
+    """Of each critic: twice the mean of Q minus its target, which shows what the target is."""
+    return gradient[max(gradient)]["bias"][..., 0]
+
+
+def q_values(config, params, observation, action):
+    """Both critics' values by the plain network."""
+    net = networks.TwinMLP((*config.hidden, 1), orthogonal=config.agent == "sac")
+    return net.apply({"params": params}, jnp.concatenate([observation, action], -1))[..., 0]
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("name", AGENTS)
+def test_everything_is_zero_off_the_mask_after_init_updates_and_events(name, method):
+    s = setup(agent=name)
+    hparams = s.hparams(method=method)
+    state = s.init(KEY, hparams)
+
+    def check(state):
+        assert_sparse(state.actor, hparams.actor_links)
+        assert_sparse(state.critic, hparams.critic_links)
+        assert_finite(state)
+
+    check(state)
+    for key in jax.random.split(KEY, 3):
+        learned, metrics = s.updates(state, BATCHES, key, hparams, True)
+        check(learned)
+        assert_finite(metrics)
+        moved = jax.tree.map(lambda a, b: (a != b).any(), learned.critic.params, state.critic.params)
+        assert all(jax.tree.leaves(moved))
+        state = s.event(learned, key, hparams, hparams.drop_fraction)
+        check(state)
+        fixed = methods.METHODS[method].topology == "fixed"
+        for network in ("actor", "critic"):
+            before, after = (masks.kernels(getattr(x, network).mask) for x in (learned, state))
+            same = all((a == b).all() for a, b in zip(before, after, strict=True))
+            assert same == fixed
+
+
+@pytest.mark.parametrize("kind", ["magnitude", "random"])
+def test_the_first_mask_is_by_magnitude_or_random_as_configured(kind):
+    config = resolve(small(initial_mask=kind))
+    dense = {"Dense_0": {"kernel": jnp.arange(-5.5, 6).reshape(3, 4), "bias": jnp.zeros(4)}}
+    network = base.create(KEY, dense, (jnp.int32(4),), jnp.int32(16), config, target=False)
+    kernel = np.abs(network.params["Dense_0"]["kernel"])
+    assert (kernel > 0).sum() == 4
+    assert (set(kernel[kernel > 0]) == {5.5, 4.5}) == (kind == "magnitude")
+
+
+RELEASE = {"reset_moments": False, "mask_initial_targets": False}
+
+
+def test_release_keeps_the_moments_of_dropped_links_and_still_no_weight_off_the_mask():
+    s = setup(**RELEASE)
+    hparams = s.hparams()
+    state, _ = s.updates(s.init(KEY, hparams), BATCHES, KEY, hparams, True)
+    state = s.event(state, KEY, hparams, 0.5)
+    for network in (state.actor, state.critic):
+        stale = jax.tree.map(lambda x, m: x[~m], network.adam.mu, network.mask)
+        assert any(np.asarray(leaf).any() for leaf in masks.kernels(stale))
+    state, _ = s.updates(state, BATCHES, KEY, hparams, True)
+    for network in (state.actor, state.critic):
+        assert_zero_off_mask((network.params, network.target), (network.mask, network.mask))
+
+
+def test_release_targets_are_dense_copies_until_the_first_polyak_step():
+    s = setup(**RELEASE)
+    hparams = s.hparams()
+    state = s.init(KEY, hparams)
+    for network in (state.actor, state.critic):
+        for target, mask, weight in zip(
+            *map(masks.kernels, (network.target, network.mask, network.params)), strict=True
+        ):
+            assert np.asarray(target)[~np.asarray(mask)].all()
+            np.testing.assert_array_equal(target[mask], weight[mask])
+    state, _ = s.updates(state, BATCHES, KEY, hparams, True)
+    assert_sparse(state.actor, hparams.actor_links)
+    assert_sparse(state.critic, hparams.critic_links)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_tiny_is_a_really_narrow_network_within_the_shapes_of_the_full_one(name):
+    s = setup(agent=name)
+    hparams = s.hparams(method="tiny")
+    state = s.init(KEY, hparams)
+    state, _ = s.updates(state, BATCHES, KEY, hparams, True)
+    observation = BATCHES.observation[0]
+    width = int(hparams.critic_width)
+    assert width < 16
+    live = (O + A, width, width, 1)
+    narrow = {
+        layer: {
+            "kernel": leaf["kernel"][:, : live[i], : live[i + 1]],
+            "bias": leaf["bias"][:, : live[i + 1]],
+        }
+        for i, (layer, leaf) in enumerate(sorted(state.critic.params.items()))
+    }
+    net = networks.TwinMLP((width, width, 1))
+    inputs = jnp.concatenate([observation, BATCHES.action[0]], -1)
+    np.testing.assert_allclose(
+        net.apply({"params": narrow}, inputs)[..., 0],
+        q_values(s.config, state.critic.params, observation, BATCHES.action[0]),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    for mask, rows, cols in zip(masks.kernels(state.critic.mask), live, live[1:], strict=False):
+        block = np.zeros(mask.shape, bool)
+        block[:, :rows, :cols] = True
+        np.testing.assert_array_equal(mask, block)
+
+
+def test_tiny_weights_have_the_spread_of_a_narrow_networks_initialisation():
+    s = setup()
+    hparams = s.hparams(method="tiny")
+    kernels = masks.kernels(s.init(KEY, hparams).critic.params)
+    for kernel, fan_in in zip(kernels, (O + A, *[int(hparams.critic_width)] * 2), strict=True):
+        largest = np.abs(kernel).max()
+        assert 0.7 * fan_in**-0.5 < largest <= fan_in**-0.5 * (1 + 1e-6)
+
+
+def test_tiny_kernels_of_sac_are_orthogonal_like_a_narrow_networks():
+    s = setup(agent="sac")
+    hparams = s.hparams(method="tiny")
+    width = int(hparams.critic_width)
+    live = (O + A, width, width, 1)
+    for kernel, rows, cols in zip(masks.kernels(s.init(KEY, hparams).critic.params), live, live[1:], strict=False):
+        for matrix in np.asarray(kernel)[:, :rows, :cols]:
+            gram = matrix.T @ matrix if rows >= cols else matrix @ matrix.T
+            np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-5)
+
+
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_restricting_to_the_full_width_changes_nothing(orthogonal):
+    params = setup(agent="sac" if orthogonal else "td3").init(KEY, setup().hparams(method="dense")).critic.params
+    same = networks.restrict(params, jnp.int32(16), orthogonal)
+    chex.assert_trees_all_close(same, params, rtol=1e-6, atol=1e-7)
+
+
+def test_descend_is_adam_on_the_masked_gradient():
+    hparams = setup().hparams()
+    network = setup().init(KEY, hparams).critic
+    gradient = jax.tree.map(lambda x: jnp.cos(7 * x) + 0.1, network.params)
+    adam = optax.adam(1e-3)
+    expected, moments = network.params, adam.init(network.params)
+    for _ in range(3):
+        network = base.descend(network, gradient, jnp.float32(1e-3))
+        step, moments = adam.update(masks.apply(gradient, network.mask), moments)
+        expected = optax.apply_updates(expected, step)
+    chex.assert_trees_all_close(network.params, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_polyak_moves_the_target_by_tau_on_the_mask():
+    network = setup().init(KEY, setup().hparams()).critic
+    target = jax.tree.map(lambda x: x + 1.0, network.target)
+    moved = base.polyak(network.replace(target=target), jnp.float32(0.25)).target
+    expected = jax.tree.map(lambda t, p: 0.75 * t + 0.25 * p, target, network.params)
+    chex.assert_trees_all_close(moved, masks.apply(expected, network.mask), rtol=1e-6)
+
+
+def test_random_growth_depends_on_the_key_and_gradient_growth_does_not():
+    s = setup()
+    hparams = s.hparams()
+    network = s.init(KEY, hparams).critic
+    gradient = jax.tree.map(lambda x: jnp.cos(7 * x), network.params)
+    for by_gradient in (False, True):
+        one, other = (
+            rewire(network, gradient, jax.random.key(seed), 0.5, jnp.asarray(by_gradient), reset_moments=True)
+            for seed in (0, 1)
+        )
+        pairs = list(zip(masks.kernels(one[0].mask), masks.kernels(other[0].mask), strict=True))
+        assert all((a == b).all() for a, b in pairs) == by_gradient
+
+
+def test_evolve_counts_the_links_that_went_and_came():
+    network = setup().init(KEY, setup().hparams()).critic
+    gradient = jax.tree.map(lambda x: jnp.cos(7 * x), network.params)
+    evolved, dropped, grown = rewire(network, gradient, KEY, 0.5, jnp.asarray(True), reset_moments=True)
+    pairs = list(zip(masks.kernels(network.mask), masks.kernels(evolved.mask), strict=True))
+    assert dropped == grown == sum(int((a & ~b).sum()) for a, b in pairs) > 0
+
+
+def test_td3_bootstraps_from_the_lesser_critic_at_the_target_actors_action():
+    s = setup()
+    hparams = s.hparams().replace(target_noise=jnp.float32(0))
+    state = s.init(KEY, hparams)
+    state = state.replace(actor=state.actor.replace(target=jax.tree.map(lambda x: 2 * x, state.actor.params)))
+    action = s.agent.mode(state.actor.target, ONE.next_observation)
+    next_q = q_values(s.config, state.critic.target, ONE.next_observation, action).min(0)
+    target = ONE.partial_return + ONE.bootstrap_discount * next_q
+    error = q_values(s.config, state.critic.params, ONE.observation, ONE.action) - target
+    found = output_bias_gradient(s.critic_gradient(state, ONE, KEY, hparams, True))
+    np.testing.assert_allclose(found, (2 * error * ONE.weight).mean(-1), rtol=1e-4, atol=1e-6)
+
+
+def test_td3_clips_the_noise_of_its_target_action():
+    s = setup()
+    noise = lambda size, clip: output_bias_gradient(
+        s.critic_gradient(
+            state,
+            ONE,
+            KEY,
+            hparams.replace(target_noise=jnp.float32(size), target_noise_clip=jnp.float32(clip)),
+            True,
+        )
+    )
+    hparams = s.hparams()
+    state = s.init(KEY, hparams)
+    np.testing.assert_array_equal(noise(5.0, 0.0), noise(0.0, 0.5))
+    assert (noise(0.2, 0.5) != noise(0.0, 0.5)).any()
+
+
+def test_td3_explores_around_its_mean_within_the_bounds():
+    s = setup()
+    hparams = s.hparams()
+    state = s.init(KEY, hparams)
+    observation = jnp.broadcast_to(BATCHES.observation[0, 0], (4000, O))
+    quiet = s.agent.explore(state, observation, KEY, hparams.replace(explore_noise=jnp.float32(0)))
+    np.testing.assert_array_equal(*quiet)
+    action, mean = s.agent.explore(state, observation, KEY, hparams)
+    np.testing.assert_allclose((action - mean).std(), 0.1, rtol=0.05)
+    loud, _ = s.agent.explore(state, observation, KEY, hparams.replace(explore_noise=jnp.float32(9)))
+    assert np.abs(loud).max() == 1
+
+
+@pytest.mark.parametrize(("kind", "is_mean"), [("sample", False), ("mode", True)])
+def test_sac_collects_samples_or_its_mode_as_configured(kind, is_mean):
+    s = setup(agent="sac")
+    hparams = s.hparams()
+    state = s.init(KEY, hparams)
+    agent = make_agent(resolve(small(agent="sac", sac_explore=kind)), O, A)
+    action, mean = agent.explore(state, BATCHES.observation[0], KEY, hparams)
+    np.testing.assert_array_equal(mean, agent.mode(state.actor.params, BATCHES.observation[0]))
+    assert (np.abs(action) < 1).all()
+    assert (action == mean).all() == is_mean
+
+
+@pytest.mark.parametrize(("mean", "log_std"), [(0.0, 0.0), (0.7, -1.0), (-1.5, 0.5)])
+def test_the_squashed_gaussian_density_integrates_to_one(mean, log_std):
+    # Even steps of the noise; the measure of each is the action it covers.
+    noise = np.linspace(-8, 8, 20_001)[:, None].astype(np.float32)
+    action, log_prob = networks.sample_squashed(jnp.float32([mean]), jnp.float32([log_std]), noise)
+    density = np.exp(np.asarray(log_prob, float))
+    raw = mean + np.exp(log_std) * noise.astype(float)[:, 0]
+    np.testing.assert_allclose(action[:, 0], np.tanh(raw), atol=1e-6)
+    assert np.isclose(np.trapezoid(density, np.tanh(raw)), 1, atol=1e-3)
+
+
+def test_the_squashed_log_probability_is_the_change_of_variables():
+    for seed in range(10):
+        mean, log_std, noise = np.random.default_rng(seed).normal(scale=0.5, size=(3, A)).astype(np.float32)
+        act = lambda z, mean=mean, log_std=log_std: networks.sample_squashed(mean, log_std, z)[0]
+        determinant = jnp.linalg.slogdet(jax.jacfwd(act)(jnp.asarray(noise)))[1]
+        gaussian = jax.scipy.stats.norm.logpdf(noise).sum()
+        log_prob = networks.sample_squashed(mean, log_std, noise)[1]
+        np.testing.assert_allclose(log_prob, gaussian - determinant, rtol=1e-4, atol=1e-4)
+
+
+def test_the_squashed_log_probability_is_finite_far_out():
+    log_prob = networks.sample_squashed(jnp.full(A, 60.0), jnp.full(A, 2.0), jnp.ones(A))[1]
+    assert np.isfinite(log_prob)
+
+
+def test_the_gaussian_heads_log_deviation_stays_within_its_bounds():
+    mean, log_std = networks.gaussian_head(jnp.array([[3.0, -3.0, -99.0, 99.0]]))
+    np.testing.assert_array_equal(mean, [[3, -3]])
+    np.testing.assert_allclose(log_std, [[-5, 2]], atol=1e-5)
+
+
+def one_step_windows():
+    """A batch as replay gives it for windows of one step in a program that could hold three."""
+    rows = 12
+    step = lambda seed: base.first(random_batch(seed, (1, 4), O, A))
+    memory = replays.init(rows * 4, 4, 10, O, A)
+    for seed in range(rows):
+        b = step(seed)
+        memory = replays.add(
+            memory,
+            replays.Step(
+                observation=b.observation,
+                action=b.action,
+                mean=b.action,
+                reward=b.partial_return,
+                terminated=b.bootstrap_discount == 0,
+                truncated=jnp.zeros(4, bool),
+                finite=jnp.ones(4, bool),
+                final_observation=step(seed + 1).observation,
+            ),
+            rows * 4,
+        )
+    return replays.sample(memory, KEY, (16,), 1, 3, 0.99)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_multi_step_target_of_one_step_is_the_one_step_target(name):
+    s = setup(agent=name)
+    hparams = s.hparams()
+    state = s.init(KEY, hparams)
+    batch = one_step_windows()
+    one, multi = (s.critic_gradient(state, batch, KEY, hparams, m) for m in (False, True))
+    chex.assert_trees_all_close(one, multi, rtol=1e-6)
+
+
+def test_sac_adds_the_discounted_entropy_of_every_state_between_to_its_target():
+    s = setup(agent="sac")
+    hparams = s.hparams()
+    state = s.init(KEY, hparams).replace(log_alpha=jnp.log(0.5))
+    B, discount = 20_000, jnp.array([0.9, 0.7])
+    batch = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], (B, *x.shape[1:])), ONE)
+    batch = batch.replace(between_discount=jnp.broadcast_to(discount, (B, 2)), weight=jnp.ones(B))
+    one, multi = (output_bias_gradient(s.critic_gradient(state, batch, KEY, hparams, m)) for m in (False, True))
+    head = networks.MLP((*s.config.hidden, 2 * A)).apply({"params": state.actor.params}, batch.between[0])
+    noise = jax.random.normal(jax.random.key(1), (100_000, *batch.between.shape[1:2], A))
+    entropy = -networks.sample_squashed(*networks.gaussian_head(head), noise)[1].mean(0)
+    bonus = 0.5 * jnp.sum(discount * entropy)
+    assert abs(bonus) > 0.1
+    np.testing.assert_allclose((one - multi) / 2, [bonus, bonus], atol=0.03)
+
+
+def test_sacs_temperature_falls_when_entropy_is_above_its_target_and_rises_below():
+    s = setup(agent="sac")
+    hparams = s.hparams()
+    state = s.init(KEY, hparams)
+
+    def alpha_after(log_std):
+        """One update with a policy of the given log standard deviation (before its squash)."""
+        layer = max(state.actor.params)
+        head = {"kernel": 0 * state.actor.params[layer]["kernel"], "bias": jnp.float32([0, 0, log_std, log_std])}
+        actor = state.actor.replace(params={**state.actor.params, layer: head})
+        metrics = s.updates(state.replace(actor=actor), BATCHES, KEY, hparams, True)[1]
+        return metrics["alpha"], metrics["entropy"]
+
+    wide, narrow = alpha_after(0.5), alpha_after(-2.0)
+    assert wide[0] < 1 < narrow[0]
+    assert wide[1] > -A > narrow[1]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_transitions_of_weight_zero_teach_nothing(name):
+    s = setup(agent=name)
+    hparams = s.hparams()
+    state = s.init(KEY, hparams)
+    silent = ONE.weight == 0
+    assert silent.any()
+    other = ONE.replace(partial_return=jnp.where(silent, 1e3, ONE.partial_return))
+    one, same = (s.critic_gradient(state, b, KEY, hparams, True) for b in (ONE, other))
+    chex.assert_trees_all_equal(one, same)
+
+
+def test_the_gradient_of_an_event_is_dense_where_weights_are_absent():
+    s = setup()
+    hparams = s.hparams()
+    state = s.init(KEY, hparams)
+    gradient = s.critic_gradient(state, ONE, KEY, hparams, True)
+    absent = [g[~m] for g, m in zip(masks.kernels(gradient), masks.kernels(state.critic.mask), strict=True)]
+    assert np.asarray(absent[0]).any()
+    assert links_of(state.critic.mask)[0][0] < state.critic.params["Dense_0"]["kernel"][0].size

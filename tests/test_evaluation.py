@@ -1,0 +1,92 @@
+"""Scores: returns of known policies, and the statistics of a handful of values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlx2_jax import envs
+from rlx2_jax.evaluation import episode_returns, summarize
+
+
+def returns(name, policy, episode_length=7):
+    """Returns of 16 episodes of a probe."""
+    env = envs.make(f"probe/{name}")
+    start = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 16))
+    return episode_returns(env, policy, start, episode_length)
+
+
+def always(action):
+    """The policy that does the same everywhere."""
+    return lambda observation: jnp.full((*observation.shape[:-1], 1), action)
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "expected"),
+    [
+        ("constant", always(0.0), 1),
+        ("chain", always(0.0), 1),
+        ("forever", always(0.0), 7),
+        ("action", lambda s: s / 2, 1),
+        ("fragile", always(0.5), 7),
+    ],
+)
+def test_returns_of_known_policies(name, policy, expected):
+    np.testing.assert_allclose(returns(name, policy), expected, rtol=1e-6)
+
+
+def test_each_episode_starts_at_its_own_state():
+    found = returns("observed", always(0.0))
+    assert sorted(np.unique(found)) == [-1, 1]
+    assert np.unique(returns("action", always(0.0))).size == 16
+
+
+def test_actions_are_clipped():
+    np.testing.assert_array_equal(returns("action", always(9.0)), returns("action", always(1.0)))
+
+
+@pytest.mark.parametrize("name", ["forever", "constant", "action"])
+def test_a_policy_that_is_not_a_number_scores_nan_even_where_the_task_pays(name):
+    assert np.isnan(returns(name, always(jnp.nan))).all()
+
+
+@pytest.mark.xfail(strict=True, reason="the action is looked at only after clipping")
+def test_a_policy_that_is_infinite_scores_nan_even_where_the_task_pays():
+    assert np.isnan(returns("forever", always(jnp.inf))).all()
+
+
+def test_an_episode_with_a_non_finite_reward_scores_nan():
+    assert np.isnan(returns("fragile", always(1.0))).all()
+
+
+def test_one_broken_episode_does_not_spoil_the_others():
+    policy = lambda s: jnp.where(s < 0, jnp.nan, s)
+    found = returns("observed", policy)
+    assert np.isnan(found).any()
+    np.testing.assert_array_equal(found[~np.isnan(found)], 1)
+
+
+def test_summary_of_one_value_is_that_value_with_no_spread():
+    assert summarize(np.array([3.5])) == (1, 3.5, 0.0, 3.5, 3.5)
+
+
+def test_summary_has_the_sample_deviation_and_an_interval_around_the_mean():
+    summary = summarize(np.array([1.0, 2.0, 3.0, 6.0]))
+    assert summary.n == 4
+    assert summary.mean == 3
+    assert np.isclose(summary.std, np.sqrt(14 / 3))
+    assert 1 <= summary.low < 3 < summary.high <= 6
+
+
+def test_the_bootstrap_interval_of_many_values_is_that_of_the_central_limit():
+    values = np.random.default_rng(0).normal(5.0, 2.0, 400)
+    summary = summarize(values)
+    half = 1.96 * summary.std / np.sqrt(400)
+    np.testing.assert_allclose((summary.low, summary.high), (summary.mean - half, summary.mean + half), atol=0.02)
+
+
+def test_the_same_values_give_the_same_interval():
+    values = np.arange(8.0)
+    assert summarize(values) == summarize(values)
+    other = summarize(np.random.default_rng(1).normal(size=8), seed=1)
+    assert other != summarize(np.random.default_rng(1).normal(size=8))

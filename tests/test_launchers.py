@@ -1,0 +1,113 @@
+"""The command lines as a person types them: real processes, exit codes, and what they print."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from rlx2_jax import presets
+from rlx2_jax.config import Config
+from tests.conftest import ROOT
+
+
+def launch(script, *arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "experiments" / script), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=560,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def cached():
+    return f"--compilation_cache={jax.config.jax_compilation_cache_dir}"
+
+
+TINY_RUN = (
+    "--env=probe/action",
+    "--hidden=16,16",
+    "--batch_size=16",
+    "--num_envs=4",
+    "--total_steps=800",
+    "--episode_length=10",
+)
+
+BAD = {
+    "--env=pong": "unknown env 'pong'; valid: ant, ",
+    "--agent=ppo": "unknown agent 'ppo'; valid: td3, sac",
+    "--method=magic": "unknown method 'magic'; valid: dense, ",
+    "--backend=bullet": "unknown backend 'bullet'; valid: generalized, ",
+    "--preset=td3/swimmer": "unknown preset 'td3/swimmer'; valid: rlx2, ",
+    "--n_step=0": "n_step=0: a TD target spans at least 1 step.",
+    "--actor_sparsity=1.5": "actor_sparsity=1.5: use a sparsity in [0, 1).",
+    "--batch_size=100000": "use more than 100000 steps.",
+    "--buffer_max=100": "a batch of 256 does not fit a buffer of 100",
+    "--sparsity=0.9": "Unknown command line flag 'sparsity'",
+    "--total_steps=many": "flag --total_steps=many",
+    "--workdir=/proc/nowhere": "workdir /proc/nowhere cannot be written",
+    "--resume": "holds no run to resume",
+}
+
+
+@pytest.mark.parametrize("flag", BAD)
+def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(flag, tmp_path):
+    done = launch("train.py", flag, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert BAD[flag] in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_every_setting_and_nothing_of_absl():
+    done = launch("train.py", "--help")
+    assert done.returncode == 0
+    for name in ("workdir", "resume", "preset", "actor_sparsity", "n_step_delay"):
+        assert f"--{name} " in done.stdout
+    assert "absl" not in done.stdout
+
+
+def test_a_run_then_its_evaluation_say_what_came_out_and_no_noise(tmp_path):
+    done = launch("train.py", *TINY_RUN, "--workdir=run", cached(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    for word in ("rlx2 td3 on probe/action", "replay", "steps/s", "updates/s", "score", "files in run"):
+        assert word in done.stderr
+    for noise in ("Warning", "warp", "I1", "Traceback"):
+        assert noise not in done.stderr
+    evaluated = launch("evaluate.py", "--workdir=run", "--json", "--episodes=8", cached(), cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    result = json.loads(evaluated.stdout)
+    assert result["n"] == 8
+    assert result["low"] <= result["mean"] <= result["high"] <= 1.0
+    missing = launch("evaluate.py", "--workdir=elsewhere", cwd=tmp_path)
+    assert missing.returncode == 2
+    assert missing.stderr == "error: elsewhere holds no run: elsewhere/config.json cannot be read.\n"
+
+
+def test_presets_are_the_rows_of_table_2_and_compose():
+    config = presets.make_config(("td3/hopper", "release"), {"seed": 7})
+    assert (config.env, config.agent, config.actor_sparsity, config.critic_sparsity) == ("hopper", "td3", 0.98, 0.95)
+    assert config.total_steps == 3_000_000
+    assert not config.reset_moments
+    assert config.seed == 7
+    assert len(presets.ROWS) == 8
+    assert presets.make_config() == presets.make_config(("rlx2",)) == Config()
+
+
+@pytest.mark.slow
+def test_a_brax_run_is_quiet_and_leaves_no_log_file(tmp_path):
+    done = launch(
+        "train.py", "--env=halfcheetah", "--total_steps=2000", "--eval_episodes=2", "--hidden=16,16", "--workdir=run",
+        "--episode_length=50", cached(), cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    for noise in ("Warning", "warp", "jaxopt", "MUJOCO", "settotalmass"):
+        assert noise not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]

@@ -1,0 +1,237 @@
+"""The host loop with real files, real signals and real processes: what a run leaves, and exact resumes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from rlx2_jax import files, policies
+from rlx2_jax.checkpoints import Checkpoints
+from rlx2_jax.config import resolve
+from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
+from rlx2_jax.training import program as programs
+from rlx2_jax.training import run as runs
+from rlx2_jax.training import train
+from tests.conftest import ROOT, small
+
+LAUNCHER = ROOT / "experiments" / "train.py"
+
+
+def quiet(config, workdir=None, **options):
+    return train(config, workdir, show_progress=False, **options)
+
+
+def final_state(workdir, config):
+    """The newest checkpoint of a run, as arrays on the host."""
+    program = programs.make_program(config)
+    template = jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams)
+    with Checkpoints(workdir, program.config.to_dict()) as checkpoints:
+        step, state, _ = checkpoints.restore(template, warn=pytest.fail)
+    return step, jax.device_get(state)
+
+
+def without_clocks(rows):
+    return [{k: v for k, v in row.items() if not k.endswith(("_second", "_seconds"))} for row in rows]
+
+
+def flags_of(config):
+    plain = {k: v for k, v in config.to_dict().items() if v is not None}
+    return [f"--{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in plain.items()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole uninterrupted run: workdir and result."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, quiet(small(), workdir)
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    workdir, result = finished
+    config = resolve(small())
+    assert json.loads((workdir / "config.json").read_text()) == json.loads(json.dumps(config.to_dict()))
+    rows = files.read_json_lines(workdir / "metrics.jsonl")
+    assert [row["env_steps"] for row in rows] == [400, 800, 1200]
+    expected = {"env_steps", "updates", "return_mean", "return_std", "critic_loss", "actor_loss", "q_mean"}
+    expected |= {"actor_sparsity", "critic_sparsity", "links_dropped", "links_grown", "policy_distance"}
+    expected |= {"replay_size", "n_step", "nonfinite", "steps_per_second", "updates_per_second"}
+    assert all(expected <= set(row) for row in rows)
+    assert rows[-1]["updates"] == 1000
+    assert rows[0]["n_step"] == 1
+    assert rows[-1]["n_step"] == 3
+    assert rows[0]["links_dropped"] == rows[0]["links_grown"] > 0
+    assert abs(rows[-1]["actor_sparsity"] - 0.9) < 0.01
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["score"] == pytest.approx(np.mean([row["return_mean"] for row in rows]))
+    assert summary["best"] == max(row["return_mean"] for row in rows)
+    assert summary["finished"] is True
+    assert 0 < summary["size_ratio"] < 0.2
+    for name in ("flops_train_ratio", "flops_test_ratio", "updates_per_second", "wall_seconds"):
+        assert summary[name] > 0
+    assert {"jax", "flax", "brax", "rlx2-jax"} <= set(summary["versions"])
+    assert (workdir / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert any(p.stat().st_size > 500 for p in (workdir / "tensorboard").iterdir())
+    assert result.summary["score"] == summary["score"]
+
+
+def test_the_policy_file_acts_as_the_trained_agent(finished):
+    workdir, result = finished
+    loaded = policies.load(workdir / "policy.npz")
+    chex.assert_trees_all_equal(loaded.params, jax.device_get(result.policy.params))
+    observation = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
+    program = programs.make_program(small())
+    expected = program.agent.mode(result.policy.params, observation)
+    np.testing.assert_allclose(loaded.act(observation), expected, atol=1e-6)
+    assert loaded.about["env_steps"] == 1200
+
+
+def test_each_program_is_traced_once_per_run(monkeypatch):
+    calls = []
+    original = programs.make_program
+
+    def counting(config):
+        program = original(config)
+
+        def chunk(*arguments):
+            calls.append("chunk")
+            return program.chunk(*arguments)
+
+        return program._replace(chunk=chunk)
+
+    monkeypatch.setattr(programs, "make_program", counting)
+    quiet(small())
+    assert calls == ["chunk"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_and_resumed_run_is_bit_identical_to_an_uninterrupted_one(finished, tmp_path, number):
+    # The check interval of 300 steps puts checkpoints between evaluations, where tallies are half full.
+    config = small(checkpoint_every=200)
+    stopped = quiet(config, tmp_path, on_report=lambda rows: os.kill(os.getpid(), number))
+    assert not stopped.finished
+    assert stopped.summary["env_steps"] == 400
+    resumed = quiet(config, tmp_path, resume=True)
+    assert resumed.finished
+    whole = quiet(config, tmp_path / "whole")
+    for (path, a), (_, b) in zip(
+        *(jax.tree_util.tree_leaves_with_path(final_state(w, config)) for w in (tmp_path, tmp_path / "whole")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+    assert without_clocks(files.read_json_lines(tmp_path / "metrics.jsonl")) == without_clocks(whole.rows)
+
+
+def test_a_killed_process_loses_at_most_the_steps_since_its_last_checkpoint(tmp_path):
+    config = small(checkpoint_every=200, total_steps=40_000, evolve_interval=400, seed=3)
+    command = [sys.executable, str(LAUNCHER), f"--workdir={tmp_path}", *flags_of(config)]
+    command.append(f"--compilation_cache={jax.config.jax_compilation_cache_dir}")
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    deadline = time.time() + 120
+    while len(list(tmp_path.glob("checksums/*.json"))) < 2 and process.poll() is None:
+        assert time.time() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, process.stderr.read().decode()
+    kept = max(int(p.stem) for p in tmp_path.glob("checksums/*.json"))
+    seen = files.read_json_lines(tmp_path / "metrics.jsonl")
+    assert seen[-1]["env_steps"] <= kept + config.checkpoint_every
+    resumed = quiet(config, tmp_path, resume=True)
+    whole = quiet(config, tmp_path / "whole")
+    assert without_clocks(resumed.rows) == without_clocks(whole.rows)
+    chex.assert_trees_all_equal(final_state(tmp_path, config), final_state(tmp_path / "whole", config))
+
+
+def damage_flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def damage_truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [damage_flip, damage_truncate, lambda path: path.unlink()])
+def test_a_damaged_checkpoint_gives_way_to_the_older_good_one(tmp_path, damage):
+    config = small(checkpoint_every=400)
+    whole = quiet(config, tmp_path)
+    data = max((tmp_path / "checkpoints" / "1200").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    damage(data)
+    resumed = quiet(config, tmp_path, resume=True)
+    assert without_clocks(resumed.rows) == without_clocks(whole.rows)
+    assert final_state(tmp_path, config)[0] == 1200
+
+
+def test_without_a_good_checkpoint_a_resume_is_refused_in_one_sentence(tmp_path):
+    config = small(checkpoint_every=400)
+    quiet(config, tmp_path)
+    for data in (tmp_path / "checkpoints").rglob("*"):
+        if data.is_file() and "ocdbt" in str(data):
+            damage_flip(data)
+    with pytest.raises(CheckpointError, match=r"no usable checkpoint .*is damaged.*another workdir\.$"):
+        quiet(config, tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_another_run_is_refused(finished, tmp_path):
+    config = small(seed=5)
+    quiet(config, tmp_path)
+    for name in ("checkpoints", "checksums"):
+        for path in (tmp_path / name).iterdir():
+            os.rename(path, tmp_path / f"{path.name}.old")
+        for path in (finished[0] / name).iterdir():
+            os.symlink(path, tmp_path / name / path.name)
+    with pytest.raises(CheckpointError, match=r"belongs to another run \(other seed\)"):
+        quiet(config, tmp_path, resume=True)
+
+
+def test_a_workdir_with_another_run_is_refused_unless_told_otherwise(finished, tmp_path):
+    workdir, _ = finished
+    with pytest.raises(WorkdirError, match=r"holds another run \(.*gamma=0.99 not 0.9"):
+        quiet(small(gamma=0.9), workdir)
+    with pytest.raises(WorkdirError, match="--resume"):
+        quiet(small(), workdir)
+    with pytest.raises(WorkdirError, match="no run to resume"):
+        quiet(small(), tmp_path / "empty", resume=True)
+    quiet(small(), tmp_path)
+    replaced = quiet(small(gamma=0.9), tmp_path, overwrite=True)
+    assert len(files.read_json_lines(tmp_path / "metrics.jsonl")) == len(replaced.rows)
+
+
+def test_a_state_that_does_not_fit_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ConfigError, match=r"need .* but .* left; lower --buffer_max"):
+        quiet(small(buffer_max=2_000_000_000), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_diverged_run_says_so_and_keeps_its_last_good_checkpoint(tmp_path):
+    config = small(critic_lr=1e30, checkpoint_every=200)
+    with pytest.raises(DivergedError, match=r"diverged between steps 200 and 400: .* step 200 is kept"):
+        quiet(config, tmp_path)
+    step, state = final_state(tmp_path, config)
+    assert step == 200
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.agent))
+
+
+def test_non_finite_transitions_are_counted_and_the_run_goes_on():
+    result = quiet(small(env="probe/fragile"))
+    assert result.summary["nonfinite"] > 0
+    assert result.finished
+
+
+def test_a_run_without_a_workdir_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert quiet(small()).rows
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_describe_names_the_last_evaluation(finished):
+    assert runs.describe(finished[1].rows).startswith("step 1,200: return ")
+    assert runs.describe([]) == "no evaluation yet"
