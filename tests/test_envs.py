@@ -118,7 +118,6 @@ def test_a_non_finite_action_is_not_finite_even_where_the_task_does_not_mind(act
         assert_finite(after)
 
 
-@pytest.mark.xfail(strict=True, reason="a non-finite step pays out the return of its episode")
 def test_an_episode_lost_to_a_non_finite_step_is_not_a_finished_one():
     """A finished return is one that the trainer counts as an episode, so that their quotient is a mean."""
     only_the_first = lambda s: ZERO(s).at[0].set(1.0)

@@ -17,10 +17,10 @@ CRITICS = networks.TwinMLP(SIZES[1:]).init(jax.random.key(1), jnp.zeros((1, SIZE
 
 
 @jax.jit
-def first_masks(links, width, seed):
+def first_masks(links, width, seed, params=CRITICS):
     """Masks by magnitude and at random, with traced numbers of links and a traced width."""
     key = jax.random.key(seed)
-    return [masks.initial_masks(key, CRITICS, links, width, random=r) for r in (False, True)]
+    return [masks.initial_masks(key, params, links, width, random=r) for r in (False, True)]
 
 
 @given(
@@ -47,7 +47,7 @@ def test_random_masks_depend_on_the_key_and_not_on_the_weights():
     pairs = zip(masks.kernels(one), masks.kernels(other), strict=True)
     assert any((np.asarray(a) != b).any() for a, b in pairs)
     doubled = jax.tree.map(lambda x: -2 * x, CRITICS)
-    again = masks.initial_masks(jax.random.key(0), doubled, links, 8, random=True)
+    again = first_masks(links, 8, 0, doubled)[1]
     for a, b in zip(masks.kernels(one), masks.kernels(again), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -18,6 +18,7 @@ add = jax.jit(replays.add)
 windows = jax.jit(replays.window, static_argnames="n_max")
 sample = jax.jit(replays.sample, static_argnames=("shape", "n_max"))
 drop_oldest = jax.jit(replays.drop_oldest)
+policy_distance = jax.jit(replays.policy_distance, static_argnames=("policy", "count", "kind"))
 
 
 class ListReplay:
@@ -221,7 +222,7 @@ def test_policy_distance_is_the_mean_over_the_oldest_valid_transitions(seed, len
         distances = [0.5 * np.mean((now(s, e) - s.mean[e]) ** 2) for s, e in oldest]
     else:
         distances = [np.linalg.norm(now(s, e) - s.action[e]) for s, e in oldest]
-    found = replays.policy_distance(memory, drift, count, kind)
+    found = policy_distance(memory, drift, count, kind)
     np.testing.assert_allclose(found, np.mean(distances) if oldest else 0, rtol=1e-5, atol=1e-7)
 
 

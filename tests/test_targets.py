@@ -6,9 +6,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlx2_jax.targets import n_step_window
+from rlx2_jax import targets
 
 BATCH = 4
+
+n_step_window = jax.jit(targets.n_step_window)
 
 
 def loop(reward, terminated, truncated, gamma):
@@ -45,7 +47,7 @@ def test_n_step_window_gives_the_published_targets(vectors):
 @given(windows())
 def test_n_step_window_agrees_with_a_loop(values):
     reward, terminated, truncated, gamma = values
-    total, discount, last = jax.jit(n_step_window)(*values)
+    total, discount, last = n_step_window(*values)
     assert last.dtype == np.int32
     for i in range(BATCH):
         expected = loop(reward[i].astype(float), terminated[i], truncated[i], gamma)

@@ -1,0 +1,46 @@
+"""Draw the learning curves of several runs in one picture.
+
+python experiments/plot.py --workdirs=runs/hopper-rlx2,runs/hopper-dense --output=hopper.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from rlx2_jax import files
+from rlx2_jax import flags as launcher
+from rlx2_jax.errors import ConfigError, WorkdirError
+from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.viz import curves
+
+WORKDIRS = flags.DEFINE_list("workdirs", [], "directories of the runs")
+OUTPUT = flags.DEFINE_string("output", None, "PNG file to write")
+TITLE = flags.DEFINE_string("title", None, "heading (default: task and agent of the first run)")
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Draw as the flags say."""
+    del argv
+    if not WORKDIRS.value or not OUTPUT.value:
+        raise ConfigError("nothing to draw; name runs with --workdirs and a PNG file with --output.")
+    runs, titles = {}, []
+    for name in WORKDIRS.value:
+        directory = Path(name)
+        config = workdirs.read_config(directory)
+        rows = files.read_json_lines(directory / "metrics.jsonl")
+        if not rows:
+            raise WorkdirError(f"{directory} holds no evaluation yet; let its run go on.")
+        label = config["method"]
+        if config["actor_sparsity"] or config["critic_sparsity"]:
+            label += f", {100 * config['actor_sparsity']:.3g} % / {100 * config['critic_sparsity']:.3g} % sparse"
+        runs[f"{label}, seed {config['seed']}"] = rows
+        titles.append(f"{config['agent'].upper()} on {config['env']} ({config['backend']})")
+    curves.save(curves.draw_comparison(runs, TITLE.value or titles[0]), Path(OUTPUT.value))
+    return 0
+
+
+if __name__ == "__main__":
+    launcher.run(main)
