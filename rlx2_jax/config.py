@@ -30,8 +30,8 @@ from rlx2_jax.sparsity import densities, methods
 PAPER_STEPS = 3_000_000
 """Length of the paper's runs, which its schedules belong to."""
 
-QUICK_STEPS = 25_000
-"""Length of a run on the quick tasks, inverted_pendulum and the probes."""
+QUICK_STEPS = {"td3": 25_000, "sac": 40_000}
+"""Length of a run on the quick tasks, inverted_pendulum and the probes, by agent."""
 
 NEVER = 2**31 - 1
 """A point in time that no run reaches (the counters are int32)."""
@@ -55,7 +55,9 @@ class Config:
     seed: int = _field(0, "seed of everything random in the run")
 
     # Length
-    total_steps: int | None = _field(None, "environment steps (default: 25000 for inverted_pendulum, else 1 million)")
+    total_steps: int | None = _field(
+        None, "environment steps (default: inverted_pendulum 25000, or 40000 for sac; else 1 million)"
+    )
     num_envs: int = _field(20, "environments stepped in parallel")
     update_ratio: float = _field(1.0, "critic updates per environment step")
     warmup_steps: int | None = _field(None, "random environment steps before learning (paper: 25000, scaled)")
@@ -127,7 +129,7 @@ class Config:
     @property
     def delay(self) -> int:
         """Critic updates per actor update; the resolved `policy_delay`."""
-        return self.policy_delay or {"td3": 2, "sac": 1}[self.agent]
+        return {"td3": 2, "sac": 1}[self.agent] if self.policy_delay is None else self.policy_delay
 
     @property
     def iterations_per_chunk(self) -> int:
@@ -164,6 +166,9 @@ class Config:
 def resolve(config: Config) -> Config:
     """Check a configuration and fill in every field left at None.
 
+    Change settings before resolving, not after: what is filled in belongs to the method and the length it was filled in
+    for. Resolving twice changes nothing.
+
     Raises:
       ConfigError: one sentence on what cannot be and how to mend it.
     """
@@ -175,10 +180,10 @@ def resolve(config: Config) -> Config:
 
     total = c.total_steps
     if total is None:
-        total = QUICK_STEPS if c.env == "inverted_pendulum" or c.env.startswith("probe/") else 1_000_000
+        total = QUICK_STEPS[c.agent] if c.env == "inverted_pendulum" or c.env.startswith("probe/") else 1_000_000
     _require(total >= E, f"total_steps={total} is less than one step of num_envs={E} environments.")
     scale = total / PAPER_STEPS if c.schedule_scale is None else c.schedule_scale
-    _require(scale > 0, f"schedule_scale={scale}: use a positive factor.")
+    _require(0 < scale < math.inf, f"schedule_scale={scale}: use a positive factor.")
 
     def scaled(value: int | None, paper: int, least: int = 1) -> int:
         return max(least, round(paper * scale)) if value is None else value
@@ -221,7 +226,7 @@ def resolve(config: Config) -> Config:
     )
     _require(
         needed <= buffer_min <= buffer_max,
-        f"buffer_min={buffer_min} must lie between {needed} (one batch) and buffer_max={buffer_max}.",
+        f"buffer_min={buffer_min} must lie between {needed} (one batch or window) and buffer_max={buffer_max}.",
     )
     resolved = dataclasses.replace(
         c,
@@ -236,7 +241,7 @@ def resolve(config: Config) -> Config:
         actor_sparsity=c.actor_sparsity if mechanisms.structure != "dense" else 0.0,
         critic_sparsity=c.critic_sparsity if mechanisms.structure != "dense" else 0.0,
         evolve_interval=scaled(c.evolve_interval, 10_000),
-        n_step_delay=scaled(c.n_step_delay, 300_000) if c.n_step_delay != 0 else 0,
+        n_step_delay=scaled(c.n_step_delay, 300_000),
         buffer_max=buffer_max,
         buffer_min=buffer_min,
         buffer_check_interval=scaled(c.buffer_check_interval, 10_000, least=E),
@@ -270,7 +275,7 @@ def _check_ranges(c: Config) -> None:
     for name, value in vars(c).items():
         if isinstance(value, int):
             _require(abs(value) <= NEVER, f"{name}={value} is too large; use at most {NEVER}.")
-    for name in ("episode_length", "batch_size", "eval_episodes", "reset_pool", "delay"):
+    for name in ("episode_length", "batch_size", "eval_episodes", "reset_pool", "policy_delay"):
         _require(getattr(c, name) >= 1, f"{name}={getattr(c, name)}: use at least 1.")
     for name in (
         "score_evaluations",
@@ -288,14 +293,32 @@ def _check_ranges(c: Config) -> None:
     for name in ("actor_sparsity", "critic_sparsity"):
         _require(0 <= getattr(c, name) < 1, f"{name}={getattr(c, name)}: use a sparsity in [0, 1).")
     _require(
-        len(c.hidden) >= 1 and min(c.hidden) >= 1,
-        f"hidden={c.hidden}: name at least one width of 1 or more.",
+        len(c.hidden) >= 1 and all(isinstance(h, int) and h >= 1 for h in c.hidden),
+        f"hidden={c.hidden}: name at least one width, each a whole number of 1 or more.",
     )
-    U = c.updates_per_iteration
+    delay = c.n_step_delay or 0
+    _require(delay >= 0, f"n_step_delay={delay}: use zero or more.")
+    updates = (c.total_steps or 0) * c.update_ratio
+    _require(updates <= NEVER, f"update_ratio={c.update_ratio:g} makes {updates:.2g} updates; use at most {NEVER}.")
+    for name, value in vars(c).items():
+        if isinstance(value, float):
+            _require(math.isfinite(value), f"{name}={value}: use a finite number.")
+    _check_updates(c)
+
+
+def _check_updates(c: Config) -> None:
+    """An iteration must hold whole cycles: its updates are a whole multiple of the policy delay."""
+
+    def fits(num_envs: int) -> bool:
+        cycles = num_envs * c.update_ratio / c.delay
+        return round(cycles) >= 1 and math.isclose(cycles, round(cycles))
+
+    advised = next((E for E in range(c.num_envs, c.num_envs + 1000) if fits(E)), None)
+    mend = "choose another update_ratio" if advised is None else f"use {advised} environments"
     _require(
-        c.delay <= U and U % c.delay == 0,
-        f"num_envs={c.num_envs} x update_ratio={c.update_ratio:g} gives {U} critic updates per iteration, "
-        f"which must be a multiple of policy_delay={c.delay}; use {c.delay * max(1, round(U / c.delay))} environments.",
+        fits(c.num_envs),
+        f"num_envs={c.num_envs} x update_ratio={c.update_ratio:g} critic updates per iteration are not a multiple of "
+        f"policy_delay={c.delay}; {mend}.",
     )
 
 

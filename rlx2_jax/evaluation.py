@@ -30,8 +30,8 @@ def episode_returns(env: Environment, policy: Policy, state: State, episode_leng
 
     def step(carry: tuple) -> tuple:
         steps, state, returns, alive = carry
-        action = jnp.clip(policy(state.observation), -1.0, 1.0)
-        state = jax.vmap(env.step)(state, action)
+        action = policy(state.observation)
+        state = jax.vmap(env.step)(state, jnp.clip(action, -1.0, 1.0))
         finite = jnp.isfinite(action).all(-1) & jnp.isfinite(state.observation).all(-1)
         reward = jnp.where(finite, state.reward, jnp.nan)
         returns = jnp.where(alive, returns + reward, returns)

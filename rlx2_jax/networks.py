@@ -39,6 +39,11 @@ def layer_shapes(sizes: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple(itertools.pairwise(sizes))
 
 
+def layers(tree: Params) -> list[str]:
+    """Names of a perceptron's layers, input to output."""
+    return sorted(tree, key=lambda name: int(name.rpartition("_")[2]))
+
+
 class MLP(nn.Module):
     """Perceptron with ReLU between its layers and a linear output.
 
@@ -135,11 +140,11 @@ def restrict(params: Params, width: jax.Array, orthogonal: bool) -> Params:
       width: live hidden units, a traced integer; the full width changes nothing.
       orthogonal: as in `MLP`.
     """
-    layers = sorted(params)
+    names = layers(params)
     result = {}
-    for i, name in enumerate(layers):
+    for i, name in enumerate(names):
         kernel, bias = params[name]["kernel"], params[name]["bias"]
-        support = kernel_support(kernel.shape, width, first=i == 0, last=i == len(layers) - 1)
+        support = kernel_support(kernel.shape, width, first=i == 0, last=i == len(names) - 1)
         fan_in = kernel.shape[-2]
         live_in = fan_in if i == 0 else jnp.minimum(width, fan_in)
         live_out = jnp.any(support, axis=-2)

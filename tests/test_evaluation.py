@@ -50,7 +50,6 @@ def test_a_policy_that_is_not_a_number_scores_nan_even_where_the_task_pays(name)
     assert np.isnan(returns(name, always(jnp.nan))).all()
 
 
-@pytest.mark.xfail(strict=True, reason="the action is looked at only after clipping")
 def test_a_policy_that_is_infinite_scores_nan_even_where_the_task_pays():
     assert np.isnan(returns("forever", always(jnp.inf))).all()
 

@@ -81,7 +81,6 @@ def test_sparsity_counts_kernels_and_not_biases():
     assert np.isclose(masks.sparsity(mask), 1 - 32 / (5 * 8 + 8 * 8 + 8 * 3))
 
 
-@pytest.mark.xfail(strict=True, reason="layers are sorted by name: Dense_10 comes before Dense_2")
 def test_kernels_come_input_to_output_also_beyond_ten_layers():
     sizes = (3, *range(4, 15), 2)
     params = jax.eval_shape(networks.MLP(sizes[1:]).init, KEY, jnp.zeros((1, 3)))["params"]

@@ -168,7 +168,7 @@ def evolve(
       The network, and how many links went and came.
     """
     params, mask = dict(network.params), dict(network.mask)
-    for name, layer_key in zip(sorted(params), jax.random.split(key, len(params)), strict=True):
+    for name, layer_key in zip(networks.layers(params), jax.random.split(key, len(params)), strict=True):
         weight = params[name]["kernel"]
         score = jnp.where(
             grow_gradient,

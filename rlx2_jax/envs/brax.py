@@ -27,10 +27,10 @@ class BraxEnvironment:
 
             self._env: Any = envs.get_environment(name, backend=backend)
 
-    @property
+    @functools.cached_property
     def observation_size(self) -> int:
-        """O."""
-        return int(self._env.observation_size)
+        """O, from shapes alone: Brax's own property runs a whole reset."""
+        return int(jax.eval_shape(self.reset, jax.random.PRNGKey(0)).observation.shape[-1])
 
     @property
     def action_size(self) -> int:
@@ -61,7 +61,7 @@ def _quiet() -> Any:
     """Silence what Brax and MuJoCo print at import and creation; none of it concerns a user."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        level = logging.root.level
+        disabled = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
             import mujoco
@@ -70,5 +70,4 @@ def _quiet() -> Any:
             mujoco.set_mju_user_warning(lambda message: None)
             yield
         finally:
-            logging.disable(logging.NOTSET)
-            logging.root.setLevel(level)
+            logging.disable(disabled)

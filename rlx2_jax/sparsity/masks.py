@@ -35,7 +35,7 @@ def initial_masks(
       width: live hidden units (see `networks.kernel_support`), traced.
       random: draw the links uniformly (the paper's text) instead of by magnitude (its release).
     """
-    layers = sorted(params)
+    layers = networks.layers(params)
     result = {}
     for i, (name, count, layer_key) in enumerate(zip(layers, links, jax.random.split(key, len(layers)), strict=True)):
         kernel, bias = params[name]["kernel"], params[name]["bias"]
@@ -70,7 +70,7 @@ def apply(tree: Any, masks: Masks) -> Any:
 
 def kernels(tree: Any) -> list[jax.Array]:
     """The kernel leaves of a parameter-shaped tree, input to output."""
-    return [tree[name]["kernel"] for name in sorted(tree)]
+    return [tree[name]["kernel"] for name in networks.layers(tree)]
 
 
 def sparsity(masks: Masks) -> jax.Array:

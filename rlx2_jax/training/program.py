@@ -333,10 +333,11 @@ def empty_tally(learning: base.Metrics) -> Tally:
 
 
 def finite(state: TrainState) -> jax.Array:
-    """Whether parameters and targets are finite and some experience is; false for a diverged run."""
-    leaves = jax.tree.leaves((state.agent.actor.params, state.agent.critic.params, state.agent.critic.target))
-    good = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
-    return good & jnp.isfinite(state.agent.log_alpha)
+    """Whether all parameters and targets, and some experience, are finite; false for a diverged run."""
+    actor, critic = state.agent.actor, state.agent.critic
+    learned = (actor.params, actor.target, critic.params, critic.target, state.agent.log_alpha)
+    good = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(learned)]).all()
+    return good & (state.nonfinite < jnp.maximum(state.progress.env_steps, 1))
 
 
 def make_train(
