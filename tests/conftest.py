@@ -1,7 +1,9 @@
-"""What all tests share: the compilation cache, the published vectors, small runs, and checks of sparsity."""
+"""What all tests share: the compilation cache, the reference vectors, small runs, and checks of sparsity."""
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import chex
 import hypothesis
@@ -28,7 +30,7 @@ hypothesis.settings.load_profile("tests")
 
 @pytest.fixture(scope="session")
 def vectors():
-    """Directory of the values published with the paper's release; copies of ../shared/vectors."""
+    """Directory of reference inputs and outputs: densities, a topology event, an n-step target batch."""
     return ROOT / "tests" / "vectors"
 
 
@@ -94,3 +96,20 @@ def assert_finite(tree):
     """No NaN and no infinity anywhere."""
     for leaf in jax.tree.leaves(tree):
         assert np.isfinite(np.asarray(leaf)).all()
+
+
+def launch(script, *arguments, cwd=None):
+    """Run a launcher as a person would; its code is fully optimised, unlike that of this process."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "experiments" / script), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=1500,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def cached():
+    """The flag that lets a launcher use the tests' compilation cache."""
+    return f"--compilation_cache={jax.config.jax_compilation_cache_dir}"

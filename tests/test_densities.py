@@ -10,7 +10,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rlx2_jax.sparsity import densities, erdos_renyi
-from tests.conftest import ROOT
 
 SHAPES = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=6)
 SPARSITY = st.floats(0, 0.99)
@@ -22,14 +21,6 @@ def solve(shapes, sparsity):
         return erdos_renyi(shapes, sparsity)
     except ValueError:
         assume(False)
-
-
-def test_vectors_are_copies_of_the_shared_ones(vectors):
-    shared = ROOT.parent / "shared" / "vectors"
-    if not shared.is_dir():
-        pytest.skip("a clone without shared/")
-    for file in shared.iterdir():
-        assert (vectors / file.name).read_bytes() == file.read_bytes()
 
 
 def test_erdos_renyi_gives_the_published_sparsities(vectors):

@@ -1,32 +1,12 @@
 """The command lines as a person types them: real processes, exit codes, and what they print."""
 
 import json
-import os
-import subprocess
-import sys
 
-import jax
 import pytest
 
 from rlx2_jax import presets
 from rlx2_jax.config import Config
-from tests.conftest import ROOT
-
-
-def launch(script, *arguments, cwd=None):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / script), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=560,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
-def cached():
-    return f"--compilation_cache={jax.config.jax_compilation_cache_dir}"
-
+from tests.conftest import cached, launch
 
 TINY_RUN = (
     "--env=probe/action",

@@ -129,24 +129,29 @@ def test_a_stopped_and_resumed_run_is_bit_identical_to_an_uninterrupted_one(fini
 
 
 def test_a_killed_process_loses_at_most_the_steps_since_its_last_checkpoint(tmp_path):
-    config = small(checkpoint_every=200, total_steps=40_000, evolve_interval=400, seed=3)
-    command = [sys.executable, str(LAUNCHER), f"--workdir={tmp_path}", *flags_of(config)]
-    command.append(f"--compilation_cache={jax.config.jax_compilation_cache_dir}")
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    deadline = time.time() + 120
-    while len(list(tmp_path.glob("checksums/*.json"))) < 2 and process.poll() is None:
+    config = small(checkpoint_every=400, total_steps=8000, evolve_interval=400, seed=3)
+
+    def command(workdir, *more):
+        cache = f"--compilation_cache={jax.config.jax_compilation_cache_dir}"
+        return [sys.executable, str(LAUNCHER), f"--workdir={workdir}", cache, *flags_of(config), *more]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen(command(killed), stderr=subprocess.PIPE)
+    deadline = time.time() + 200
+    while len(list(killed.glob("checksums/*.json"))) < 2 and process.poll() is None:
         assert time.time() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
     process.kill()
     process.wait()
     assert process.returncode == -signal.SIGKILL, process.stderr.read().decode()
-    kept = max(int(p.stem) for p in tmp_path.glob("checksums/*.json"))
-    seen = files.read_json_lines(tmp_path / "metrics.jsonl")
-    assert seen[-1]["env_steps"] <= kept + config.checkpoint_every
-    resumed = quiet(config, tmp_path, resume=True)
-    whole = quiet(config, tmp_path / "whole")
-    assert without_clocks(resumed.rows) == without_clocks(whole.rows)
-    chex.assert_trees_all_equal(final_state(tmp_path, config), final_state(tmp_path / "whole", config))
+    kept = max(int(p.stem) for p in killed.glob("checksums/*.json"))
+    seen = files.read_json_lines(killed / "metrics.jsonl")
+    assert seen[-1]["env_steps"] <= kept + config.checkpoint_every < config.total_steps
+    for arguments in (command(killed, "--resume"), command(whole)):
+        subprocess.run(arguments, check=True, capture_output=True)
+    rows = [without_clocks(files.read_json_lines(workdir / "metrics.jsonl")) for workdir in (killed, whole)]
+    assert rows[0] == rows[1]
+    chex.assert_trees_all_equal(final_state(killed, config), final_state(whole, config))
 
 
 def damage_flip(path):

@@ -48,6 +48,9 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
     Raises:
       WorkdirError: not writable, or holding a run that is not to be continued or replaced.
     """
+    path = workdir / "config.json"
+    if resume and not path.exists():
+        raise WorkdirError(f"workdir {workdir} holds no run to resume; start without --resume.")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):
@@ -56,7 +59,6 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
         raise WorkdirError(
             f"workdir {workdir} cannot be written ({error.strerror}); name another with --workdir."
         ) from None
-    path = workdir / "config.json"
     if overwrite and not resume:
         for name in CONTENTS:
             _remove(workdir / name)
@@ -79,8 +81,6 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
             raise WorkdirError(
                 f"workdir {workdir} holds this run already; continue it with --resume, or replace it with --overwrite."
             )
-    elif resume:
-        raise WorkdirError(f"workdir {workdir} holds no run to resume; start without --resume.")
     else:
         files.write_json(path, config.to_dict())
 
