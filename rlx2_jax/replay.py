@@ -22,6 +22,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from rlx2_jax.memory import tree_bytes
 from rlx2_jax.targets import n_step_window
 
 CONTINUES, TERMINATED, INVALID = 0, -1, -2
@@ -106,7 +107,7 @@ def final_slots(rows: int, episode_length: int) -> int:
 def num_bytes(capacity: int, num_envs: int, episode_length: int, observation_size: int, action_size: int) -> int:
     """Bytes of the ring, known before it is allocated."""
     shapes = jax.eval_shape(lambda: init(capacity, num_envs, episode_length, observation_size, action_size))
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+    return tree_bytes(shapes)
 
 
 def init(capacity: int, num_envs: int, episode_length: int, observation_size: int, action_size: int) -> Replay:

@@ -282,8 +282,6 @@ class _Run:
         summary = _summary(self, finished)
         if self.directory is not None:
             files.write_json(self.directory / "summary.json", summary)
-            if self.rows:
-                self._draw()
             assert self.events is not None
             self.events.close()
         if finished:
