@@ -37,6 +37,7 @@ NEVER = 2**31 - 1
 """A point in time that no run reaches (the counters are int32)."""
 
 AGENTS = ("td3", "sac")
+COMPUTE = ("masked", "packed", "auto")
 BACKENDS = ("generalized", "mjx", "spring", "positional")
 
 
@@ -107,11 +108,15 @@ class Config:
 
     # Where the paper's text and its published code differ (see presets.py)
     initial_mask: str = _field("magnitude", "first mask: magnitude (release) or random (paper)")
+    kernel_init: str = _field("release", "initial weights: release (TD3 uniform, SAC orthogonal) or lecun (normal)")
     distance: str = _field("half_mse", "policy distance: half_mse (release) or l2 (paper)")
     drop_rule: str = _field("once", "too distant data: drop a share once (release) or until_close (paper)")
     reset_moments: bool = _field(True, "zero the Adam moments of dropped links (release: no)")
     sac_explore: str = _field("sample", "SAC collects with: sample, or mode (release)")
     mask_initial_targets: bool = _field(True, "targets are sparse from the start (release: from the first Polyak step)")
+
+    # How it is computed; changes rounding, never what is computed
+    compute: str = _field("masked", "networks' products: masked (dense), packed (links only), auto (the faster here)")
 
     # Evaluation and bookkeeping
     eval_every: int | None = _field(None, "environment steps between evaluations (default: 5000, or a 20th of the run)")
@@ -259,7 +264,9 @@ def _check_names(c: Config) -> None:
         "agent": AGENTS,
         "backend": BACKENDS,
         "method": tuple(methods.METHODS),
+        "compute": COMPUTE,
         "initial_mask": ("magnitude", "random"),
+        "kernel_init": networks.KERNEL_INITS,
         "distance": ("half_mse", "l2"),
         "drop_rule": ("once", "until_close"),
         "sac_explore": ("sample", "mode"),
@@ -303,6 +310,12 @@ def _check_ranges(c: Config) -> None:
     for name, value in vars(c).items():
         if isinstance(value, float):
             _require(math.isfinite(value), f"{name}={value}: use a finite number.")
+    if c.compute == "packed":
+        for name in ("reset_moments", "mask_initial_targets"):
+            _require(
+                getattr(c, name),
+                f"{name}=False needs values off the links, which packed compute does not keep; use compute=masked.",
+            )
     _check_updates(c)
 
 
@@ -379,13 +392,17 @@ class Schedule(flax.struct.PyTreeNode):
     """Environment steps."""
 
 
-def make_hparams(config: Config, observation_size: int, action_size: int) -> HParams:
-    """The traced values of a resolved configuration, for an environment of the given sizes.
+def link_counts(config: Config, observation_size: int, action_size: int) -> dict[str, tuple[int, ...]]:
+    """Links of each matrix, input to output, of the `actor` and of one `critic`.
 
     Raises:
       ConfigError: a sparsity that these layers cannot have.
     """
-    c = config
+    return _structure(config, observation_size, action_size)[0]
+
+
+def _structure(c: Config, observation_size: int, action_size: int) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Links of each matrix and live hidden width, by network."""
     structure = methods.METHODS[c.method].structure
     sizes = {
         "actor": networks.actor_sizes(c.agent, observation_size, action_size, c.hidden),
@@ -407,6 +424,17 @@ def make_hparams(config: Config, observation_size: int, action_size: int) -> HPa
                 links[name] = densities.link_counts(shapes, densities.erdos_renyi(shapes, sparsity))
         except ValueError as error:
             raise ConfigError(f"{name}_sparsity={sparsity}: {error}") from None
+    return links, width
+
+
+def make_hparams(config: Config, observation_size: int, action_size: int) -> HParams:
+    """The traced values of a resolved configuration, for an environment of the given sizes.
+
+    Raises:
+      ConfigError: a sparsity that these layers cannot have.
+    """
+    c = config
+    links, width = _structure(c, observation_size, action_size)
     number = lambda value: jnp.asarray(value, jnp.float32)
     count = lambda value: jnp.asarray(value, jnp.int32)
     return HParams(

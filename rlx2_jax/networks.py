@@ -1,8 +1,8 @@
 """The networks: ReLU perceptrons in Flax linen, as in the paper's release.
 
 Parameters are the plain nested dicts that linen makes, `{"Dense_0": {"kernel": [in, out], "bias": [out]}, ...}`; the
-two critics are one network with a leading axis of 2. Nothing here knows of sparsity: weights that are absent are
-zeros.
+two critics are one network with a leading axis of 2. Weights that are absent are zeros, and nothing here needs to know
+which. Of a packed network they are one vector (see `sparsity.masks`), and `forward` takes the packed door.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rlx2_jax import kernels
+
 Params = Any
 """A pytree of arrays as linen makes it."""
 
 Initializer = Callable[..., jax.Array]
+
+KERNEL_INITS = ("release", "lecun")
 
 LOG_STD_RANGE = (-5.0, 2.0)
 """Bounds of the Gaussian actor's log standard deviation."""
@@ -49,18 +53,18 @@ class MLP(nn.Module):
 
     Attributes:
       features: widths of the layers, output last.
-      orthogonal: orthogonal kernels and zero biases (the release's SAC) instead of the uniform
-        `+-1/sqrt(fan_in)` for both (its TD3, PyTorch's default).
+      initial: `uniform`, `+-1/sqrt(fan_in)` for kernels and biases (PyTorch's default, the release's TD3); `orthogonal`
+        (its SAC) or `lecun`, normal with variance `1/fan_in`, both with zero biases.
     """
 
     features: Sequence[int]
-    orthogonal: bool = False
+    initial: str = "uniform"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map `[..., inputs]` to `[..., outputs]`."""
         for i, width in enumerate(self.features):
-            kernel_init, bias_init = _initializers(self.orthogonal, x.shape[-1])
+            kernel_init, bias_init = _initializers(self.initial, x.shape[-1])
             x = nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init)(x)
             if i < len(self.features) - 1:
                 x = nn.relu(x)
@@ -78,9 +82,16 @@ TwinMLP = nn.vmap(
 """Two perceptrons with one leading parameter axis: `[..., inputs]` to `[2, ..., outputs]`."""
 
 
-def _initializers(orthogonal: bool, fan_in: int) -> tuple[Initializer, Initializer]:
-    if orthogonal:
+def init_of(agent: str, kernel_init: str) -> str:
+    """What `MLP.initial` is for an agent and a `Config.kernel_init`."""
+    return {"td3": "uniform", "sac": "orthogonal"}[agent] if kernel_init == "release" else kernel_init
+
+
+def _initializers(init: str, fan_in: int) -> tuple[Initializer, Initializer]:
+    if init == "orthogonal":
         return nn.initializers.orthogonal(), nn.initializers.zeros
+    if init == "lecun":
+        return nn.initializers.lecun_normal(), nn.initializers.zeros
     bound = fan_in**-0.5
 
     def uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -99,11 +110,24 @@ def gaussian_head(output: jax.Array) -> tuple[jax.Array, jax.Array]:
     return mean, low + 0.5 * (high - low) * (jnp.tanh(log_std) + 1)
 
 
-def forward(network: nn.Module, params: Params, inputs: jax.Array) -> jax.Array:
-    """A network's output for the given parameters."""
-    output = network.apply({"params": params}, inputs)
-    assert isinstance(output, jax.Array)
-    return output
+def forward(network: nn.Module, params: Params, mask: Any, inputs: jax.Array) -> jax.Array:
+    """A network's output for the given parameters.
+
+    Args:
+      network: `MLP`, or `TwinMLP` for parameters with a leading axis.
+      params: its parameters, masked or packed.
+      mask: what stands beside them. A tuple of `Links` means packed parameters; other masks are not looked at, for
+        absent weights are zeros.
+      inputs: `[..., inputs]`.
+    """
+    if not isinstance(mask, tuple):
+        output = network.apply({"params": params}, inputs)
+        assert isinstance(output, jax.Array)
+        return output
+    packed = lambda params, links: kernels.perceptron(params, links, inputs)
+    for _ in range(params.ndim - 1):
+        packed = jax.vmap(packed)
+    return packed(params, mask)
 
 
 def deterministic_action(agent: str, output: jax.Array) -> jax.Array:
@@ -129,7 +153,7 @@ def sample_squashed(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tu
     return jnp.tanh(raw), (gaussian - squash).sum(-1)
 
 
-def restrict(params: Params, width: jax.Array, orthogonal: bool) -> Params:
+def restrict(params: Params, width: jax.Array, initial: str) -> Params:
     """Re-draw fresh parameters as those of a network with only `width` live units per hidden layer.
 
     For the method `tiny`: a narrow dense network, embedded in the shapes of the full one so that both are the same
@@ -138,7 +162,7 @@ def restrict(params: Params, width: jax.Array, orthogonal: bool) -> Params:
     Args:
       params: as initialised, kernels `[..., in, out]`.
       width: live hidden units, a traced integer; the full width changes nothing.
-      orthogonal: as in `MLP`.
+      initial: as in `MLP`.
     """
     names = layers(params)
     result = {}
@@ -148,7 +172,7 @@ def restrict(params: Params, width: jax.Array, orthogonal: bool) -> Params:
         fan_in = kernel.shape[-2]
         live_in = fan_in if i == 0 else jnp.minimum(width, fan_in)
         live_out = jnp.any(support, axis=-2)
-        if orthogonal:
+        if initial == "orthogonal":
             # The polar factor of a block of a Haar matrix is Haar on the block.
             kernel = jax.lax.cond(
                 width < max(kernel.shape[-2:]),

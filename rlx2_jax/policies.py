@@ -28,7 +28,7 @@ class Policy(NamedTuple):
     def act(self, observation: jax.Array) -> jax.Array:
         """Observation `[..., O]` to action `[..., A]` in [-1, 1]; jittable."""
         features = [self.params[name]["bias"].shape[0] for name in networks.layers(self.params)]
-        output = networks.forward(networks.MLP(features), self.params, jnp.asarray(observation))
+        output = networks.forward(networks.MLP(features), self.params, None, jnp.asarray(observation))
         return networks.deterministic_action(self.about["agent"], output)
 
 

@@ -31,8 +31,8 @@ def quiet(config, workdir=None, **options):
 def final_state(workdir, config):
     """The newest checkpoint of a run, as arrays on the host."""
     program = programs.make_program(config)
-    template = jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams)
-    with Checkpoints(workdir, program.config.to_dict()) as checkpoints:
+    template = jax.eval_shape(programs.unpack, jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams))
+    with Checkpoints(workdir, identity(program.config)) as checkpoints:
         step, state, _ = checkpoints.restore(template, warn=pytest.fail)
     return step, jax.device_get(state)
 
@@ -86,8 +86,8 @@ def test_the_policy_file_acts_as_the_trained_agent(finished):
     loaded = policies.load(workdir / "policy.npz")
     chex.assert_trees_all_equal(loaded.params, jax.device_get(result.policy.params))
     observation = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
-    program = programs.make_program(small())
-    expected = program.agent.mode(result.policy.params, observation)
+    agent = programs.make_program(small()).agent
+    expected = agent.mode(SparseNetwork(result.policy.params, None, None, None), observation)
     np.testing.assert_allclose(loaded.act(observation), expected, atol=1e-6)
     assert loaded.about["env_steps"] == 1200
 

@@ -7,7 +7,7 @@ forward pass therefore never multiplies by a mask, and `jax.grad` gives the dens
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import flax.struct
@@ -17,7 +17,7 @@ import optax
 from flax import linen as nn
 
 from rlx2_jax import networks
-from rlx2_jax.config import Config, HParams
+from rlx2_jax.config import Config, HParams, link_counts
 from rlx2_jax.replay import Batch
 from rlx2_jax.sparsity import masks as masking
 from rlx2_jax.sparsity import topology
@@ -36,7 +36,8 @@ class SparseNetwork(flax.struct.PyTreeNode):
 
     params: networks.Params
     mask: masking.Masks
-    """None for a dense network that pays for no masks; such a one cannot evolve."""
+    """Booleans; for a packed network a tuple of `Links`, and then the other leaves are vectors (see `masks.pack`); None
+    for a dense network that pays for no masks, which cannot evolve."""
     target: networks.Params
     """Polyak average of the parameters; None where the algorithm has none (SAC's actor)."""
     adam: optax.ScaleByAdamState
@@ -60,15 +61,16 @@ class Agent(NamedTuple):
     """(key, hparams) -> state."""
     explore: Callable[[AgentState, jax.Array, jax.Array, HParams], tuple[jax.Array, jax.Array]]
     """(state, observation `[E, O]`, key, hparams) -> (action taken, its noise-free mean), `[E, A]` each."""
-    mode: Callable[[networks.Params, jax.Array], jax.Array]
-    """(actor parameters, observation `[..., O]`) -> deterministic action `[..., A]`."""
+    mode: Callable[[SparseNetwork, jax.Array], jax.Array]
+    """(actor, observation `[..., O]`) -> deterministic action `[..., A]`."""
     updates: Callable[[AgentState, Batch, jax.Array, HParams, jax.Array], tuple[AgentState, Metrics]]
     """(state, batches `[U, B, ...]`, key, hparams, multi_step) -> (state, mean metrics). `multi_step` is an unbatched
     boolean: false promises windows of one step."""
     critic_gradient: Callable[[AgentState, Batch, jax.Array, HParams, jax.Array], networks.Params]
-    """Dense gradient of the critic loss on one batch `[B, ...]`: the grow score of a topology event."""
+    """Gradient of the critic loss on one batch `[B, ...]`: the grow score of a topology event, dense for a critic that
+    is not packed."""
     actor_gradient: Callable[[AgentState, Batch, jax.Array, HParams, jax.Array], networks.Params]
-    """Dense gradient of the actor loss on one batch."""
+    """The same of the actor loss."""
 
 
 def create(
@@ -80,12 +82,40 @@ def create(
     *,
     target: bool,
 ) -> SparseNetwork:
-    """A network sparse from the first step on, from freshly initialised dense parameters."""
-    params = networks.restrict(params, width, orthogonal=config.agent == "sac")
+    """A masked network, sparse from the first step on, from freshly initialised dense parameters."""
+    params = networks.restrict(params, width, initial=networks.init_of(config.agent, config.kernel_init))
     mask = masking.initial_masks(key, params, links, width, random=config.initial_mask == "random")
     sparse = masking.apply(params, mask)
     first_target = jax.tree.map(jnp.copy, sparse if config.mask_initial_targets else params)
     return SparseNetwork(params=sparse, mask=mask, target=first_target if target else None, adam=ADAM.init(sparse))
+
+
+def pack(network: SparseNetwork, counts: Sequence[int]) -> SparseNetwork:
+    """A masked network as a packed one, given how many links each matrix has, input to output."""
+    return _convert(network, masking.pack_masks(network.mask, counts), masking.pack)
+
+
+def unpack(network: SparseNetwork) -> SparseNetwork:
+    """Inverse of `pack`; a network that is not packed as it is."""
+    if not masking.is_packed(network.mask):
+        return network
+    unpacked = _convert(network, network.mask, masking.unpack)
+    return unpacked.replace(mask=masking.unpack_masks(network.mask))
+
+
+def _convert(network: SparseNetwork, mask: masking.Masks, function: Callable[[Any, Any], Any]) -> SparseNetwork:
+    adam = network.adam
+    return SparseNetwork(
+        params=function(network.params, mask),
+        mask=mask,
+        target=None if network.target is None else function(network.target, mask),
+        adam=adam._replace(mu=function(adam.mu, mask), nu=function(adam.nu, mask)),
+    )
+
+
+def counts(network: SparseNetwork) -> tuple[int, ...]:
+    """Links of each matrix of a packed network, input to output."""
+    return tuple(links.count for links in network.mask)
 
 
 def make_init(
@@ -97,7 +127,8 @@ def make_init(
     *,
     actor_target: bool,
 ) -> Callable[[jax.Array, HParams], AgentState]:
-    """An agent's `init`: both networks sparse, the temperature at 1."""
+    """An agent's `init`: both networks sparse, packed if so configured, the temperature at 1."""
+    packed = link_counts(config, observation_size, action_size) if config.compute == "packed" else None
 
     def init(key: jax.Array, hparams: HParams) -> AgentState:
         actor_key, critic_key, actor_mask_key, critic_mask_key = jax.random.split(key, 4)
@@ -106,23 +137,15 @@ def make_init(
         actor = actor_net.init(actor_key, observation)["params"]
         critic = critic_net.init(critic_key, both)["params"]
         log_alpha = jnp.zeros(())
+        h = hparams
+        actor_network = create(actor_mask_key, actor, h.actor_links, h.actor_width, config, target=actor_target)
+        critic_network = create(critic_mask_key, critic, h.critic_links, h.critic_width, config, target=True)
+        if packed is not None:
+            actor_network = pack(actor_network, packed["actor"])
+            critic_network = pack(critic_network, packed["critic"])
         return AgentState(
-            actor=create(
-                actor_mask_key,
-                actor,
-                hparams.actor_links,
-                hparams.actor_width,
-                config,
-                target=actor_target,
-            ),
-            critic=create(
-                critic_mask_key,
-                critic,
-                hparams.critic_links,
-                hparams.critic_width,
-                config,
-                target=True,
-            ),
+            actor=actor_network,
+            critic=critic_network,
             log_alpha=log_alpha,
             alpha_adam=ADAM.init(log_alpha),
         )
@@ -157,7 +180,7 @@ def evolve(
     """One topology event on all matrices of a network.
 
     Args:
-      network: to be rewired.
+      network: to be rewired, not packed.
       gradient: dense gradient of its loss.
       key: for random growth.
       fraction: share of the links to move, traced.
@@ -188,6 +211,14 @@ def evolve(
     target = None if network.target is None else masking.apply(network.target, mask)
     evolved = SparseNetwork(params=params, mask=mask, target=target, adam=adam)
     return evolved, count(network.mask, mask), count(mask, network.mask)
+
+
+def q_values(
+    network: nn.Module, params: networks.Params, mask: masking.Masks, observation: jax.Array, action: jax.Array
+) -> jax.Array:
+    """Values of state-action pairs: `[B]` of one critic, `[2, B]` of twins."""
+    inputs = jnp.concatenate([observation, action], -1)
+    return networks.forward(network, params, mask, inputs)[..., 0]
 
 
 def weighted_mean(values: jax.Array, weight: jax.Array) -> jax.Array:

@@ -27,26 +27,20 @@ from rlx2_jax.replay import Batch
 def make_sac(config: Config, observation_size: int, action_size: int) -> base.Agent:
     """SAC's functions for a resolved configuration and an environment's sizes."""
     sizes = networks.actor_sizes("sac", observation_size, action_size, config.hidden)
-    actor_net = networks.MLP(sizes[1:], orthogonal=True)
-    critic_net = networks.TwinMLP(
-        networks.critic_sizes(observation_size, action_size, config.hidden)[1:], orthogonal=True
-    )
+    init_name = networks.init_of("sac", config.kernel_init)
+    actor_net = networks.MLP(sizes[1:], init_name)
+    critic_net = networks.TwinMLP(networks.critic_sizes(observation_size, action_size, config.hidden)[1:], init_name)
     target_entropy = -float(action_size)
     delay = config.delay
 
-    def mode(params: networks.Params, observation: jax.Array) -> jax.Array:
-        output = networks.forward(actor_net, params, observation)
+    def mode(actor: base.SparseNetwork, observation: jax.Array) -> jax.Array:
+        output = networks.forward(actor_net, actor.params, actor.mask, observation)
         return networks.deterministic_action("sac", output)
 
-    def sample(params: networks.Params, observation: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        output = networks.forward(actor_net, params, observation)
+    def sample(actor: base.SparseNetwork, observation: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        output = networks.forward(actor_net, actor.params, actor.mask, observation)
         mean, log_std = networks.gaussian_head(output)
         return networks.sample_squashed(mean, log_std, jax.random.normal(key, mean.shape))
-
-    def q_values(params: networks.Params, observation: jax.Array, action: jax.Array) -> jax.Array:
-        """Both critics' values, `[2, B]`."""
-        inputs = jnp.concatenate([observation, action], -1)
-        return networks.forward(critic_net, params, inputs)[..., 0]
 
     def critic_loss(
         params: networks.Params,
@@ -57,15 +51,16 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
     ) -> tuple[jax.Array, jax.Array]:
         next_key, between_key = jax.random.split(key)
         alpha = jnp.exp(state.log_alpha)
-        action, log_prob = sample(state.actor.params, batch.next_observation, next_key)
-        next_q = q_values(state.critic.target, batch.next_observation, action).min(0)
+        action, log_prob = sample(state.actor, batch.next_observation, next_key)
+        mask = state.critic.mask
+        next_q = base.q_values(critic_net, state.critic.target, mask, batch.next_observation, action).min(0)
         # One-step windows hold no states in between; the branch saves the actor's passes over them.
         bonus = jax.lax.cond(
             multi_step,
             lambda: (
                 -alpha
                 * jnp.sum(
-                    batch.between_discount * sample(state.actor.params, batch.between, between_key)[1],
+                    batch.between_discount * sample(state.actor, batch.between, between_key)[1],
                     axis=-1,
                 )
             ),
@@ -74,14 +69,15 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         soft_value = next_q - alpha * log_prob
         target = batch.partial_return + bonus + batch.bootstrap_discount * soft_value
         target = jax.lax.stop_gradient(target)
-        q = q_values(params, batch.observation, batch.action)
+        q = base.q_values(critic_net, params, mask, batch.observation, batch.action)
         return base.weighted_mean((q - target) ** 2, batch.weight) * 2, q.mean()
 
     def actor_loss(
         params: networks.Params, state: base.AgentState, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        action, log_prob = sample(params, batch.observation, key)
-        q = q_values(state.critic.params, batch.observation, action).min(0)
+        action, log_prob = sample(state.actor.replace(params=params), batch.observation, key)
+        critic = state.critic
+        q = base.q_values(critic_net, critic.params, critic.mask, batch.observation, action).min(0)
         loss = base.weighted_mean(jnp.exp(state.log_alpha) * log_prob - q, batch.weight)
         return loss, base.weighted_mean(log_prob + target_entropy, batch.weight)
 
@@ -89,10 +85,10 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         state: base.AgentState, observation: jax.Array, key: jax.Array, hparams: HParams
     ) -> tuple[jax.Array, jax.Array]:
         del hparams
-        mean = mode(state.actor.params, observation)
+        mean = mode(state.actor, observation)
         if config.sac_explore == "mode":
             return mean, mean
-        return sample(state.actor.params, observation, key)[0], mean
+        return sample(state.actor, observation, key)[0], mean
 
     def updates(
         state: base.AgentState,

@@ -21,24 +21,24 @@ from rlx2_jax import networks
 from rlx2_jax.agents import base
 from rlx2_jax.config import Config, HParams
 from rlx2_jax.replay import Batch
+from rlx2_jax.sparsity.masks import Masks
 
 
 def make_td3(config: Config, observation_size: int, action_size: int) -> base.Agent:
     """TD3's functions for a resolved configuration and an environment's sizes."""
     sizes = networks.actor_sizes("td3", observation_size, action_size, config.hidden)
-    actor_net = networks.MLP(sizes[1:])
-    critic_net = networks.TwinMLP(networks.critic_sizes(observation_size, action_size, config.hidden)[1:])
+    init_name = networks.init_of("td3", config.kernel_init)
+    actor_net = networks.MLP(sizes[1:], init_name)
+    critic_net = networks.TwinMLP(networks.critic_sizes(observation_size, action_size, config.hidden)[1:], init_name)
     one_critic_net = networks.MLP(critic_net.features)
     delay = config.delay
 
-    def policy(params: networks.Params, observation: jax.Array) -> jax.Array:
-        output = networks.forward(actor_net, params, observation)
+    def policy(params: networks.Params, mask: Masks, observation: jax.Array) -> jax.Array:
+        output = networks.forward(actor_net, params, mask, observation)
         return networks.deterministic_action("td3", output)
 
-    def q_values(params: networks.Params, observation: jax.Array, action: jax.Array) -> jax.Array:
-        """Both critics' values, `[2, B]`."""
-        inputs = jnp.concatenate([observation, action], -1)
-        return networks.forward(critic_net, params, inputs)[..., 0]
+    def mode(actor: base.SparseNetwork, observation: jax.Array) -> jax.Array:
+        return policy(actor.params, actor.mask, observation)
 
     def critic_loss(
         params: networks.Params,
@@ -49,21 +49,23 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
     ) -> tuple[jax.Array, jax.Array]:
         bound = hparams.target_noise_clip
         noise = jnp.clip(hparams.target_noise * noise, -bound, bound)
-        action = jnp.clip(policy(state.actor.target, batch.next_observation) + noise, -1, 1)
-        next_q = q_values(state.critic.target, batch.next_observation, action).min(0)
+        action = jnp.clip(policy(state.actor.target, state.actor.mask, batch.next_observation) + noise, -1, 1)
+        mask = state.critic.mask
+        next_q = base.q_values(critic_net, state.critic.target, mask, batch.next_observation, action).min(0)
         target = batch.partial_return + batch.bootstrap_discount * next_q
-        q = q_values(params, batch.observation, batch.action)
+        q = base.q_values(critic_net, params, mask, batch.observation, batch.action)
         return base.weighted_mean((q - target) ** 2, batch.weight) * 2, q.mean()
 
-    def actor_loss(params: networks.Params, critic: networks.Params, batch: Batch) -> jax.Array:
-        inputs = jnp.concatenate([batch.observation, policy(params, batch.observation)], -1)
-        q = networks.forward(one_critic_net, base.first(critic), inputs)[..., 0]
+    def actor_loss(params: networks.Params, state: base.AgentState, batch: Batch) -> jax.Array:
+        action = policy(params, state.actor.mask, batch.observation)
+        critic, mask = base.first((state.critic.params, state.critic.mask))
+        q = base.q_values(one_critic_net, critic, mask, batch.observation, action)
         return -base.weighted_mean(q, batch.weight)
 
     def explore(
         state: base.AgentState, observation: jax.Array, key: jax.Array, hparams: HParams
     ) -> tuple[jax.Array, jax.Array]:
-        mean = policy(state.actor.params, observation)
+        mean = mode(state.actor, observation)
         noise = hparams.explore_noise * jax.random.normal(key, mean.shape)
         return jnp.clip(mean + noise, -1, 1), mean
 
@@ -89,7 +91,7 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
 
         def cycle(state: base.AgentState, item: tuple[Batch, jax.Array]) -> tuple[base.AgentState, base.Metrics]:
             state, (critic_losses, q_means) = jax.lax.scan(critic_update, state, item)
-            loss, gradient = jax.value_and_grad(actor_loss)(state.actor.params, state.critic.params, base.last(item[0]))
+            loss, gradient = jax.value_and_grad(actor_loss)(state.actor.params, state, base.last(item[0]))
             state = state.replace(
                 actor=base.polyak(base.descend(state.actor, gradient, hparams.actor_lr), hparams.tau),
                 critic=base.polyak(state.critic, hparams.tau),
@@ -123,7 +125,7 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
         multi_step: jax.Array,
     ) -> networks.Params:
         del key, hparams, multi_step
-        return jax.grad(actor_loss)(state.actor.params, state.critic.params, batch)
+        return jax.grad(actor_loss)(state.actor.params, state, batch)
 
     init = base.make_init(actor_net, critic_net, observation_size, action_size, config, actor_target=True)
-    return base.Agent(init, explore, policy, updates, critic_gradient, actor_gradient)
+    return base.Agent(init, explore, mode, updates, critic_gradient, actor_gradient)

@@ -1,21 +1,25 @@
 """Masks as pytrees beside the parameters: kernels get a boolean array, biases are always dense.
 
-Kernels are `[in, out]`, or `[2, in, out]` for the twin critics, whose matrices are masked one by one.
+Kernels are `[in, out]`, or `[2, in, out]` for the twin critics, whose matrices are masked one by one. A packed network
+has a tuple of `Links` for a mask, and its parameters are one vector of all layers' values and biases; `pack` and
+`unpack` convert, exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rlx2_jax import networks
+from rlx2_jax.sparsity import links as packing
 from rlx2_jax.sparsity import topology
+from rlx2_jax.sparsity.links import Links
 
 Masks = Any
-"""A pytree of booleans shaped like the parameters."""
+"""A pytree of booleans shaped like the parameters, or, for a packed network, a tuple of `Links`."""
 
 
 def initial_masks(
@@ -61,9 +65,68 @@ def per_matrix(function: Any) -> Any:
     return lifted
 
 
+def is_packed(masks: Masks) -> bool:
+    """Whether a network with these masks is packed: a property of the structure, known when tracing."""
+    return isinstance(masks, tuple)
+
+
+def pack_masks(masks: Masks, counts: Sequence[int]) -> tuple[Links, ...]:
+    """Boolean masks as `Links`, given how many links each matrix has, input to output."""
+    return tuple(
+        per_matrix(lambda mask, count=count: packing.from_mask(mask, count))(mask)
+        for mask, count in zip(kernels(masks), counts, strict=True)
+    )
+
+
+def unpack_masks(links: tuple[Links, ...]) -> Masks:
+    """Inverse of `pack_masks`."""
+    return {
+        f"Dense_{i}": {
+            "kernel": _per_network(packing.to_mask, link)(link),
+            "bias": jnp.ones(link.row_start[..., 1:].shape, bool),
+        }
+        for i, link in enumerate(links)
+    }
+
+
+def pack(tree: Any, links: tuple[Links, ...]) -> jax.Array:
+    """Parameters, or a tree like them, as one vector: of each layer in turn, the values on its links and the biases.
+
+    What is off the links is lost.
+    """
+
+    def pack_one(tree: Any, links: tuple[Links, ...]) -> jax.Array:
+        layers = [tree[name] for name in networks.layers(tree)]
+        parts: list[jax.Array] = []
+        for layer, link in zip(layers, links, strict=True):
+            parts += [packing.pack(layer["kernel"], link), layer["bias"]]
+        return jnp.concatenate(parts)
+
+    return _per_network(pack_one, links[0])(tree, links)
+
+
+def unpack(vector: jax.Array, links: tuple[Links, ...]) -> Any:
+    """Inverse of `pack`: zeros off the links."""
+
+    def unpack_one(vector: jax.Array, links: tuple[Links, ...]) -> Any:
+        return {
+            f"Dense_{i}": {"kernel": packing.unpack(values, link), "bias": bias}
+            for i, (link, (values, bias)) in enumerate(zip(links, packing.split(vector, links), strict=True))
+        }
+
+    return _per_network(unpack_one, links[0])(vector, links)
+
+
+def _per_network(function: Callable[..., Any], links: Links) -> Callable[..., Any]:
+    """Lift a function of one network to twins, if the given links have a leading axis."""
+    for _ in range(links.inputs.ndim - 1):
+        function = jax.vmap(function)
+    return function
+
+
 def apply(tree: Any, masks: Masks) -> Any:
-    """Zero everything off the mask; None stands for a mask of ones."""
-    if masks is None:
+    """Zero everything off the mask; None stands for a mask of ones, and a packed tree has nothing off it."""
+    if masks is None or is_packed(masks):
         return tree
     return jax.tree.map(lambda x, m: jnp.where(m, x, 0), tree, masks)
 
@@ -75,7 +138,7 @@ def kernels(tree: Any) -> list[jax.Array]:
 
 def sparsity(masks: Masks) -> jax.Array:
     """Share of the weights (kernels, not biases) that is absent."""
-    leaves = kernels(masks)
+    leaves = kernels(unpack_masks(masks) if is_packed(masks) else masks)
     links = jnp.stack([jnp.sum(leaf) for leaf in leaves]).sum()
     weights = sum(leaf.size for leaf in leaves)
     return (weights - links) / weights

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from rlx2_jax import envs, evaluation
 from rlx2_jax import replay as replays
 from rlx2_jax.agents import Agent, AgentState, base, make_agent
-from rlx2_jax.config import Config, HParams, Schedule, make_hparams, make_schedule, resolve
+from rlx2_jax.config import Config, HParams, Schedule, link_counts, make_hparams, make_schedule, resolve
 from rlx2_jax.replay import Replay
 from rlx2_jax.sparsity import masks, topology
 
@@ -95,6 +95,8 @@ class Program(NamedTuple):
     """(agent state, replay, key, hparams, multi_step) -> (agent state, metrics): one iteration's updates alone."""
     report: Callable[[TrainState, HParams, Schedule], tuple[TrainState, Report]]
     """(state, hparams, schedule) -> (state with an empty tally, report)."""
+    pack: Callable[[TrainState], TrainState]
+    """The state of a masked run as one of a packed run of the same configuration; inverse of `unpack`."""
 
 
 def make_program(config: Config) -> Program:
@@ -163,20 +165,25 @@ def make_program(config: Config) -> Program:
         sample_key, gradient_key, grow_key = jax.random.split(key, 3)
         n_step = jnp.where(multi_step, hparams.n_step, 1)
         batch = replays.sample(replay, sample_key, (B,), n_step, n_max, hparams.gamma)
+        # Scores are dense gradients, so a packed network is unpacked for the event.
+        before = getattr(state, name)
+        unpacked = base.unpack(before)
         network, dropped, grown = base.evolve(
-            getattr(state, name),
-            gradient(state, batch, gradient_key, hparams, multi_step),
+            unpacked,
+            gradient(state.replace(**{name: unpacked}), batch, gradient_key, hparams, multi_step),
             grow_key,
             topology.drop_fraction_at(hparams.drop_fraction, call, end),
             hparams.grow_gradient,
             reset_moments=config.reset_moments,
         )
+        if masks.is_packed(before.mask):
+            network = base.pack(network, base.counts(before))
         return state.replace(**{name: network}), dropped, grown
 
     def check_buffer(agent_state: AgentState, replay: Replay, hparams: HParams) -> tuple[jax.Array, jax.Array]:
         return replays.shrink(
             replay,
-            lambda observation: agent.mode(agent_state.actor.params, observation),
+            lambda observation: agent.mode(agent_state.actor, observation),
             OLDEST_BATCHES * B,
             config.distance,
             threshold=jnp.where(hparams.dynamic_buffer, hparams.distance_threshold, jnp.inf),
@@ -272,10 +279,10 @@ def make_program(config: Config) -> Program:
         return jax.lax.scan(body, state, length=config.iterations_per_chunk)[0]
 
     def report(state: TrainState, hparams: HParams, schedule: Schedule) -> tuple[TrainState, Report]:
-        params = state.agent.actor.params
+        actor = state.agent.actor
         returns = evaluation.episode_returns(
             env,
-            lambda observation: agent.mode(params, observation),
+            lambda observation: agent.mode(actor, observation),
             jax.tree.map(lambda x: x[: config.eval_episodes], state.envs.pool),
             config.episode_length,
         )
@@ -300,6 +307,12 @@ def make_program(config: Config) -> Program:
         emptied = empty_tally(jax.tree.map(jnp.zeros_like, tally.learning))
         return state.replace(tally=emptied), values
 
+    def pack(state: TrainState) -> TrainState:
+        counts = link_counts(config, env.observation_size, env.action_size)
+        agent = state.agent
+        actor, critic = base.pack(agent.actor, counts["actor"]), base.pack(agent.critic, counts["critic"])
+        return state.replace(agent=agent.replace(actor=actor, critic=critic))
+
     return Program(
         config=config,
         env=env,
@@ -311,7 +324,14 @@ def make_program(config: Config) -> Program:
         chunk=chunk,
         learn=learn,
         report=report,
+        pack=pack,
     )
+
+
+def unpack(state: TrainState) -> TrainState:
+    """The state of a packed run as one of a masked run, exactly; that of a masked run as it is."""
+    agent = state.agent
+    return state.replace(agent=agent.replace(actor=base.unpack(agent.actor), critic=base.unpack(agent.critic)))
 
 
 def crossed(before: jax.Array, after: jax.Array, interval: jax.Array) -> jax.Array:

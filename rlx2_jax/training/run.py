@@ -24,8 +24,9 @@ import numpy as np
 
 from rlx2_jax import __version__, accounting, files, memory, policies
 from rlx2_jax.checkpoints import Checkpoints
-from rlx2_jax.config import Config
+from rlx2_jax.config import Config, resolve
 from rlx2_jax.errors import DivergedError
+from rlx2_jax.training import compute
 from rlx2_jax.training import program as programs
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.display import Display
@@ -58,7 +59,12 @@ class _Compiled(NamedTuple):
     chunk: Callable[..., Any]
     report: Callable[..., Any]
     finite: Callable[..., Any]
+    unpack: Callable[..., Any]
+    pack: Callable[..., Any]
+    actor: Callable[..., Any]
+    """The actor's parameters, unpacked."""
     template: Any
+    """Of a checkpoint: the state, unpacked, so that a run can be resumed in either way of computing."""
     seconds: float
 
 
@@ -90,7 +96,8 @@ def train(
       CheckpointError: nothing good to resume from, or a checkpoint that cannot be written.
       DivergedError: values stopped being finite; the last good checkpoint is kept.
     """
-    program = programs.make_program(config)
+    say: list[str] = []
+    program = programs.make_program(compute.choose(resolve(config), say.append))
     directory = None if workdir is None else Path(workdir)
     if resume and directory is None:
         raise workdirs.WorkdirError("there is nothing to resume without a workdir; name one.")
@@ -103,9 +110,10 @@ def train(
         display = stack.enter_context(Display(program.config.total_steps, show_progress))
         checkpoints = None
         if directory is not None:
-            checkpoints = stack.enter_context(Checkpoints(directory, program.config.to_dict()))
+            checkpoints = stack.enter_context(Checkpoints(directory, workdirs.identity(program.config)))
         display.say(_headline(program))
-        display.say(size_line)
+        for line in (*say, size_line):
+            display.say(line)
         run = _Run(program, directory, checkpoints, display, on_report)
         run.start(resume)
         return run.go(stop)
@@ -143,7 +151,8 @@ class _Run:
         """Put the state on the device: fresh, or from the last good checkpoint."""
         if resume:
             assert self.checkpoints is not None and self.directory is not None
-            self.steps, self.state, record = self.checkpoints.restore(self.compiled.template, warn=self.display.say)
+            self.steps, restored, record = self.checkpoints.restore(self.compiled.template, warn=self.display.say)
+            self.state = self.compiled.pack(restored)
             self.saved_at = self.steps
             self.training_seconds = record["training_seconds"]
             self.earlier_seconds = record["wall_seconds"]
@@ -245,7 +254,7 @@ class _Run:
 
     def _save_policy(self, name: str) -> None:
         assert self.directory is not None
-        policies.save(self.directory / name, self.state.agent.actor.params, self._about_policy())
+        policies.save(self.directory / name, self.compiled.actor(self.state), self._about_policy())
 
     def _draw(self) -> None:
         assert self.directory is not None
@@ -263,7 +272,7 @@ class _Run:
             "training_seconds": self.training_seconds,
             "wall_seconds": self._wall_seconds(),
         }
-        self.checkpoints.save(self.steps, self.state, record)
+        self.checkpoints.save(self.steps, self.compiled.unpack(self.state), record)
         self.saved_at = self.steps
 
     def _diverged(self, what: str) -> None:
@@ -292,7 +301,7 @@ class _Run:
                 f"{summary['updates_per_second']:,.0f} updates/s, {summary['wall_seconds']:,.0f} s in all"
                 + ("" if self.directory is None else f"; files in {self.directory}")
             )
-        policy = policies.Policy(self.state.agent.actor.params, self._about_policy())
+        policy = policies.Policy(self.compiled.actor(self.state), self._about_policy())
         return Result(summary, self.rows, policy, finished)
 
 
@@ -318,6 +327,7 @@ def _summary(run: _Run, finished: bool) -> dict[str, Any]:
         "wall_seconds": run._wall_seconds(),
         "compile_seconds": run.compiled.seconds,
         "nonfinite": int(run.state.nonfinite),
+        "compute": c.compute,
         "device": jax.devices()[0].device_kind,
         "versions": _versions(),
     }
@@ -346,7 +356,23 @@ def _compile(program: programs.Program) -> _Compiled:
     )
     with ThreadPoolExecutor() as pool:
         init, renew, chunk, report, finite = pool.map(lambda part: part.compile(), lowered)
-    return _Compiled(init, renew, chunk, report, finite, template, time.perf_counter() - began)
+    packed = program.config.compute == "packed"
+    return _Compiled(
+        init,
+        renew,
+        chunk,
+        report,
+        finite,
+        unpack=jax.jit(programs.unpack) if packed else _same,
+        pack=jax.jit(program.pack) if packed else _same,
+        actor=jax.jit(lambda state: programs.unpack(state).agent.actor.params),
+        template=jax.eval_shape(programs.unpack, template),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _same(state: Any) -> Any:
+    return state
 
 
 def _check_memory(program: programs.Program) -> str:
@@ -370,7 +396,7 @@ def _headline(program: programs.Program) -> str:
         f"{c.method} {c.agent} on {c.env}"
         + ("" if c.env.startswith("probe/") else f" ({c.backend})")
         + f", sparsity {100 * c.actor_sparsity:.3g} % actor, {100 * c.critic_sparsity:.3g} % critic; "
-        f"{c.total_steps:,} steps, {c.num_envs} environments, seed {c.seed}; "
+        f"{c.total_steps:,} steps, {c.num_envs} environments, seed {c.seed}; {c.compute} compute, "
         f"{jax.devices()[0].device_kind}"
     )
 

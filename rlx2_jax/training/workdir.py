@@ -36,6 +36,15 @@ CONTENTS = (
 )
 
 
+COMPUTE = "compute"
+"""The field that says how, not what: a run may be resumed with another."""
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The values that make a resolved configuration this run and no other."""
+    return {name: value for name, value in config.to_dict().items() if name != COMPUTE}
+
+
 def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
     """Make the directory fit for this run, or refuse.
 
@@ -69,8 +78,8 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
             raise WorkdirError(
                 f"{path} is damaged; name another --workdir, or replace the run with --overwrite."
             ) from None
-        wanted = json.loads(json.dumps(config.to_dict()))
-        other = sorted(k for k in {*held, *wanted} if held.get(k) != wanted.get(k))
+        wanted = json.loads(json.dumps(identity(config)))
+        other = sorted(k for k in {*held, *wanted} - {COMPUTE} if held.get(k) != wanted.get(k))
         if other:
             differences = ", ".join(f"{k}={held.get(k)} not {wanted.get(k)}" for k in other[:4])
             raise WorkdirError(

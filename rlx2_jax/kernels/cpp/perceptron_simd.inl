@@ -1,0 +1,216 @@
+// The products for one instruction set: included once per set by perceptron.cc, inside a namespace of its own and with
+// LANES set. Vectors are the compiler's generic ones, so the same text serves every processor.
+
+typedef float Vec __attribute__((vector_size(LANES * 4), may_alias));
+typedef int32_t Mask __attribute__((vector_size(LANES * 4), may_alias));
+
+constexpr int kVectors = kTile / LANES;
+
+static inline Vec Splat(float value) { return Vec{} + value; }
+static inline Vec Load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
+static inline void Store(float* p, Vec value) { *reinterpret_cast<Vec*>(p) = value; }
+
+// Sums of the lanes of four vectors. Halves are added until four lanes are left of each, which are then transposed.
+typedef float Four __attribute__((vector_size(16)));
+
+static inline Four Fold(Vec v) {
+#if LANES == 16
+  typedef float Eight __attribute__((vector_size(32)));
+  const Eight half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                     __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  return __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7);
+#elif LANES == 8
+  return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+#else
+  return v;
+#endif
+}
+
+static inline Four Sums(Vec v0, Vec v1, Vec v2, Vec v3) {
+  const Four a = Fold(v0), b = Fold(v1), c = Fold(v2), d = Fold(v3);
+  const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Four cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+
+static inline float Sum(Vec v) {
+  const Four four = Fold(v);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// rows [count][TILE] <- samples [samples, count], zeros beyond the last sample.
+static inline void ToRows(const float* samples, int64_t present, int64_t count, float* rows) {
+  for (int64_t f = 0; f < count; ++f) {
+    float* row = rows + f * kTile;
+    for (int64_t b = 0; b < present; ++b) row[b] = samples[b * count + f];
+    for (int64_t b = present; b < kTile; ++b) row[b] = 0.0f;
+  }
+}
+
+static inline void FromRows(const float* rows, int64_t present, int64_t count, float* samples) {
+  for (int64_t b = 0; b < present; ++b) {
+    for (int64_t f = 0; f < count; ++f) samples[b * count + f] = rows[f * kTile + b];
+  }
+}
+
+static inline int64_t Present(const Network& net, int64_t tile) {
+  const int64_t left = net.batch - tile * kTile;
+  return left < kTile ? left : kTile;
+}
+
+static void Forward(const Network& net, int64_t tile, float* scratch) {
+  const int64_t features = net.features();
+  float* x = net.activations ? net.activations + tile * features * kTile : scratch;
+  float* const out_rows = net.activations ? scratch : scratch + features * kTile;
+  const int64_t present = Present(net, tile);
+  ToRows(net.x + tile * kTile * net.layers[0].in, present, net.layers[0].in, x);
+  for (int64_t l = 0; l < net.depth; ++l) {
+    const Layer& layer = net.layers[l];
+    const bool last = l == net.depth - 1;
+    float* y = last ? out_rows : x + layer.in * kTile;
+    for (int64_t o = 0; o < layer.out; ++o) {
+      Vec sum[kVectors];
+      for (int v = 0; v < kVectors; ++v) sum[v] = Splat(layer.bias[o]);
+      for (int32_t k = layer.row_start[o]; k < layer.row_start[o + 1]; ++k) {
+        const Vec weight = Splat(layer.values[k]);
+        const float* row = x + static_cast<int64_t>(layer.inputs[k]) * kTile;
+        for (int v = 0; v < kVectors; ++v) sum[v] += weight * Load(row + v * LANES);
+      }
+      for (int v = 0; v < kVectors; ++v) {
+        // ReLU that lets NaN through.
+        if (!last) sum[v] = reinterpret_cast<Vec>(reinterpret_cast<Mask>(sum[v]) & ~(sum[v] < 0.0f));
+        Store(y + o * kTile + v * LANES, sum[v]);
+      }
+    }
+    x = y;
+  }
+  const int64_t out = net.layers[net.depth - 1].out;
+  FromRows(out_rows, present, out, net.y + tile * kTile * out);
+}
+
+static void Backward(const Network& net, int64_t tile, float* scratch) {
+  const int64_t present = Present(net, tile);
+  const Layer& top = net.layers[net.depth - 1];
+  const float* activations = net.activations + tile * net.features() * kTile;
+  // Deltas of the layers stand in the order of the layers; walk them from the top.
+  int64_t feature_row = net.features(), delta_row = net.outputs() - top.out;
+  float* deltas = net.deltas + tile * net.outputs() * kTile;
+  ToRows(net.dy + tile * kTile * top.out, present, top.out, deltas + delta_row * kTile);
+  for (int64_t l = net.depth - 1; l >= 0; --l) {
+    const Layer& layer = net.layers[l];
+    feature_row -= layer.in;
+    if (l == 0 && !net.dx) break;
+    const float* dy = deltas + delta_row * kTile;
+    delta_row -= layer.in;
+    float* dx = l == 0 ? scratch : deltas + delta_row * kTile;
+    for (int64_t i = 0; i < layer.in; ++i) {
+      Vec sum[kVectors];
+      for (int v = 0; v < kVectors; ++v) sum[v] = Vec{};
+      for (int32_t k = layer.column_start[i]; k < layer.column_start[i + 1]; ++k) {
+        const Vec weight = Splat(layer.values[layer.order[k]]);
+        const float* row = dy + static_cast<int64_t>(layer.outputs[k]) * kTile;
+        for (int v = 0; v < kVectors; ++v) sum[v] += weight * Load(row + v * LANES);
+      }
+      const float* x = activations + (feature_row + i) * kTile;
+      for (int v = 0; v < kVectors; ++v) {
+        if (l > 0) sum[v] = reinterpret_cast<Vec>(reinterpret_cast<Mask>(sum[v]) & (Load(x + v * LANES) > 0.0f));
+        Store(dx + i * kTile + v * LANES, sum[v]);
+      }
+    }
+  }
+  if (net.dx) FromRows(scratch, present, net.layers[0].in, net.dx + tile * kTile * net.layers[0].in);
+}
+
+// Gradients of N links of one output: N dot products over all samples at once. With `bias`, its gradient too.
+template <int N, bool bias>
+static inline void Dots(const float* x, const float* dy, int64_t tiles, int64_t x_stride, int64_t dy_stride,
+                        const int32_t* inputs, float* gradient, float* bias_gradient) {
+  Vec sum[N + 1];
+  const float* rows[N + 1];
+  sum[N] = Vec{};
+  for (int n = 0; n < N; ++n) {
+    sum[n] = Vec{};
+    rows[n] = x + static_cast<int64_t>(inputs[n]) * kTile;
+  }
+  for (int64_t t = 0; t < tiles; ++t) {
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec d = Load(dy + t * dy_stride + v * LANES);
+      for (int n = 0; n < N; ++n) sum[n] += d * Load(rows[n] + t * x_stride + v * LANES);
+      if (bias) sum[N] += d;
+    }
+  }
+  int n = 0;
+  for (; n + 4 <= N; n += 4) {
+    const Four sums = Sums(sum[n], sum[n + 1], sum[n + 2], sum[n + 3]);
+    __builtin_memcpy(gradient + n, &sums, sizeof(sums));
+  }
+  for (; n < N; ++n) gradient[n] = Sum(sum[n]);
+  if (bias) *bias_gradient = Sum(sum[N]);
+}
+
+static void Weights(const Network& net, int64_t first_link, int64_t last_link) {
+  const int64_t tiles = net.tiles(), x_stride = net.features() * kTile, dy_stride = net.outputs() * kTile;
+  int64_t base = 0, feature_row = 0, delta_row = 0;
+  for (int64_t l = 0; l < net.depth; ++l) {
+    const Layer& layer = net.layers[l];
+    const float* x = net.activations + feature_row * kTile;
+    for (int64_t o = 0; o < layer.out; ++o) {
+      const int64_t start = layer.row_start[o], end = layer.row_start[o + 1];
+      // A row belongs to the range its first link is in; what follows the last link, to the last range.
+      if (base + start < first_link || base + start >= last_link) continue;
+      const float* dy = net.deltas + (delta_row + o) * kTile;
+      const auto dots = [&](auto count_constant, auto bias_constant, int64_t k) {
+        Dots<decltype(count_constant)::value, decltype(bias_constant)::value>(
+            x, dy, tiles, x_stride, dy_stride, layer.inputs + k, layer.values_gradient + k, layer.bias_gradient + o);
+      };
+      int64_t k = start;
+      for (; k + 8 < end; k += 8) dots(Constant<int, 8>{}, Constant<bool, false>{}, k);
+      // The last one to eight links, or none, with the bias.
+      switch (end - k) {
+        case 8: dots(Constant<int, 8>{}, Constant<bool, true>{}, k); break;
+        case 7: dots(Constant<int, 7>{}, Constant<bool, true>{}, k); break;
+        case 6: dots(Constant<int, 6>{}, Constant<bool, true>{}, k); break;
+        case 5: dots(Constant<int, 5>{}, Constant<bool, true>{}, k); break;
+        case 4: dots(Constant<int, 4>{}, Constant<bool, true>{}, k); break;
+        case 3: dots(Constant<int, 3>{}, Constant<bool, true>{}, k); break;
+        case 2: dots(Constant<int, 2>{}, Constant<bool, true>{}, k); break;
+        case 1: dots(Constant<int, 1>{}, Constant<bool, true>{}, k); break;
+        default: dots(Constant<int, 0>{}, Constant<bool, true>{}, k); break;
+      }
+    }
+    base += layer.links;
+    feature_row += layer.in;
+    delta_row += layer.out;
+  }
+}
+
+// One pass without branches inside, so that checking costs next to nothing.
+static inline bool InRange(const int32_t* index, int64_t count, int64_t size) {
+  uint32_t largest = 0;
+  for (int64_t k = 0; k < count; ++k) {
+    const uint32_t value = static_cast<uint32_t>(index[k]);
+    largest = value > largest ? value : largest;
+  }
+  return count == 0 || static_cast<int64_t>(largest) < size;
+}
+
+static inline bool IsOffsets(const int32_t* start, int64_t rows, int64_t links) {
+  int decreases = 0;
+  for (int64_t r = 0; r < rows; ++r) decreases |= start[r] > start[r + 1];
+  return !decreases && start[0] == 0 && start[rows] == links;
+}
+
+static const char* CheckByOutput(const Layer& layer) {
+  if (!IsOffsets(layer.row_start, layer.out, layer.links)) return "row_start does not run from 0 to the number of links";
+  if (!InRange(layer.inputs, layer.links, layer.in)) return "an index in inputs is out of range";
+  return nullptr;
+}
+
+static const char* CheckByInput(const Layer& layer) {
+  if (!IsOffsets(layer.column_start, layer.in, layer.links)) {
+    return "column_start does not run from 0 to the number of links";
+  }
+  if (!InRange(layer.outputs, layer.links, layer.out)) return "an index in outputs is out of range";
+  if (!InRange(layer.order, layer.links, layer.links)) return "an index in order is out of range";
+  return nullptr;
+}

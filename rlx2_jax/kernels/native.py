@@ -1,0 +1,50 @@
+"""The compiled kernels: finding the shared library that installation built, and telling XLA of it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+
+import jax
+
+FORWARD = "rlx2_perceptron_forward"
+BACKWARD = "rlx2_perceptron_backward"
+
+MISSING = (
+    "packed compute takes its portable path, about as slow as masked: the native kernels were not built; install a C++ "
+    "compiler and reinstall rlx2-jax."
+)
+"""What is lost without the library, and the mend."""
+
+
+@functools.cache
+def load() -> ctypes.CDLL | None:
+    """The library, its custom calls registered with XLA; None where installation found no compiler."""
+    spec = importlib.util.find_spec("rlx2_jax.kernels._native")
+    if spec is None or spec.origin is None:
+        return None
+    library = ctypes.CDLL(spec.origin)
+    library.rlx2_instructions.restype = ctypes.c_char_p
+    library.rlx2_tile.restype = ctypes.c_int64
+    for name in (FORWARD, BACKWARD):
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    return library
+
+
+def available() -> bool:
+    """Whether packed compute runs native here: the library is there, and the default device is a CPU."""
+    return jax.default_backend() == "cpu" and load() is not None
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Instruction sets of the library that this processor has, best first."""
+    library = load()
+    return () if library is None else tuple(library.rlx2_instructions().decode().split(","))
+
+
+def tile() -> int:
+    """Samples that the kernels carry together; sizes of their buffers are multiples of it."""
+    library = load()
+    assert library is not None
+    return int(library.rlx2_tile())

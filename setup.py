@@ -1,0 +1,31 @@
+"""Builds the optional native kernels; everything else stands in pyproject.toml."""
+
+import importlib.util
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+SOURCES = Path("rlx2_jax/kernels/cpp")
+
+
+def xla_headers() -> list[str]:
+    """Include directories of jaxlib, found without importing it."""
+    spec = importlib.util.find_spec("jaxlib")
+    return [str(Path(where) / "include") for where in (spec.submodule_search_locations if spec else ())]
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "rlx2_jax.kernels._native",
+            sources=[str(SOURCES / "bindings.cc"), str(SOURCES / "perceptron.cc")],
+            depends=[str(path) for path in sorted(SOURCES.iterdir())],
+            include_dirs=xla_headers(),
+            # No -march: the kernels choose their instruction set when they run.
+            extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=fast", "-Wno-psabi"],
+            language="c++",
+            # Without a compiler the package still installs, and packed compute takes its portable path.
+            optional=True,
+        )
+    ]
+)

@@ -1,0 +1,275 @@
+// The kernels without Python, for sanitizers: random networks against plain loops, whatever the number of threads,
+// several callers at once, and indices that must be refused. Exits 0 if all is well.
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "perceptron.h"
+
+namespace {
+
+using rlx2::kTile;
+
+#define CHECK(condition)                                             \
+  if (!(condition)) {                                                \
+    std::fprintf(stderr, "line %d: %s\n", __LINE__, #condition);     \
+    std::exit(1);                                                    \
+  }
+
+// Aligned as XLA's buffers are.
+template <typename T>
+class Array {
+ public:
+  explicit Array(size_t n = 0) : size_(n), data_(static_cast<T*>(std::aligned_alloc(64, (n * sizeof(T) / 64 + 1) * 64))) {
+    for (size_t i = 0; i < n; ++i) data_[i] = T{};
+  }
+  explicit Array(const std::vector<T>& v) : Array(v.size()) {
+    for (size_t i = 0; i < size_; ++i) data_[i] = v[i];
+  }
+  Array(Array&& other) noexcept : size_(other.size_), data_(other.data_) { other.data_ = nullptr; }
+  ~Array() { std::free(data_); }
+  T* get() { return data_; }
+  T& operator[](size_t i) { return data_[i]; }
+  size_t size() const { return size_; }
+
+ private:
+  size_t size_;
+  T* data_;
+};
+
+struct Example {
+  std::vector<int64_t> sizes;
+  int64_t batch, count;
+  rlx2::Networks networks;
+  std::vector<Array<int32_t>> indices;
+  std::vector<Array<float>> floats;
+  std::vector<std::vector<std::vector<float>>> dense;  // [count][layer][in * out], 0 where absent
+  std::vector<std::vector<std::vector<char>>> mask;
+
+  Example(unsigned seed, std::vector<int64_t> sizes, double density, int64_t batch, int64_t count)
+      : sizes(sizes), batch(batch), count(count) {
+    std::mt19937 random(seed);
+    std::uniform_real_distribution<float> uniform(-1, 1);
+    const int64_t depth = static_cast<int64_t>(sizes.size()) - 1;
+    rlx2::Network& net = networks.first;
+    networks.count = count;
+    net.depth = depth;
+    net.batch = batch;
+    dense.resize(count, std::vector<std::vector<float>>(depth));
+    mask.resize(count, std::vector<std::vector<char>>(depth));
+    int64_t parameters = 0;
+    for (int64_t l = 0; l < depth; ++l) {
+      const int64_t in = sizes[l], out = sizes[l + 1], links = static_cast<int64_t>(density * in * out);
+      std::vector<int32_t> row_start, inputs, column_start, outputs, order;
+      for (int64_t n = 0; n < count; ++n) {
+        std::vector<char>& m = mask[n][l];
+        m.assign(in * out, 0);
+        for (int64_t k = 0; k < links;) {
+          const size_t at = random() % m.size();
+          k += !m[at];
+          m[at] = 1;
+        }
+        std::vector<int32_t> position(in * out);
+        int32_t k = 0;
+        for (int64_t o = 0; o < out; ++o) {
+          row_start.push_back(k);
+          for (int64_t i = 0; i < in; ++i) {
+            if (m[i * out + o]) inputs.push_back(static_cast<int32_t>(i)), position[i * out + o] = k++;
+          }
+        }
+        row_start.push_back(k);
+        k = 0;
+        for (int64_t i = 0; i < in; ++i) {
+          column_start.push_back(k);
+          for (int64_t o = 0; o < out; ++o) {
+            if (m[i * out + o]) outputs.push_back(static_cast<int32_t>(o)), order.push_back(position[i * out + o]), ++k;
+          }
+        }
+        column_start.push_back(k);
+      }
+      rlx2::Layer& layer = net.layers[l];
+      layer.in = in, layer.out = out, layer.links = links;
+      layer.row_start = Keep(row_start), layer.inputs = Keep(inputs), layer.column_start = Keep(column_start);
+      layer.outputs = Keep(outputs), layer.order = Keep(order);
+      parameters += links + out;
+    }
+    float* p = Floats(parameters * count);
+    for (int64_t i = 0; i < parameters * count; ++i) p[i] = uniform(random);
+    networks.parameters = p;
+    for (int64_t n = 0; n < count; ++n) {
+      for (int64_t l = 0; l < depth; ++l) {
+        const int64_t in = sizes[l], out = sizes[l + 1];
+        dense[n][l].assign(in * out, 0);
+        for (int64_t o = 0; o < out; ++o) {
+          for (int64_t i = 0; i < in; ++i) {
+            if (mask[n][l][i * out + o]) dense[n][l][i * out + o] = *p++;
+          }
+        }
+        p += out;
+      }
+    }
+    float* x = Floats(count * batch * sizes[0]);
+    float* dy = Floats(count * batch * sizes[depth]);
+    for (int64_t i = 0; i < count * batch * sizes[0]; ++i) x[i] = uniform(random);
+    for (int64_t i = 0; i < count * batch * sizes[depth]; ++i) dy[i] = uniform(random);
+    net.x = x, net.dy = dy;
+    net.y = Floats(count * batch * sizes[depth]);
+    net.dx = Floats(count * batch * sizes[0]);
+    net.activations = Floats(count * net.tiles() * net.features() * kTile);
+    net.deltas = Floats(count * net.tiles() * net.outputs() * kTile);
+    networks.gradient = Floats(parameters * count);
+  }
+
+  const int32_t* Keep(const std::vector<int32_t>& v) {
+    indices.emplace_back(v);
+    return indices.back().get();
+  }
+  float* Floats(int64_t n) {
+    floats.emplace_back(static_cast<size_t>(n));
+    return floats.back().get();
+  }
+
+  void Run(const rlx2::Kernels& kernels, int64_t threads) {
+    CHECK(!rlx2::Forward(kernels, networks, threads));
+    CHECK(!rlx2::Backward(kernels, networks, threads));
+  }
+
+  std::vector<float> Results() const {
+    const rlx2::Network& net = networks.first;
+    std::vector<float> all(net.y, net.y + count * batch * sizes.back());
+    all.insert(all.end(), net.dx, net.dx + count * batch * sizes[0]);
+    all.insert(all.end(), networks.gradient, networks.gradient + count * net.parameters());
+    return all;
+  }
+
+  // The same by plain loops in double precision.
+  std::vector<double> Expected() const {
+    const rlx2::Network& net = networks.first;
+    std::vector<double> ys, dxs, gradients;
+    for (int64_t n = 0; n < count; ++n) {
+      std::vector<std::vector<double>> weight_gradient(net.depth), bias_gradient(net.depth);
+      std::vector<std::vector<float>> bias(net.depth);
+      const float* p = networks.parameters + n * net.parameters();
+      for (int64_t l = 0; l < net.depth; ++l) {
+        p += net.layers[l].links;
+        bias[l].assign(p, p + sizes[l + 1]);
+        p += sizes[l + 1];
+        weight_gradient[l].assign(sizes[l] * sizes[l + 1], 0);
+        bias_gradient[l].assign(sizes[l + 1], 0);
+      }
+      for (int64_t b = 0; b < batch; ++b) {
+        std::vector<std::vector<double>> h(net.depth + 1);
+        const float* x = net.x + (n * batch + b) * sizes[0];
+        h[0].assign(x, x + sizes[0]);
+        for (int64_t l = 0; l < net.depth; ++l) {
+          h[l + 1].assign(bias[l].begin(), bias[l].end());
+          for (int64_t i = 0; i < sizes[l]; ++i) {
+            for (int64_t o = 0; o < sizes[l + 1]; ++o) h[l + 1][o] += h[l][i] * dense[n][l][i * sizes[l + 1] + o];
+          }
+          if (l + 1 < net.depth) {
+            for (double& v : h[l + 1]) v = v > 0 ? v : 0;
+          }
+        }
+        ys.insert(ys.end(), h.back().begin(), h.back().end());
+        const float* dy = net.dy + (n * batch + b) * sizes.back();
+        std::vector<double> delta(dy, dy + sizes.back());
+        for (int64_t l = net.depth - 1; l >= 0; --l) {
+          std::vector<double> below(sizes[l], 0);
+          for (int64_t o = 0; o < sizes[l + 1]; ++o) {
+            bias_gradient[l][o] += delta[o];
+            for (int64_t i = 0; i < sizes[l]; ++i) {
+              weight_gradient[l][i * sizes[l + 1] + o] += h[l][i] * delta[o];
+              below[i] += dense[n][l][i * sizes[l + 1] + o] * delta[o];
+            }
+          }
+          if (l > 0) {
+            for (int64_t i = 0; i < sizes[l]; ++i) below[i] = h[l][i] > 0 ? below[i] : 0;
+          }
+          delta = below;
+        }
+        dxs.insert(dxs.end(), delta.begin(), delta.end());
+      }
+      for (int64_t l = 0; l < net.depth; ++l) {
+        for (int64_t o = 0; o < sizes[l + 1]; ++o) {
+          for (int64_t i = 0; i < sizes[l]; ++i) {
+            const size_t at = i * sizes[l + 1] + o;
+            if (mask[n][l][at]) gradients.push_back(weight_gradient[l][at]);
+          }
+        }
+        gradients.insert(gradients.end(), bias_gradient[l].begin(), bias_gradient[l].end());
+      }
+    }
+    ys.insert(ys.end(), dxs.begin(), dxs.end());
+    ys.insert(ys.end(), gradients.begin(), gradients.end());
+    return ys;
+  }
+};
+
+void TestAgainstLoops() {
+  const struct {
+    std::vector<int64_t> sizes;
+    double density;
+    int64_t batch, count;
+  } cases[] = {
+      {{14, 96, 96, 1}, 0.05, 256, 2}, {{3, 40, 2}, 0.02, 65, 1}, {{5, 7}, 0.5, 1, 3}, {{6, 33, 17, 9, 4}, 0.9, 130, 2},
+      {{4, 8, 3}, 0.0, 20, 1},         {{9, 31, 2}, 1.0, 64, 1},
+  };
+  unsigned seed = 0;
+  for (const auto& c : cases) {
+    Example example(++seed, c.sizes, c.density, c.batch, c.count);
+    const std::vector<double> expected = example.Expected();
+    for (const rlx2::Kernels* const* kernels = rlx2::Available(); *kernels; ++kernels) {
+      example.Run(**kernels, 1);
+      const std::vector<float> alone = example.Results();
+      CHECK(alone.size() == expected.size());
+      for (size_t i = 0; i < alone.size(); ++i) CHECK(std::fabs(alone[i] - expected[i]) < 1e-3);
+      example.Run(**kernels, 4);
+      CHECK(example.Results() == alone);
+    }
+  }
+}
+
+void TestManyCallers() {
+  std::vector<std::thread> callers;
+  for (unsigned seed = 0; seed < 3; ++seed) {
+    callers.emplace_back([seed] {
+      Example example(seed, {14, 128, 128, 1}, 0.1, 256, 2);
+      example.Run(**rlx2::Available(), 1);
+      const std::vector<float> alone = example.Results();
+      for (int i = 0; i < 50; ++i) {
+        // Long enough for helpers to fall asleep, sometimes.
+        if (i % 10 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        example.Run(**rlx2::Available(), 4);
+        CHECK(example.Results() == alone);
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+}
+
+void TestRefusals() {
+  const rlx2::Kernels& kernels = **rlx2::Available();
+  const auto broken = [&](int which, int32_t value) {
+    Example example(1, {14, 32, 2}, 0.2, 8, 1);
+    example.indices[which][3] = value;
+    const bool forward = rlx2::Forward(kernels, example.networks, 2), backward = rlx2::Backward(kernels, example.networks, 2);
+    CHECK(backward);
+    CHECK(forward == (which < 2));
+  };
+  for (int which = 0; which < 5; ++which) {
+    for (int32_t value : {-1, 1 << 20, INT32_MIN, INT32_MAX}) broken(which, value);
+  }
+}
+
+}  // namespace
+
+int main() {
+  TestAgainstLoops();
+  TestManyCallers();
+  TestRefusals();
+  std::puts("ok");
+}

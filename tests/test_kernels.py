@@ -1,0 +1,229 @@
+"""Packed perceptrons against masked ones: values, gradients, mappings, refusals, and the C++ under sanitizers."""
+
+import shutil
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlx2_jax import networks
+from rlx2_jax.kernels import native, perceptron
+from rlx2_jax.sparsity import links as packing
+from rlx2_jax.sparsity import masks
+from tests.conftest import ROOT
+
+NATIVE = native.instruction_sets()
+needs_native = pytest.mark.skipif(not NATIVE, reason="the native kernels were not built")
+
+
+def random_network(seed, sizes, density, twins=False):
+    """Masked parameters, boolean masks and link counts of a perceptron with random links, perhaps none in a row."""
+    rng = np.random.default_rng(seed)
+    lead = (2,) if twins else ()
+    params, mask, counts = {}, {}, []
+    for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        count = int(density * inputs * outputs)
+        order = rng.random((*lead, inputs * outputs)).argsort(-1).argsort(-1)
+        chosen = (order < count).reshape(*lead, inputs, outputs)
+        kernel = rng.normal(size=chosen.shape) * chosen / np.sqrt(max(1, density * inputs))
+        params[f"Dense_{i}"] = {
+            "kernel": jnp.asarray(kernel, jnp.float32),
+            "bias": jnp.asarray(rng.normal(size=(*lead, outputs)), jnp.float32),
+        }
+        mask[f"Dense_{i}"] = {"kernel": jnp.asarray(chosen), "bias": jnp.ones((*lead, outputs), bool)}
+        counts.append(count)
+    return params, mask, tuple(counts)
+
+
+def value_and_gradients(function, *arguments):
+    """Output of `function`, and the gradients of a curved function of it."""
+    loss = lambda *arguments: jnp.sum(jnp.sin(function(*arguments)))
+    return function(*arguments), jax.grad(loss, tuple(range(len(arguments))))(*arguments)
+
+
+networks_of_any_shape = st.tuples(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.integers(1, 40), min_size=2, max_size=5),
+    st.sampled_from([0.0, 0.02, 0.1, 0.4, 1.0]),
+)
+
+
+@given(networks_of_any_shape, st.booleans())
+@settings(max_examples=20)
+def test_packing_is_exact_and_has_one_form(network, twins):
+    params, mask, counts = random_network(*network, twins)
+    links = masks.pack_masks(mask, counts)
+    vector = masks.pack(params, links)
+    jax.tree.map(np.testing.assert_array_equal, masks.unpack_masks(links), mask)
+    jax.tree.map(np.testing.assert_array_equal, masks.unpack(vector, links), params)
+    for link in links:
+        for one in range(2 if twins else 1):
+            starts, inputs, columns, outputs, order = (np.asarray(x[one] if twins else x) for x in jax.tree.leaves(link))
+            assert starts[0] == columns[0] == 0 and starts[-1] == columns[-1] == link.count
+            by_output = [inputs[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+            assert all((np.diff(row) > 0).all() for row in by_output)
+            outputs_by_output = np.repeat(np.arange(link.shape[1]), np.diff(starts))
+            np.testing.assert_array_equal(outputs_by_output[order], outputs)
+            np.testing.assert_array_equal(inputs[order], np.repeat(np.arange(link.shape[0]), np.diff(columns)))
+
+
+@needs_native
+@given(networks_of_any_shape, st.sampled_from([1, 2, 63, 64, 65, 200]))
+@settings(max_examples=15)
+def test_all_implementations_agree_with_masked_in_value_and_gradients(network, batch):
+    params, mask, counts = random_network(*network)
+    links = masks.pack_masks(mask, counts)
+    x = jnp.asarray(np.random.default_rng(network[0]).normal(size=(batch, network[1][0])), jnp.float32)
+    net = networks.MLP(network[1][1:])
+
+    @jax.jit
+    def all_of_them(params, x):
+        expected, (of_params, of_x) = value_and_gradients(lambda p, x: networks.forward(net, p, None, x), params, x)
+        vector = masks.pack(params, links)
+        run = lambda name: lambda v, x: perceptron(v, links, x, implementation=name)
+        return (expected, (masks.pack(of_params, links), of_x)), {
+            name: value_and_gradients(run(name), vector, x) for name in ("portable", *NATIVE)
+        }
+
+    expected, found = all_of_them(params, x)
+    for result in found.values():
+        for ours, theirs in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
+            scale = 1e-5 * (1 + np.abs(theirs).max())
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=scale)
+
+
+@needs_native
+@pytest.mark.parametrize("twins_share_input", [True, False])
+def test_mapping_is_a_loop(twins_share_input):
+    params, mask, counts = random_network(3, (5, 24, 3), 0.3, twins=True)
+    links = masks.pack_masks(mask, counts)
+    vector = masks.pack(params, links)
+    # Two seeds of twin networks, as in a sweep.
+    vectors = jnp.stack([vector, 2 * vector])
+    rng = np.random.default_rng(0)
+    shape = (2, 30, 5) if twins_share_input else (2, 2, 30, 5)
+    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    one = lambda v, k, x: value_and_gradients(lambda v, x: perceptron(v, k, x), v, x)
+    twins = jax.vmap(one, in_axes=(0, 0, None if twins_share_input else 0))
+    mapped = jax.jit(jax.vmap(twins, in_axes=(0, None, 0)))(vectors, links, x)
+    for seed in range(2):
+        for twin in range(2):
+            pick = jax.tree.map(lambda leaf, twin=twin: leaf[twin], links)
+            inputs = x[seed] if twins_share_input else x[seed, twin]
+            alone = one(vectors[seed, twin], pick, inputs)
+            for ours, theirs in zip(jax.tree.leaves(mapped), jax.tree.leaves(alone), strict=True):
+                np.testing.assert_array_equal(ours[seed, twin], theirs)
+
+
+@needs_native
+def test_only_the_gradients_asked_for_are_computed():
+    params, mask, counts = random_network(1, (5, 24, 3), 0.3)
+    links = masks.pack_masks(mask, counts)
+    vector, x = masks.pack(params, links), jnp.ones((4, 5))
+
+    def results_of_backward(gradient_of):
+        jaxpr = jax.make_jaxpr(jax.grad(lambda v, x: perceptron(v, links, x).sum(), gradient_of))(vector, x)
+        return next(len(e.outvars) for e in jaxpr.eqns if e.params.get("target_name") == native.BACKWARD)
+
+    assert [results_of_backward(g) for g in (0, 1, (0, 1))] == [2, 2, 3]
+
+
+@needs_native
+def test_nan_passes_through_as_in_a_dense_network():
+    params, mask, counts = random_network(1, (3, 16, 2), 1.0)
+    links = masks.pack_masks(mask, counts)
+    x = jnp.ones((3, 3)).at[1, 0].set(jnp.nan)
+    y = perceptron(masks.pack(params, links), links, x)
+    np.testing.assert_array_equal(np.isnan(y), [[False] * 2, [True] * 2, [False] * 2])
+
+
+@needs_native
+def test_leading_axes_of_the_input_are_samples():
+    params, mask, counts = random_network(1, (3, 16, 2), 0.5)
+    links = masks.pack_masks(mask, counts)
+    vector = masks.pack(params, links)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 3)), jnp.float32)
+    flat = perceptron(vector, links, x.reshape(24, 3))
+    np.testing.assert_array_equal(perceptron(vector, links, x), flat.reshape(4, 6, 2))
+    np.testing.assert_array_equal(perceptron(vector, links, x[0, 0]), flat[0])
+
+
+def test_wrong_arguments_are_refused_when_tracing():
+    params, mask, counts = random_network(1, (3, 16, 2), 0.5)
+    links = masks.pack_masks(mask, counts)
+    vector, x = masks.pack(params, links), jnp.ones((4, 3))
+    with pytest.raises(ValueError, match="layer 0 takes 3 inputs, but is given 5"):
+        perceptron(vector, links, jnp.ones((4, 5)))
+    with pytest.raises(ValueError, match=r"parameters of shape \(57,\)"):
+        perceptron(vector[:-1], links, x)
+    with pytest.raises(ValueError, match="float32 values, not float16"):
+        perceptron(vector.astype(jnp.float16), links, x)
+    with pytest.raises(ValueError, match="int32 indices, not uint8"):
+        perceptron(vector, jax.tree.map(lambda i: i.astype(jnp.uint8), links), x)
+    with pytest.raises(ValueError, match="at least one layer"):
+        perceptron(vector, (), x)
+
+
+@needs_native
+@pytest.mark.parametrize("field", ["row_start", "inputs", "column_start", "outputs", "order"])
+@pytest.mark.parametrize("value", [-1, 10_000, -(2**31), 2**31 - 1])
+def test_indices_out_of_range_are_errors_of_the_call(field, value):
+    params, mask, counts = random_network(1, (3, 16, 2), 0.5)
+    links = masks.pack_masks(mask, counts)
+    vector = masks.pack(params, links)
+    bad = links[0].replace(**{field: getattr(links[0], field).at[2].set(value)})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="sparse perceptron: .*(out of range|run from 0)"):
+        jax.block_until_ready(jax.grad(lambda v: perceptron(v, (bad, links[1]), jnp.ones((4, 3))).sum())(vector))
+
+
+@needs_native
+def test_operands_that_do_not_fit_are_errors_of_the_call():
+    """Below the door that checks: the custom call itself."""
+    params, mask, counts = random_network(1, (3, 16, 2), 0.5)
+    links = masks.pack_masks(mask, counts)
+    vector, x = masks.pack(params, links), jnp.ones((4, 3))
+    indices = [index for link in links for index in (link.row_start, link.inputs)]
+    result = jax.ShapeDtypeStruct((4, 2), jnp.float32)
+
+    def call(*operands, result=result, **attributes):
+        attributes = {"instructions": "auto", **attributes}
+        return jax.block_until_ready(jax.ffi.ffi_call(native.FORWARD, result)(*operands, **attributes))
+
+    np.testing.assert_allclose(call(x, vector, *indices), perceptron(vector, links, x))
+    for message, arguments, options in (
+        ("wrong number", (x, vector, *indices[:-1]), {}),
+        ("parameters have the wrong size", (x, vector[1:], *indices), {}),
+        ("element type", (x.astype(jnp.int32), vector, *indices), {}),
+        ("element type", (x, vector, *indices[:-1], indices[-1].astype(jnp.float32)), {}),
+        ("does not fit", (x[None, :, :], vector, *indices), {"result": jax.ShapeDtypeStruct((2, 4, 2), jnp.float32)}),
+        ("y has a shape", (x, vector, *indices), {"result": jax.ShapeDtypeStruct((5, 2), jnp.float32)}),
+        ("too few axes", (jnp.ones(3), vector, *indices), {}),
+        ("no instruction set", (x, vector, *indices), {"instructions": "abacus"}),
+    ):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+            call(*arguments, **options)
+
+
+def test_counts_of_links_are_shapes():
+    _, mask, counts = random_network(1, (3, 16, 2), 0.5)
+    links = masks.pack_masks(mask, counts)
+    assert [(link.count, link.shape) for link in links] == [(24, (3, 16)), (16, (16, 2))]
+    assert packing.to_mask(links[0]).sum() == 24
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+def test_the_kernels_are_clean_under_sanitizers(tmp_path, sanitizer):
+    sources = ROOT / "rlx2_jax" / "kernels" / "cpp"
+    program = tmp_path / "harness"
+    options = ["-std=c++17", "-O1", "-g", "-ffp-contract=fast", "-Wno-psabi", "-pthread"]
+    files = [ROOT / "tests" / "native" / "harness.cc", sources / "perceptron.cc"]
+    build = ["g++", *options, f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{sources}", *files]
+    subprocess.run([*build, "-o", program], check=True)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
