@@ -22,6 +22,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from rlx2_jax import kernels
 from rlx2_jax.memory import tree_bytes
 from rlx2_jax.targets import n_step_window
 
@@ -184,7 +185,7 @@ def sample(
     """
     E = replay.reward.shape[1]
     starts = replay.head - replay.left - n_step
-    drawn = jax.random.randint(key, shape, 0, jnp.maximum(starts, 1) * E)
+    drawn = jax.random.randint(kernels.fast_key(key), shape, 0, jnp.maximum(starts, 1) * E)
     row, column = replay.left + drawn // E, drawn % E
     return window(replay, row, column, n_step, n_max, gamma)
 
@@ -202,25 +203,26 @@ def window(
     steps = jnp.arange(n_max + 1)
     index = ((row[..., None] + steps) % R) * E + column[..., None]
     here = index[..., 0]
-    flat = lambda x: x.reshape(R * E, *x.shape[2:])
-    outcome = flat(replay.outcome)[index]
+    take = lambda ring, index: kernels.take_rows(ring.reshape(R * E, *ring.shape[2:]), index)
+    outcome = take(replay.outcome, index)
     # A window ends where its steps are used up, where an episode is cut, and before a step that is not valid.
     cut = (outcome[..., :-1] > 0) | (outcome[..., 1:] == INVALID) | (steps[:-1] == n_step - 1)
     terminated = outcome[..., :-1] == TERMINATED
     partial_return, bootstrap_discount, last = n_step_window(
-        flat(replay.reward)[index[..., :-1]], terminated, cut, gamma
+        take(replay.reward, index[..., :-1]), terminated, cut, gamma
     )
     pick = lambda x, k: jnp.take_along_axis(x, k[..., None], axis=-1)[..., 0]
     slot = pick(outcome, last) - 1
-    following = flat(replay.observation)[pick(index, last + 1)]
-    final = replay.final[jnp.maximum(slot, 0), column]
+    following = take(replay.observation, pick(index, last + 1))
+    # The same ring of E columns, but of truncations.
+    final = kernels.take_rows(replay.final.reshape(-1, *replay.final.shape[2:]), jnp.maximum(slot, 0) * E + column)
     return Batch(
-        observation=flat(replay.observation)[here],
-        action=flat(replay.action)[here],
+        observation=take(replay.observation, here),
+        action=take(replay.action, here),
         partial_return=partial_return,
         bootstrap_discount=bootstrap_discount,
         next_observation=jnp.where((slot >= 0)[..., None], final, following),
-        between=flat(replay.observation)[index[..., 1:-1]],
+        between=take(replay.observation, index[..., 1:-1]),
         between_discount=jnp.where(steps[:-2] < last[..., None], gamma ** (steps[:-2] + 1), 0.0),
         weight=(outcome[..., 0] != INVALID).astype(jnp.float32),
     )

@@ -70,7 +70,7 @@ def output_bias_gradient(gradient):
 
 def q_values(config, params, observation, action):
     """Both critics' values by the plain network."""
-    net = networks.TwinMLP((*config.hidden, 1), networks.init_of(config.agent, config.kernel_init))
+    net = networks.TwinMLP((*config.hidden, 1), networks.initial_of(config.agent, config.kernel_init))
     return net.apply({"params": params}, jnp.concatenate([observation, action], -1))[..., 0]
 
 
@@ -197,7 +197,7 @@ def test_tiny_kernels_of_sac_are_orthogonal_like_a_narrow_networks():
 @pytest.mark.parametrize("agent", ["td3", "sac"])
 def test_restricting_to_the_full_width_changes_nothing(agent):
     params = setup(agent=agent).init(KEY, setup().hparams(method="dense")).critic.params
-    same = networks.restrict(params, jnp.int32(16), networks.init_of(agent, "release"))
+    same = networks.restrict(params, jnp.int32(16), networks.initial_of(agent, "release"))
     chex.assert_trees_all_close(same, params, rtol=1e-6, atol=1e-7)
 
 

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from rlx2_jax import files, policies
+from rlx2_jax.agents.base import SparseNetwork
 from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import resolve
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
 from rlx2_jax.training import program as programs
 from rlx2_jax.training import run as runs
 from rlx2_jax.training import train
+from rlx2_jax.training.workdir import identity
 from tests.conftest import ROOT, small
 
 LAUNCHER = ROOT / "experiments" / "train.py"

@@ -83,7 +83,7 @@ def create(
     target: bool,
 ) -> SparseNetwork:
     """A masked network, sparse from the first step on, from freshly initialised dense parameters."""
-    params = networks.restrict(params, width, initial=networks.init_of(config.agent, config.kernel_init))
+    params = networks.restrict(params, width, initial=networks.initial_of(config.agent, config.kernel_init))
     mask = masking.initial_masks(key, params, links, width, random=config.initial_mask == "random")
     sparse = masking.apply(params, mask)
     first_target = jax.tree.map(jnp.copy, sparse if config.mask_initial_targets else params)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import networks
+from rlx2_jax import kernels, networks
 from rlx2_jax.agents import base
 from rlx2_jax.config import Config, HParams
 from rlx2_jax.replay import Batch
@@ -27,9 +27,9 @@ from rlx2_jax.replay import Batch
 def make_sac(config: Config, observation_size: int, action_size: int) -> base.Agent:
     """SAC's functions for a resolved configuration and an environment's sizes."""
     sizes = networks.actor_sizes("sac", observation_size, action_size, config.hidden)
-    init_name = networks.init_of("sac", config.kernel_init)
-    actor_net = networks.MLP(sizes[1:], init_name)
-    critic_net = networks.TwinMLP(networks.critic_sizes(observation_size, action_size, config.hidden)[1:], init_name)
+    initial = networks.initial_of("sac", config.kernel_init)
+    actor_net = networks.MLP(sizes[1:], initial)
+    critic_net = networks.TwinMLP(networks.critic_sizes(observation_size, action_size, config.hidden)[1:], initial)
     target_entropy = -float(action_size)
     delay = config.delay
 
@@ -40,7 +40,7 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
     def sample(actor: base.SparseNetwork, observation: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         output = networks.forward(actor_net, actor.params, actor.mask, observation)
         mean, log_std = networks.gaussian_head(output)
-        return networks.sample_squashed(mean, log_std, jax.random.normal(key, mean.shape))
+        return networks.sample_squashed(mean, log_std, jax.random.normal(kernels.fast_key(key), mean.shape))
 
     def critic_loss(
         params: networks.Params,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import networks
+from rlx2_jax import kernels, networks
 from rlx2_jax.agents import base
 from rlx2_jax.config import Config, HParams
 from rlx2_jax.replay import Batch
@@ -27,9 +27,9 @@ from rlx2_jax.sparsity.masks import Masks
 def make_td3(config: Config, observation_size: int, action_size: int) -> base.Agent:
     """TD3's functions for a resolved configuration and an environment's sizes."""
     sizes = networks.actor_sizes("td3", observation_size, action_size, config.hidden)
-    init_name = networks.init_of("td3", config.kernel_init)
-    actor_net = networks.MLP(sizes[1:], init_name)
-    critic_net = networks.TwinMLP(networks.critic_sizes(observation_size, action_size, config.hidden)[1:], init_name)
+    initial = networks.initial_of("td3", config.kernel_init)
+    actor_net = networks.MLP(sizes[1:], initial)
+    critic_net = networks.TwinMLP(networks.critic_sizes(observation_size, action_size, config.hidden)[1:], initial)
     one_critic_net = networks.MLP(critic_net.features)
     delay = config.delay
 
@@ -77,7 +77,7 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
         multi_step: jax.Array,
     ) -> tuple[base.AgentState, base.Metrics]:
         del multi_step  # A window's length is in the batch; TD3's target costs the same for any.
-        noises = jax.random.normal(key, batches.action.shape)
+        noises = jax.random.normal(kernels.fast_key(key), batches.action.shape)
 
         def critic_update(
             state: base.AgentState, item: tuple[Batch, jax.Array]

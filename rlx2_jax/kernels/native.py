@@ -10,6 +10,8 @@ import jax
 
 FORWARD = "rlx2_perceptron_forward"
 BACKWARD = "rlx2_perceptron_backward"
+TAKE_ROWS = "rlx2_take_rows"
+THREEFRY = "rlx2_threefry"
 
 MISSING = (
     "packed compute takes its portable path, about as slow as masked: the native kernels were not built; install a C++ "
@@ -26,8 +28,8 @@ def load() -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(spec.origin)
     library.rlx2_instructions.restype = ctypes.c_char_p
-    library.rlx2_tile.restype = ctypes.c_int64
-    for name in (FORWARD, BACKWARD):
+    library.rlx2_tile.restype = library.rlx2_group.restype = ctypes.c_int64
+    for name in (FORWARD, BACKWARD, TAKE_ROWS, THREEFRY):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
@@ -43,8 +45,8 @@ def instruction_sets() -> tuple[str, ...]:
     return () if library is None else tuple(library.rlx2_instructions().decode().split(","))
 
 
-def tile() -> int:
-    """Samples that the kernels carry together; sizes of their buffers are multiples of it."""
+def tiling() -> tuple[int, int]:
+    """Samples of a tile, and tiles of a group, which sizes of the kernels' buffers are multiples of."""
     library = load()
     assert library is not None
-    return int(library.rlx2_tile())
+    return int(library.rlx2_tile()), int(library.rlx2_group())

@@ -91,7 +91,8 @@ def _forward(
     """`[y]`, and the activations of every layer if they are to be kept."""
     shapes = [_floats(x.shape[0], links[-1].shape[1])]
     if keep:
-        shapes.append(_tiles(x.shape[0], [link.shape[0] for link in links]))
+        tile, _ = native.tiling()
+        shapes.append(_floats(math.ceil(x.shape[0] / tile) * sum(link.shape[0] for link in links) * tile))
     call = jax.ffi.ffi_call(native.FORWARD, shapes, vmap_method="broadcast_all")
     indices = [index for link in links for index in (link.row_start, link.inputs)]
     return call(x, params, *indices, instructions=instructions)
@@ -116,19 +117,17 @@ def _native_backward(instructions: str, residuals: Any, dy: Any) -> tuple[Any, N
     wanted, params, links, activations, (batch, size) = residuals
     if isinstance(dy, SymbolicZero):
         dy = jnp.zeros(dy.shape, dy.dtype)
-    shapes = [_tiles(batch, [link.shape[1] for link in links])]
+    shapes = []
     if wanted.params:
-        shapes.append(_floats(*params.shape))
+        shapes.append(_floats(math.ceil(batch / math.prod(native.tiling())), *params.shape))
     if wanted.inputs:
         shapes.append(_floats(batch, size))
     call = jax.ffi.ffi_call(native.BACKWARD, shapes, vmap_method="broadcast_all")
     indices = [
         index for link in links for index in (link.row_start, link.inputs, link.column_start, link.outputs, link.order)
     ]
-    _, *gradients = call(dy, activations, params, *indices, instructions=instructions, weights=wanted.params)
-    dx = gradients.pop() if wanted.inputs else None
-    dparams = gradients.pop() if wanted.params else None
-    return dparams, None, dx
+    gradients = call(dy, activations, params, *indices, instructions=instructions, weights=wanted.params)
+    return gradients[0][0] if wanted.params else None, None, gradients[-1] if wanted.inputs else None
 
 
 _native.defvjp(_native_forward, _native_backward, symbolic_zeros=True)
@@ -136,9 +135,3 @@ _native.defvjp(_native_forward, _native_backward, symbolic_zeros=True)
 
 def _floats(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def _tiles(batch: int, rows: Sequence[int]) -> jax.ShapeDtypeStruct:
-    """A buffer of whole tiles with the given features."""
-    tile = native.tile()
-    return _floats(math.ceil(batch / tile) * sum(rows) * tile)

@@ -120,8 +120,7 @@ struct Example {
     net.y = Floats(count * batch * sizes[depth]);
     net.dx = Floats(count * batch * sizes[0]);
     net.activations = Floats(count * net.tiles() * net.features() * kTile);
-    net.deltas = Floats(count * net.tiles() * net.outputs() * kTile);
-    networks.gradient = Floats(parameters * count);
+    net.gradients = Floats(count * net.groups() * parameters);
   }
 
   const int32_t* Keep(const std::vector<int32_t>& v) {
@@ -142,7 +141,10 @@ struct Example {
     const rlx2::Network& net = networks.first;
     std::vector<float> all(net.y, net.y + count * batch * sizes.back());
     all.insert(all.end(), net.dx, net.dx + count * batch * sizes[0]);
-    all.insert(all.end(), networks.gradient, networks.gradient + count * net.parameters());
+    for (int64_t n = 0; n < count; ++n) {
+      const float* gradient = net.gradients + n * net.groups() * net.parameters();
+      all.insert(all.end(), gradient, gradient + net.parameters());
+    }
     return all;
   }
 

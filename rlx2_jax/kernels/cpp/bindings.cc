@@ -1,15 +1,22 @@
-// The perceptron as XLA custom calls. Everything is checked here, so that the kernels need not.
+// The kernels as XLA custom calls. Everything is checked here, so that the kernels need not.
 //
 //   forward:  x, parameters, (row_start, inputs) per layer -> y [, activations]
 //   backward: dy, activations, parameters, (row_start, inputs, column_start, outputs, order) per layer
-//                                                          -> deltas [, dparameters] [, dx]
+//                                                          -> [dparameters] [, dx]
 //
-// `parameters` are the values and then the biases of each layer in turn. All operands share leading axes, which count
+// `parameters` are the values and then the biases of each layer in turn; `dparameters` has a leading axis of groups of
+// samples, and the gradient is its first entry, the rest is scratch. All operands share leading axes, which count
 // independent networks.
+//
+//   take rows:  table [rows, width], index [n] -> [n, width]
+//   threefry:   key [2] -> bits [n]
+//
+// likewise under leading axes.
 
 #include <string>
 #include <string_view>
 
+#include "data.h"
 #include "perceptron.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -126,7 +133,7 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
     net.activations = read.Out<Floats>("activations", {&size});
     if (!read.ok()) return read.error();
   }
-  const char* problem = Forward(*kernels, {net, read.networks(), parameters, nullptr}, pool.num_threads());
+  const char* problem = Forward(*kernels, {net, read.networks(), parameters}, pool.num_threads());
   return problem ? Invalid(problem) : ffi::Error::Success();
 }
 
@@ -159,13 +166,42 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
   if (net.layers[net.depth - 1].out != top) return Invalid("dy has a shape that does not fit the others");
   if (parameters_size != net.parameters()) return Invalid("parameters have the wrong size");
   if (activations != net.tiles() * net.features() * kTile) return Invalid("activations have the wrong size");
-  int64_t size = net.tiles() * net.outputs() * kTile;
-  net.deltas = read.Out<Floats>("deltas", {&size});
-  float* gradient = weights ? read.Out<Floats>("dparameters", {&parameters_size}) : nullptr;
-  if (rets.size() == (weights ? 3 : 2)) net.dx = read.Out<Floats>("dx", {&net.batch, &net.layers[0].in});
+  int64_t groups = net.groups();
+  if (weights) net.gradients = read.Out<Floats>("dparameters", {&groups, &parameters_size});
+  if (rets.size() == (weights ? 2 : 1)) net.dx = read.Out<Floats>("dx", {&net.batch, &net.layers[0].in});
   if (!read.ok()) return read.error();
-  const char* problem = Backward(*kernels, {net, read.networks(), parameters, gradient}, pool.num_threads());
+  const char* problem = Backward(*kernels, {net, read.networks(), parameters}, pool.num_threads());
   return problem ? Invalid(problem) : ffi::Error::Success();
+}
+
+ffi::Error TakeRowsCall(ffi::ThreadPool pool, ffi::AnyBuffer table, Ints index, ffi::Result<ffi::AnyBuffer> out) {
+  const auto t = table.dimensions(), i = index.dimensions(), o = out->dimensions();
+  if (t.size() < 2 || i.size() + 1 != t.size() || o.size() != t.size() || table.element_type() != out->element_type() ||
+      ffi::ByteWidth(table.element_type()) != sizeof(uint32_t) || o[o.size() - 1] != t[t.size() - 1] ||
+      o[o.size() - 2] != i[i.size() - 1] || Leading(t, 2) != Leading(i, 1) || Leading(t, 2) != Leading(o, 2)) {
+    return ffi::Error::InvalidArgument("take rows: shapes or types do not fit");
+  }
+  const int64_t rows = t[t.size() - 2], width = t[t.size() - 1], count = i[i.size() - 1];
+  for (int64_t n = 0; n < Leading(t, 2); ++n) {
+    if (!TakeRows(static_cast<const uint32_t*>(table.untyped_data()) + n * rows * width, rows, width,
+                  index.typed_data() + n * count, count, static_cast<uint32_t*>(out->untyped_data()) + n * count * width,
+                  pool.num_threads())) {
+      return ffi::Error::InvalidArgument("take rows: an index is out of range");
+    }
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error ThreefryCall(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> key, ffi::Result<ffi::Buffer<ffi::U32>> bits) {
+  const auto k = key.dimensions(), b = bits->dimensions();
+  if (k.size() < 1 || k[k.size() - 1] != 2 || b.size() != k.size() || Leading(b, 1) != Leading(k, 1)) {
+    return ffi::Error::InvalidArgument("threefry: shapes do not fit");
+  }
+  const int64_t count = b[b.size() - 1];
+  for (int64_t n = 0; n < Leading(k, 1); ++n) {
+    ThreefryBits(key.typed_data() + 2 * n, count, bits->typed_data() + n * count, pool.num_threads());
+  }
+  return ffi::Error::Success();
 }
 
 }  // namespace
@@ -186,6 +222,19 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_perceptron_backward, rlx2::BackwardCall,
                                   .Attr<std::string_view>("instructions")
                                   .Attr<bool>("weights"));
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_take_rows, rlx2::TakeRowsCall,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::Buffer<xla::ffi::S32>>()
+                                  .Ret<xla::ffi::AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_threefry, rlx2::ThreefryCall,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::Buffer<xla::ffi::U32>>()
+                                  .Ret<xla::ffi::Buffer<xla::ffi::U32>>());
+
 // Names of the instruction sets this processor can run, best first.
 extern "C" const char* rlx2_instructions() {
   static const std::string names = [] {
@@ -195,4 +244,7 @@ extern "C" const char* rlx2_instructions() {
   }();
   return names.c_str();
 }
+
+// Samples of a tile, and tiles of a group.
 extern "C" int64_t rlx2_tile() { return rlx2::kTile; }
+extern "C" int64_t rlx2_group() { return rlx2::kGroup; }

@@ -58,7 +58,10 @@ class Team {
     Work(0);
     // All tasks are taken; close the door to late helpers, then wait for those inside.
     open_.store(false, std::memory_order_seq_cst);
-    while (inside_.load(std::memory_order_seq_cst) > 0) Pause();
+    for (int i = 1; inside_.load(std::memory_order_seq_cst) > 0; ++i) {
+      Pause();
+      if (i % 64 == 0) std::this_thread::yield();
+    }
   }
 
  private:
@@ -98,6 +101,8 @@ class Team {
         if (call != seen) return call;
         Pause();
       }
+      // Whoever else would run on this core goes first.
+      std::this_thread::yield();
     } while (std::chrono::steady_clock::now() - began < patience);
     std::unique_lock<std::mutex> lock(sleep_);
     sleeping_.fetch_add(1, std::memory_order_seq_cst);

@@ -15,7 +15,7 @@ struct Constant {
 #define LANES 4
 namespace generic {
 #include "perceptron_simd.inl"
-constexpr Kernels kKernels = {"generic", Forward, Backward, Weights, CheckByOutput, CheckByInput};
+constexpr Kernels kKernels = {"generic", Forward, Backward, SumGroups, CheckByOutput, CheckByInput};
 }  // namespace generic
 #undef LANES
 
@@ -30,7 +30,7 @@ constexpr Kernels kKernels = {"generic", Forward, Backward, Weights, CheckByOutp
 #define LANES 8
 namespace avx2 {
 #include "perceptron_simd.inl"
-constexpr Kernels kKernels = {"avx2", Forward, Backward, Weights, CheckByOutput, CheckByInput};
+constexpr Kernels kKernels = {"avx2", Forward, Backward, SumGroups, CheckByOutput, CheckByInput};
 }  // namespace avx2
 #undef LANES
 #if defined(__clang__)
@@ -44,7 +44,7 @@ constexpr Kernels kKernels = {"avx2", Forward, Backward, Weights, CheckByOutput,
 #define LANES 16
 namespace avx512 {
 #include "perceptron_simd.inl"
-constexpr Kernels kKernels = {"avx512", Forward, Backward, Weights, CheckByOutput, CheckByInput};
+constexpr Kernels kKernels = {"avx512", Forward, Backward, SumGroups, CheckByOutput, CheckByInput};
 }  // namespace avx512
 #undef LANES
 #if defined(__clang__)
@@ -103,19 +103,13 @@ Network At(const Networks& networks, int64_t index) {
   step(net.y, first.batch * out);
   step(net.dy, first.batch * out);
   step(net.activations, first.tiles() * first.features() * kTile);
-  step(net.deltas, first.tiles() * first.outputs() * kTile);
+  step(net.gradients, first.groups() * first.parameters());
   const float* parameters = networks.parameters + index * first.parameters();
-  float* gradient = networks.gradient ? networks.gradient + index * first.parameters() : nullptr;
   for (int64_t l = 0; l < first.depth; ++l) {
     Layer& layer = net.layers[l];
     layer.values = parameters;
     layer.bias = parameters + layer.links;
     parameters += layer.links + layer.out;
-    if (gradient) {
-      layer.values_gradient = gradient;
-      layer.bias_gradient = gradient + layer.links;
-      gradient += layer.links + layer.out;
-    }
     step(layer.row_start, layer.out + 1);
     step(layer.inputs, layer.links);
     step(layer.column_start, layer.in + 1);
@@ -156,20 +150,14 @@ const char* Forward(const Kernels& kernels, const Networks& networks, int64_t th
 const char* Backward(const Kernels& kernels, const Networks& networks, int64_t threads) {
   if (const char* problem = CheckAll(networks, kernels.check_by_output)) return problem;
   if (const char* problem = CheckAll(networks, kernels.check_by_input)) return problem;
-  threads = UsefulThreads(networks, threads);
   const Network& first = networks.first;
-  const int64_t tiles = first.tiles(), scratch = first.layers[0].in * kTile;
-  Team::Shared().Run(networks.count * tiles, threads, [&](int64_t task) {
-    kernels.backward(At(networks, task / tiles), task % tiles, Scratch(scratch));
+  const int64_t groups = first.groups(), scratch = (first.layers[0].in + kGroup * first.outputs()) * kTile;
+  Team::Shared().Run(networks.count * groups, UsefulThreads(networks, threads), [&](int64_t task) {
+    kernels.backward(At(networks, task / groups), task % groups, Scratch(scratch));
   });
-  if (!networks.gradient) return nullptr;
-  // Ranges of equal numbers of links; the last takes what follows the last link too.
-  const int64_t parts = threads > 1 ? 4 : 1, links = first.links();
-  Team::Shared().Run(networks.count * parts, threads, [&](int64_t task) {
-    const int64_t part = task % parts;
-    kernels.weights(At(networks, task / parts), links * part / parts,
-                    part == parts - 1 ? links + 1 : links * (part + 1) / parts);
-  });
+  if (first.gradients) {
+    for (int64_t n = 0; n < networks.count; ++n) kernels.sum_groups(At(networks, n));
+  }
   return nullptr;
 }
 

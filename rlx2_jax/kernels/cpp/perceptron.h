@@ -1,7 +1,7 @@
 // Sparse ReLU perceptrons: the products behind `rlx2_jax.kernels.perceptron`.
 //
-// One task is one tile of TILE samples of one network, carried through all layers while its activations stay in
-// cache; or, for the weight gradients, a range of one network's links. Inside a tile everything is feature-major,
+// One task is one tile of TILE samples of one network carried forward through all layers, or one group of tiles carried
+// backward, so that what it works on stays in its core's cache. Inside a tile everything is feature-major,
 //
 //     tile:  feature 0 [TILE samples]  feature 1 [TILE samples]  ...      inputs first, then each hidden layer
 //
@@ -17,6 +17,8 @@
 namespace rlx2 {
 
 inline constexpr int64_t kTile = 64;
+// Tiles whose weight gradients are summed at once: enough to make the sums cheap, few enough to stay in cache.
+inline constexpr int64_t kGroup = 2;
 inline constexpr int64_t kMaxDepth = 16;
 
 // One matrix and bias of one network. Pointers a call does not need are null.
@@ -29,8 +31,6 @@ struct Layer {
   const int32_t* column_start = nullptr;  // [in + 1]
   const int32_t* outputs = nullptr;       // [links], by input
   const int32_t* order = nullptr;         // [links]
-  float* values_gradient = nullptr;       // [links]
-  float* bias_gradient = nullptr;         // [out]
 };
 
 struct Network {
@@ -40,17 +40,18 @@ struct Network {
   float* y = nullptr;             // [batch, out]
   float* activations = nullptr;   // [tiles][features][TILE]; forward writes it if there, backward reads it
   const float* dy = nullptr;      // [batch, out]
-  float* deltas = nullptr;        // [tiles][outputs of all layers][TILE]: scratch of the backward pass
+  float* gradients = nullptr;     // [groups][parameters], or null if not wanted; each group's share of the gradient
   float* dx = nullptr;            // [batch, in], or null if not wanted
 
   int64_t tiles() const { return (batch + kTile - 1) / kTile; }
+  int64_t groups() const { return (tiles() + kGroup - 1) / kGroup; }
   // Rows of a tile of activations: the inputs and every hidden unit.
   int64_t features() const {
     int64_t n = 0;
     for (int64_t l = 0; l < depth; ++l) n += layers[l].in;
     return n;
   }
-  // Rows of a tile of deltas: every layer's outputs.
+  // Every layer's outputs: rows of a tile of deltas, and the number of biases.
   int64_t outputs() const {
     int64_t n = 0;
     for (int64_t l = 0; l < depth; ++l) n += layers[l].out;
@@ -69,19 +70,19 @@ struct Networks {
   Network first;
   int64_t count = 1;
   const float* parameters = nullptr;  // [count][values and bias of each layer in turn]
-  float* gradient = nullptr;          // likewise, or null if not wanted
 };
 
 // The tasks, for one instruction set.
 struct Kernels {
   const char* name;
-  // Samples of one tile through all layers. `scratch` holds a tile of activations where the network keeps none, and
-  // in any case `layers[depth - 1].out` more rows for the output.
+  // The samples of one tile through all layers. Scratch: a tile of activations where the network keeps none, and a row
+  // for each output.
   void (*forward)(const Network&, int64_t tile, float* scratch);
-  // dLoss/d(pre-activation) of every layer, and dx, for one tile.
-  void (*backward)(const Network&, int64_t tile, float* scratch);
-  // Gradients of the links first_link <= link < last_link (counted over all layers) in whole rows, and of their biases.
-  void (*weights)(const Network&, int64_t first_link, int64_t last_link);
+  // The samples of one group back through all layers, to dx and the group's gradients. Scratch: a row for each input,
+  // and for each tile of the group one for every layer's outputs.
+  void (*backward)(const Network&, int64_t group, float* scratch);
+  // gradients[0] += all others.
+  void (*sum_groups)(const Network&);
   // Why the indices of a matrix cannot be used, or null.
   const char* (*check_by_output)(const Layer&);
   const char* (*check_by_input)(const Layer&);
@@ -91,7 +92,8 @@ struct Kernels {
 const Kernels* const* Available();
 
 // All of it: check the indices, then share the tasks among up to `threads` threads. What comes out does not depend on
-// how many there are. Returns what is wrong with the indices, or null.
+// how many there are. The gradient is left in each network's first group. Returns what is wrong with the indices, or
+// null.
 const char* Forward(const Kernels& kernels, const Networks& networks, int64_t threads);
 const char* Backward(const Kernels& kernels, const Networks& networks, int64_t threads);
 

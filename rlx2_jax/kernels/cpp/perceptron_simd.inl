@@ -88,13 +88,12 @@ static void Forward(const Network& net, int64_t tile, float* scratch) {
   FromRows(out_rows, present, out, net.y + tile * kTile * out);
 }
 
-static void Backward(const Network& net, int64_t tile, float* scratch) {
+// Deltas, dLoss/d(pre-activation), of every layer of one tile, in the order of the layers; and dx.
+static void Deltas(const Network& net, int64_t tile, float* deltas, float* dx_rows) {
   const int64_t present = Present(net, tile);
   const Layer& top = net.layers[net.depth - 1];
   const float* activations = net.activations + tile * net.features() * kTile;
-  // Deltas of the layers stand in the order of the layers; walk them from the top.
   int64_t feature_row = net.features(), delta_row = net.outputs() - top.out;
-  float* deltas = net.deltas + tile * net.outputs() * kTile;
   ToRows(net.dy + tile * kTile * top.out, present, top.out, deltas + delta_row * kTile);
   for (int64_t l = net.depth - 1; l >= 0; --l) {
     const Layer& layer = net.layers[l];
@@ -102,7 +101,7 @@ static void Backward(const Network& net, int64_t tile, float* scratch) {
     if (l == 0 && !net.dx) break;
     const float* dy = deltas + delta_row * kTile;
     delta_row -= layer.in;
-    float* dx = l == 0 ? scratch : deltas + delta_row * kTile;
+    float* dx = l == 0 ? dx_rows : deltas + delta_row * kTile;
     for (int64_t i = 0; i < layer.in; ++i) {
       Vec sum[kVectors];
       for (int v = 0; v < kVectors; ++v) sum[v] = Vec{};
@@ -118,10 +117,10 @@ static void Backward(const Network& net, int64_t tile, float* scratch) {
       }
     }
   }
-  if (net.dx) FromRows(scratch, present, net.layers[0].in, net.dx + tile * kTile * net.layers[0].in);
+  if (net.dx) FromRows(dx_rows, present, net.layers[0].in, net.dx + tile * kTile * net.layers[0].in);
 }
 
-// Gradients of N links of one output: N dot products over all samples at once. With `bias`, its gradient too.
+// Gradients of N links of one output: N dot products over a group's samples at once. With `bias`, its gradient too.
 template <int N, bool bias>
 static inline void Dots(const float* x, const float* dy, int64_t tiles, int64_t x_stride, int64_t dy_stride,
                         const int32_t* inputs, float* gradient, float* bias_gradient) {
@@ -148,22 +147,21 @@ static inline void Dots(const float* x, const float* dy, int64_t tiles, int64_t 
   if (bias) *bias_gradient = Sum(sum[N]);
 }
 
-static void Weights(const Network& net, int64_t first_link, int64_t last_link) {
-  const int64_t tiles = net.tiles(), x_stride = net.features() * kTile, dy_stride = net.outputs() * kTile;
-  int64_t base = 0, feature_row = 0, delta_row = 0;
+// The gradient of values and biases from the activations and deltas of `tiles` tiles.
+static void Weights(const Network& net, const float* activations, const float* deltas, int64_t tiles, float* gradient) {
+  const int64_t x_stride = net.features() * kTile, dy_stride = net.outputs() * kTile;
+  const float* x = activations;
+  const float* dy = deltas;
   for (int64_t l = 0; l < net.depth; ++l) {
     const Layer& layer = net.layers[l];
-    const float* x = net.activations + feature_row * kTile;
+    float* bias_gradient = gradient + layer.links;
     for (int64_t o = 0; o < layer.out; ++o) {
-      const int64_t start = layer.row_start[o], end = layer.row_start[o + 1];
-      // A row belongs to the range its first link is in; what follows the last link, to the last range.
-      if (base + start < first_link || base + start >= last_link) continue;
-      const float* dy = net.deltas + (delta_row + o) * kTile;
-      const auto dots = [&](auto count_constant, auto bias_constant, int64_t k) {
-        Dots<decltype(count_constant)::value, decltype(bias_constant)::value>(
-            x, dy, tiles, x_stride, dy_stride, layer.inputs + k, layer.values_gradient + k, layer.bias_gradient + o);
+      const auto dots = [&](auto count, auto bias, int64_t k) {
+        Dots<decltype(count)::value, decltype(bias)::value>(x, dy + o * kTile, tiles, x_stride, dy_stride,
+                                                            layer.inputs + k, gradient + k, bias_gradient + o);
       };
-      int64_t k = start;
+      const int64_t end = layer.row_start[o + 1];
+      int64_t k = layer.row_start[o];
       for (; k + 8 < end; k += 8) dots(Constant<int, 8>{}, Constant<bool, false>{}, k);
       // The last one to eight links, or none, with the bias.
       switch (end - k) {
@@ -178,9 +176,26 @@ static void Weights(const Network& net, int64_t first_link, int64_t last_link) {
         default: dots(Constant<int, 0>{}, Constant<bool, true>{}, k); break;
       }
     }
-    base += layer.links;
-    feature_row += layer.in;
-    delta_row += layer.out;
+    gradient += layer.links + layer.out;
+    x += layer.in * kTile;
+    dy += layer.out * kTile;
+  }
+}
+
+static void Backward(const Network& net, int64_t group, float* scratch) {
+  const int64_t first = group * kGroup, left = net.tiles() - first, tiles = left < kGroup ? left : kGroup;
+  float* const deltas = scratch + net.layers[0].in * kTile;
+  for (int64_t t = 0; t < tiles; ++t) Deltas(net, first + t, deltas + t * net.outputs() * kTile, scratch);
+  if (!net.gradients) return;
+  Weights(net, net.activations + first * net.features() * kTile, deltas, tiles,
+          net.gradients + group * net.parameters());
+}
+
+static void SumGroups(const Network& net) {
+  const int64_t parameters = net.parameters();
+  for (int64_t g = 1; g < net.groups(); ++g) {
+    const float* group = net.gradients + g * parameters;
+    for (int64_t i = 0; i < parameters; ++i) net.gradients[i] += group[i];
   }
 }
 

@@ -1,0 +1,65 @@
+"""Gathers and random bits, which weigh as much as the products of an update once those are packed.
+
+Both are exact stand-ins: the same values as what they replace, from the native kernels where there are any.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+
+from rlx2_jax.kernels import native
+
+
+def take_rows(table: jax.Array, index: jax.Array) -> jax.Array:
+    """`table[index]` along the first axis.
+
+    Args:
+      table: `[rows, ...]` of a four-byte type.
+      index: `[...]`, int32, within the table; outside it the native kernels raise.
+
+    Returns:
+      `[*index.shape, *table.shape[1:]]`.
+    """
+    if not native.available():
+        return table[index]
+    flat = table.reshape(table.shape[0], -1)
+    shape = jax.ShapeDtypeStruct((index.size, flat.shape[1]), table.dtype)
+    taken = jax.ffi.ffi_call(native.TAKE_ROWS, shape, vmap_method="broadcast_all")(flat, index.ravel())
+    return taken.reshape(*index.shape, *table.shape[1:])
+
+
+def fast_key(key: jax.Array) -> jax.Array:
+    """A raw key as one that makes the same random numbers faster, for `jax.random` functions that draw many."""
+    if not native.available() or not jax.config.values["jax_threefry_partitionable"]:
+        return key
+    return jax.random.wrap_key_data(key, impl=_NATIVE_THREEFRY)
+
+
+def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
+    if bit_width != 32:
+        return _THREEFRY.random_bits(key, bit_width, shape)
+    result = jax.ShapeDtypeStruct((_size(shape),), jnp.uint32)
+    return jax.ffi.ffi_call(native.THREEFRY, result, vmap_method="broadcast_all")(key).reshape(shape)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+_THREEFRY: Any = jax.extend.random.threefry_prng_impl
+_NATIVE_THREEFRY = jax.extend.random.define_prng_impl(
+    key_shape=(2,),
+    seed=_THREEFRY.seed,
+    split=_THREEFRY.split,
+    random_bits=_random_bits,
+    fold_in=_THREEFRY.fold_in,
+    name="rlx2_threefry",
+    tag="rlx2",
+)
