@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlx2_jax import networks
+from rlx2_jax import kernels, networks
 from rlx2_jax.kernels import native, perceptron
 from rlx2_jax.sparsity import links as packing
 from rlx2_jax.sparsity import masks
@@ -211,6 +211,48 @@ def test_operands_that_do_not_fit_are_errors_of_the_call():
             call(*arguments, **options)
 
 
+@needs_native
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([(), (1,), (3,), (2, 2)]),
+    st.sampled_from([(0,), (1,), (5, 7), (40, 3, 30)]),
+    st.sampled_from([jnp.float32, jnp.int32]),
+)
+@settings(max_examples=20)
+def test_taking_rows_is_indexing(seed, tail, shape, dtype):
+    rng = np.random.default_rng(seed)
+    table = jnp.asarray(rng.integers(-9, 9, (50, *tail)), dtype)
+    index = jnp.asarray(rng.integers(0, 50, shape), jnp.int32)
+    np.testing.assert_array_equal(jax.jit(kernels.take_rows)(table, index), table[index])
+    pairs = jnp.stack([table, 2 * table]), jnp.stack([index, 49 - index])
+    expected = jnp.stack([t[i] for t, i in zip(*pairs, strict=True)])
+    np.testing.assert_array_equal(jax.vmap(kernels.take_rows)(*pairs), expected)
+
+
+@needs_native
+@pytest.mark.parametrize("bad", [-1, 50, 2**31 - 1, -(2**31)])
+def test_rows_outside_the_table_are_errors(bad):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="take rows: an index is out of range"):
+        jax.block_until_ready(kernels.take_rows(jnp.zeros((50, 3)), jnp.asarray([0, bad, 1])))
+
+
+@needs_native
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (20, 256, 3), (70_001,)])
+def test_fast_keys_make_the_random_numbers_of_plain_ones(shape):
+    draws = (
+        lambda key: jax.random.bits(key, shape),
+        lambda key: jax.random.normal(key, shape),
+        lambda key: jax.random.uniform(key, shape, minval=-1.0),
+        lambda key: jax.random.randint(key, shape, 0, jnp.int32(12345)),
+        lambda key: jax.random.bits(key, shape, jnp.uint8),
+    )
+    keys = jax.random.split(jax.random.PRNGKey(7), 3)
+    for draw in draws:
+        fast = lambda key, draw=draw: draw(kernels.fast_key(key))
+        np.testing.assert_array_equal(jax.jit(fast)(keys[0]), draw(keys[0]))
+        np.testing.assert_array_equal(jax.vmap(fast)(keys), jax.vmap(draw)(keys))
+
+
 def test_counts_of_links_are_shapes():
     _, mask, counts = random_network(1, (3, 16, 2), 0.5)
     links = masks.pack_masks(mask, counts)
@@ -225,7 +267,7 @@ def test_the_kernels_are_clean_under_sanitizers(tmp_path, sanitizer):
     sources = ROOT / "rlx2_jax" / "kernels" / "cpp"
     program = tmp_path / "harness"
     options = ["-std=c++17", "-O1", "-g", "-ffp-contract=fast", "-Wno-psabi", "-pthread"]
-    files = [ROOT / "tests" / "native" / "harness.cc", sources / "perceptron.cc"]
+    files = [ROOT / "tests" / "native" / "harness.cc", sources / "data.cc", sources / "perceptron.cc"]
     build = ["g++", *options, f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{sources}", *files]
     subprocess.run([*build, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True, timeout=300)

@@ -10,10 +10,11 @@ from tests.conftest import cached, launch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("compute", "seed"), [("packed", 0), ("packed", 1), ("packed", 2), ("masked", 0)])
 @pytest.mark.parametrize("agent", ["td3", "sac"])
-def test_rlx2_at_90_percent_reaches_950_on_inverted_pendulum(agent, seed, tmp_path):
-    done = launch("train.py", f"--agent={agent}", f"--seed={seed}", f"--workdir={tmp_path}", cached())
+def test_rlx2_at_90_percent_reaches_950_on_inverted_pendulum(agent, compute, seed, tmp_path):
+    flags = (f"--agent={agent}", f"--compute={compute}", f"--seed={seed}", f"--workdir={tmp_path}")
+    done = launch("train.py", *flags, cached())
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     rows = files.read_json_lines(tmp_path / "metrics.jsonl")

@@ -193,6 +193,17 @@ def test_packed_twins_are_mapped_in_one_call():
 
 
 @pytest.mark.slow
+def test_both_ways_move_the_same_links_until_rounding_tells_them_apart():
+    command = [sys.executable, "-m", "tests.divergence", "20000", str(ROOT / ".cache" / "jax")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # Several events moved the same links, and weights were no further apart than rounding grows when masks first part.
+    assert found["links_moved"] > 10_000 and found["weights_before"] < 0.1
+    assert found["links"] < 100
+
+
+@pytest.mark.slow
 def test_installation_without_a_compiler_succeeds_and_trains_portably(tmp_path):
     target = tmp_path / "site"
     install = [

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "data.h"
 #include "perceptron.h"
 
 namespace {
@@ -267,9 +268,31 @@ void TestRefusals() {
   }
 }
 
+void TestData() {
+  const int64_t rows = 1000, width = 7, count = 30000;
+  std::vector<uint32_t> table(rows * width), taken(count * width), bits(count), alone(count);
+  for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<uint32_t>(i);
+  std::vector<int32_t> index(count);
+  std::mt19937 random(1);
+  for (int32_t& i : index) i = static_cast<int32_t>(random() % rows);
+  CHECK(rlx2::TakeRows(table.data(), rows, width, index.data(), count, taken.data(), 4));
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t w = 0; w < width; ++w) CHECK(taken[i * width + w] == index[i] * width + w);
+  }
+  for (int32_t bad : {-1, 1000, INT32_MIN, INT32_MAX}) {
+    index[count - 1] = bad;
+    CHECK(!rlx2::TakeRows(table.data(), rows, width, index.data(), count, taken.data(), 4));
+  }
+  const uint32_t key[2] = {3, 5};
+  rlx2::ThreefryBits(key, count, bits.data(), 4);
+  rlx2::ThreefryBits(key, count, alone.data(), 1);
+  CHECK(bits == alone);
+}
+
 }  // namespace
 
 int main() {
+  TestData();
   TestAgainstLoops();
   TestManyCallers();
   TestRefusals();

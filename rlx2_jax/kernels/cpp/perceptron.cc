@@ -14,8 +14,8 @@ struct Constant {
 // Every processor: four lanes, which SSE2 and NEON have.
 #define LANES 4
 namespace generic {
-#include "perceptron_simd.inl"
-constexpr Kernels kKernels = {"generic", Forward, Backward, SumGroups, CheckByOutput, CheckByInput};
+#include "simd.inl"
+constexpr Kernels kKernels = {"generic", Forward, Backward, SumGroups, Threefry, CheckByOutput, CheckByInput};
 }  // namespace generic
 #undef LANES
 
@@ -29,8 +29,8 @@ constexpr Kernels kKernels = {"generic", Forward, Backward, SumGroups, CheckByOu
 #endif
 #define LANES 8
 namespace avx2 {
-#include "perceptron_simd.inl"
-constexpr Kernels kKernels = {"avx2", Forward, Backward, SumGroups, CheckByOutput, CheckByInput};
+#include "simd.inl"
+constexpr Kernels kKernels = {"avx2", Forward, Backward, SumGroups, Threefry, CheckByOutput, CheckByInput};
 }  // namespace avx2
 #undef LANES
 #if defined(__clang__)
@@ -43,8 +43,8 @@ constexpr Kernels kKernels = {"avx2", Forward, Backward, SumGroups, CheckByOutpu
 #endif
 #define LANES 16
 namespace avx512 {
-#include "perceptron_simd.inl"
-constexpr Kernels kKernels = {"avx512", Forward, Backward, SumGroups, CheckByOutput, CheckByInput};
+#include "simd.inl"
+constexpr Kernels kKernels = {"avx512", Forward, Backward, SumGroups, Threefry, CheckByOutput, CheckByInput};
 }  // namespace avx512
 #undef LANES
 #if defined(__clang__)

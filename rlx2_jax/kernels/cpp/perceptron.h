@@ -83,6 +83,8 @@ struct Kernels {
   void (*backward)(const Network&, int64_t group, float* scratch);
   // gradients[0] += all others.
   void (*sum_groups)(const Network&);
+  // Random words number first to first + count - 1 of a key (see data.h).
+  void (*threefry)(const uint32_t key[2], int64_t first, int64_t count, uint32_t* out);
   // Why the indices of a matrix cannot be used, or null.
   const char* (*check_by_output)(const Layer&);
   const char* (*check_by_input)(const Layer&);

@@ -1,4 +1,4 @@
-// The products for one instruction set: included once per set by perceptron.cc, inside a namespace of its own and with
+// The work for one instruction set: included once per set by perceptron.cc, inside a namespace of its own and with
 // LANES set. Vectors are the compiler's generic ones, so the same text serves every processor.
 
 typedef float Vec __attribute__((vector_size(LANES * 4), may_alias));
@@ -196,6 +196,26 @@ static void SumGroups(const Network& net) {
   for (int64_t g = 1; g < net.groups(); ++g) {
     const float* group = net.gradients + g * parameters;
     for (int64_t i = 0; i < parameters; ++i) net.gradients[i] += group[i];
+  }
+}
+
+// Every block takes the same rounds, so the compiler makes vectors of blocks.
+static void Threefry(const uint32_t key[2], int64_t first, int64_t count, uint32_t* out) {
+  const uint32_t keys[3] = {key[0], key[1], key[0] ^ key[1] ^ 0x1BD11BDAu};
+  constexpr int kRotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
+  for (int64_t i = 0; i < count; ++i) {
+    const uint64_t block = static_cast<uint64_t>(first + i);
+    uint32_t a = static_cast<uint32_t>(block >> 32) + keys[0], b = static_cast<uint32_t>(block) + keys[1];
+    for (uint32_t n = 0; n < 5; ++n) {
+      for (int r : kRotations[n % 2]) {
+        a += b;
+        b = (b << r) | (b >> (32 - r));
+        b ^= a;
+      }
+      a += keys[(n + 1) % 3];
+      b += keys[(n + 2) % 3] + n + 1;
+    }
+    out[i] = a ^ b;
   }
 }
 
