@@ -58,7 +58,7 @@ from rlx2_jax.sparsity import densities, methods
 
 FLOAT_BYTES = 4
 INDEX_BYTES = 4
-"""Per link of a packed matrix: its position, shared by value, moments and target."""
+
 SCALAR_BYTES = 6 * 4
 """Log-alpha, its two moments, and the step counts of three Adams."""
 
@@ -94,8 +94,8 @@ class Account:
     flops_train_exact_ratio: float
     bytes_state: int
     """Of `AgentState`, masked-dense: float32 values, targets and Adam moments, 1-byte masks."""
-    bytes_ideal: int
-    """Of its links alone: no masks, but `INDEX_BYTES` per link of a matrix that is not full."""
+    bytes_packed: int
+    """The same of a packed run."""
     bytes_replay: int
     """Of the replay ring."""
 
@@ -135,7 +135,7 @@ def account(config: Config, observation_size: int, action_size: int) -> Account:
         flops_train_exact=exact,
         flops_train_exact_ratio=exact / exact_dense,
         bytes_state=actor.bytes_state(target=actors > 1) + 2 * critic.bytes_state(target=True) + SCALAR_BYTES,
-        bytes_ideal=actor.bytes_ideal(target=actors > 1) + 2 * critic.bytes_ideal(target=True) + SCALAR_BYTES,
+        bytes_packed=actor.bytes_packed(target=actors > 1) + 2 * critic.bytes_packed(target=True) + SCALAR_BYTES,
         bytes_replay=replay.num_bytes(
             _known(c.buffer_max), c.num_envs, c.episode_length, observation_size, action_size
         ),
@@ -191,12 +191,11 @@ class _Network:
         """As arrays of the full shapes: value, two moments, maybe a target, a mask (biases too)."""
         return (sum(self.weights) + sum(self.sizes[1:])) * ((3 + target) * FLOAT_BYTES + 1)
 
-    def bytes_ideal(self, *, target: bool) -> int:
-        """As packed links: no masks; an index where a matrix in use is not full."""
-        full = [i * o for i, o in networks.layer_shapes(self.live)]
-        indexed = sum(k for k, entries in zip(self.links, full, strict=True) if k < entries)
-        values = (self.total_links + self.biases) * (3 + target)
-        return values * FLOAT_BYTES + indexed * INDEX_BYTES
+    def bytes_packed(self, *, target: bool) -> int:
+        """As vectors of links and biases, with the index arrays of `sparsity.links.Links` for each matrix."""
+        values = (self.total_links + sum(self.sizes[1:])) * (3 + target) * FLOAT_BYTES
+        indices = 3 * self.total_links + sum(i + o + 2 for i, o in networks.layer_shapes(self.sizes))
+        return values + indices * INDEX_BYTES
 
 
 def _train(config: Config, actor: _Network, critic: _Network, *, dense: bool, exact: bool) -> float:
