@@ -175,12 +175,15 @@ def test_tiny_is_a_really_narrow_network_within_the_shapes_of_the_full_one(name)
 
 
 def test_tiny_weights_have_the_spread_of_a_narrow_networks_initialisation():
-    s = setup()
-    hparams = s.hparams(method="tiny", critic_sparsity=0.8)
-    kernels = masks.kernels(s.init(KEY, hparams).critic.params)
-    for kernel, fan_in in zip(kernels, (O + A, *[int(hparams.critic_width)] * 2), strict=True):
-        largest = np.abs(kernel).max()
+    of_release, of_lecun = setup(kernel_init="release"), setup()
+    hparams = of_lecun.hparams(method="tiny", critic_sparsity=0.8)
+    width = int(hparams.critic_width)
+    kernels = [masks.kernels(s.init(KEY, hparams).critic.params) for s in (of_release, of_lecun)]
+    for uniform, normal, fan_in in zip(*kernels, (O + A, width, width), strict=True):
+        largest = np.abs(uniform).max()
         assert 0.85 * fan_in**-0.5 < largest <= fan_in**-0.5 * (1 + 1e-6)
+        live = np.asarray(normal)[np.asarray(normal) != 0]
+        assert np.std(live) == pytest.approx(fan_in**-0.5, rel=0.35)
 
 
 def test_tiny_kernels_of_sac_are_orthogonal_like_a_narrow_networks():

@@ -251,6 +251,9 @@ def test_fast_keys_make_the_random_numbers_of_plain_ones(shape):
         fast = lambda key, draw=draw: draw(kernels.fast_key(key))
         np.testing.assert_array_equal(jax.jit(fast)(keys[0]), draw(keys[0]))
         np.testing.assert_array_equal(jax.vmap(fast)(keys), jax.vmap(draw)(keys))
+        np.testing.assert_array_equal(fast(jax.random.wrap_key_data(keys[0])), draw(keys[0]))
+    other = jax.random.key(0, impl="rbg")
+    assert kernels.fast_key(other) is other
 
 
 def test_counts_of_links_are_shapes():

@@ -33,9 +33,16 @@ def take_rows(table: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def fast_key(key: jax.Array) -> jax.Array:
-    """A raw key as one that makes the same random numbers faster, for `jax.random` functions that draw many."""
+    """A Threefry key as one that makes the same random numbers faster, for `jax.random` functions that draw many.
+
+    A key of another kind, or where there are no native kernels, is given back as it is.
+    """
     if not native.available() or not jax.config.values["jax_threefry_partitionable"]:
         return key
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if str(jax.random.key_impl(key)) != "threefry2x32":
+            return key
+        key = jax.random.key_data(key)
     return jax.random.wrap_key_data(key, impl=_NATIVE_THREEFRY)
 
 
