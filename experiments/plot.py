@@ -36,7 +36,9 @@ def main(argv: Sequence[str]) -> int | None:
         label = config["method"]
         if config["actor_sparsity"] or config["critic_sparsity"]:
             label += f", {100 * config['actor_sparsity']:.3g} % / {100 * config['critic_sparsity']:.3g} % sparse"
-        runs[f"{label}, seed {config['seed']}"] = rows
+        label += f", seed {config['seed']}"
+        # Runs that differ in something else are told apart by their directories.
+        runs[label if label not in runs else f"{label} ({directory.name})"] = rows
         titles.append(f"{config['agent'].upper()} on {config['env']} ({config['backend']})")
     curves.save(curves.draw_comparison(runs, TITLE.value or titles[0]), Path(OUTPUT.value))
     return 0
