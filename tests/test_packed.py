@@ -14,7 +14,7 @@ import pytest
 from rlx2_jax import kernels, memory, policies, presets
 from rlx2_jax.agents import base
 from rlx2_jax.config import resolve
-from rlx2_jax.errors import ConfigError
+from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.kernels import native
 from rlx2_jax.sparsity import masks
 from rlx2_jax.training import compute, train
@@ -154,7 +154,7 @@ def test_auto_races_once_and_remembers(tmp_path, monkeypatch):
     chosen = compute.choose(config, lines.append, cache)
     assert chosen.compute in ("masked", "packed") and dataclasses.replace(chosen, compute="auto") == config
     ((key, ratio),) = json.loads(cache.read_text()).items()
-    assert f"{ratio:.2f} times" in lines[0] and (chosen.compute == "packed") == (ratio > 1)
+    assert "racing" in lines[0] and f"{ratio:.2f} times" in lines[1] and (chosen.compute == "packed") == (ratio > 1)
     monkeypatch.setattr(compute, "race", None)
     for remembered, expected in ((0.5, "masked"), (2.0, "packed")):
         cache.write_text(json.dumps({key: remembered}))
@@ -162,6 +162,13 @@ def test_auto_races_once_and_remembers(tmp_path, monkeypatch):
     # Another shape has another answer.
     with pytest.raises(TypeError):
         compute.choose(resolve(small(compute="auto", hidden=(8, 8))), lines.append, cache)
+
+
+def test_a_run_that_cannot_be_is_refused_before_any_race(monkeypatch, tmp_path):
+    monkeypatch.setattr(compute, "race", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkdirError):
+        quiet(small(compute="auto", **SPARSE), tmp_path / "file")
 
 
 def test_an_unusable_cache_is_no_obstacle(tmp_path):
@@ -225,7 +232,8 @@ def test_installation_without_a_compiler_succeeds_and_trains_portably(tmp_path):
     package = target / "rlx2_jax"
     assert package.is_dir() and not list((package / "kernels").glob("*.so"))
     script = (
-        "import rlx2_jax.kernels as k; from rlx2_jax import train, config; assert not k.native_available();"
+        "from rlx2_jax import config, kernels; from rlx2_jax.training import train;"
+        "assert not kernels.native_available();"
         "c = config.Config(env='probe/action', hidden=(16, 16), total_steps=2000, compute='packed');"
         "print(train(c).finished)"
     )

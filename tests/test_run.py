@@ -18,7 +18,6 @@ from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import resolve
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
 from rlx2_jax.training import program as programs
-from rlx2_jax.training import run as runs
 from rlx2_jax.training import train
 from rlx2_jax.training.workdir import identity
 from tests.conftest import ROOT, small
@@ -237,8 +236,3 @@ def test_a_run_without_a_workdir_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert quiet(small()).rows
     assert list(tmp_path.iterdir()) == []
-
-
-def test_describe_names_the_last_evaluation(finished):
-    assert runs.describe(finished[1].rows).startswith("step 1,200: return ")
-    assert runs.describe([]) == "no evaluation yet"

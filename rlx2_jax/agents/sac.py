@@ -111,7 +111,9 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
             state: base.AgentState, item: tuple[Batch, jax.Array, jax.Array]
         ) -> tuple[base.AgentState, base.Metrics]:
             batches, critic_keys, actor_keys = item
-            state, (critic_losses, q_means) = jax.lax.scan(critic_update, state, (batches, critic_keys))
+            # Unrolled: a loop of its own costs as much as a packed layer.
+            items = (batches, critic_keys)
+            state, (critic_losses, q_means) = jax.lax.scan(critic_update, state, items, unroll=True)
             (loss, excess), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
                 state.actor.params, state, base.last(batches), actor_keys[-1]
             )

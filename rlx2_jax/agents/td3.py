@@ -90,7 +90,8 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
             return state.replace(critic=critic), (loss, q_mean)
 
         def cycle(state: base.AgentState, item: tuple[Batch, jax.Array]) -> tuple[base.AgentState, base.Metrics]:
-            state, (critic_losses, q_means) = jax.lax.scan(critic_update, state, item)
+            # Unrolled: a loop of its own costs as much as a packed layer.
+            state, (critic_losses, q_means) = jax.lax.scan(critic_update, state, item, unroll=True)
             loss, gradient = jax.value_and_grad(actor_loss)(state.actor.params, state, base.last(item[0]))
             state = state.replace(
                 actor=base.polyak(base.descend(state.actor, gradient, hparams.actor_lr), hparams.tau),

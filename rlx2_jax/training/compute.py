@@ -63,6 +63,7 @@ def choose(config: Config, say: Callable[[str], None], cache: Path | None = None
     key = _key(config)
     ratios = _read(cache)
     if key not in ratios:
+        say("compute: racing masked and packed updates, once for this machine and these shapes")
         small = min(config.buffer_max or TRANSITIONS, TRANSITIONS)
         lighter = lambda c: dataclasses.replace(c, buffer_max=small, buffer_min=None)
         contenders = {c.compute: updates(make_program(lighter(c))) for c in (masked, packed)}

@@ -14,7 +14,7 @@ import importlib.metadata
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ import numpy as np
 
 from rlx2_jax import __version__, accounting, files, memory, policies
 from rlx2_jax.checkpoints import Checkpoints
-from rlx2_jax.config import Config, resolve
+from rlx2_jax.config import Config
 from rlx2_jax.errors import DivergedError
 from rlx2_jax.training import compute
 from rlx2_jax.training import program as programs
@@ -96,8 +96,7 @@ def train(
       CheckpointError: nothing good to resume from, or a checkpoint that cannot be written.
       DivergedError: values stopped being finite; the last good checkpoint is kept.
     """
-    say: list[str] = []
-    program = programs.make_program(compute.choose(resolve(config), say.append))
+    program = programs.make_program(config)
     directory = None if workdir is None else Path(workdir)
     if resume and directory is None:
         raise workdirs.WorkdirError("there is nothing to resume without a workdir; name one.")
@@ -111,9 +110,9 @@ def train(
         checkpoints = None
         if directory is not None:
             checkpoints = stack.enter_context(Checkpoints(directory, workdirs.identity(program.config)))
+        program = programs.make_program(compute.choose(program.config, display.say))
         display.say(_headline(program))
-        for line in (*say, size_line):
-            display.say(line)
+        display.say(size_line)
         run = _Run(program, directory, checkpoints, display, on_report)
         run.start(resume)
         return run.go(stop)
@@ -406,14 +405,3 @@ def _event_writer(directory: Path, steps: int) -> Any:
 
     # Steps made again after a resume hide those of before.
     return SummaryWriter(str(directory), purge_step=steps + 1 if steps else None)
-
-
-def describe(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line on the last evaluation, for notebooks and logs."""
-    if not rows:
-        return "no evaluation yet"
-    row = rows[-1]
-    return (
-        f"step {row['env_steps']:,}: return {row['return_mean']:.1f} ± {row['return_std']:.1f}, "
-        f"{row['steps_per_second']:.0f} steps/s"
-    )
