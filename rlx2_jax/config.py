@@ -108,9 +108,9 @@ class Config:
 
     # Where the paper's text and its published code differ (see presets.py)
     initial_mask: str = _field("magnitude", "first mask: magnitude (release) or random (paper)")
-    kernel_init: str | None = _field(
-        None,
-        "initial weights: lecun (normal), or release (TD3 uniform, SAC orthogonal) (default: TD3 lecun, SAC release)",
+    kernel_init: str = _field(
+        "release",
+        "initial weights: release (TD3 uniform, SAC orthogonal), or lecun (normal; for sparsity of 95 % and more)",
     )
     distance: str = _field("half_mse", "policy distance: half_mse (release) or l2 (paper)")
     drop_rule: str = _field("once", "too distant data: drop a share once (release) or until_close (paper)")
@@ -242,7 +242,6 @@ def resolve(config: Config) -> Config:
         schedule_scale=scale,
         warmup_steps=warmup,
         policy_delay=c.delay,
-        kernel_init={"td3": "lecun", "sac": "release"}[c.agent] if c.kernel_init is None else c.kernel_init,
         topology=mechanisms.topology if c.topology is None else c.topology,
         n_step=n_step,
         n_max=n_max,
@@ -270,12 +269,11 @@ def _check_names(c: Config) -> None:
         "method": tuple(methods.METHODS),
         "compute": COMPUTE,
         "initial_mask": ("magnitude", "random"),
+        "kernel_init": networks.KERNEL_INITS,
         "distance": ("half_mse", "l2"),
         "drop_rule": ("once", "until_close"),
         "sac_explore": ("sample", "mode"),
     }
-    if c.kernel_init is not None:
-        choices["kernel_init"] = networks.KERNEL_INITS
     if c.topology is not None:
         choices["topology"] = methods.TOPOLOGIES
     for name, valid in choices.items():

@@ -82,9 +82,8 @@ TwinMLP = nn.vmap(
 """Two perceptrons with one leading parameter axis: `[..., inputs]` to `[2, ..., outputs]`."""
 
 
-def initial_of(agent: str, kernel_init: str | None) -> str:
-    """What `MLP.initial` is for an agent and a resolved `Config.kernel_init`."""
-    assert kernel_init is not None
+def initial_of(agent: str, kernel_init: str) -> str:
+    """What `MLP.initial` is for an agent and a `Config.kernel_init`."""
     return {"td3": "uniform", "sac": "orthogonal"}[agent] if kernel_init == "release" else kernel_init
 
 

@@ -28,7 +28,7 @@ def main(steps: int) -> None:
         compilation.use_cache(sys.argv[2])
     runs = []
     for compute in ("masked", "packed"):
-        program = programs.make_program(Config(compute=compute, total_steps=steps))
+        program = programs.make_program(Config(compute=compute, total_steps=steps, chunk_steps=20))
         state = jax.jit(program.init)(jax.random.PRNGKey(0), program.hparams)
         runs.append((program, jax.jit(program.renew), jax.jit(program.chunk, donate_argnums=0), state))
     unpack = jax.jit(programs.unpack)

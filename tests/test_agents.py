@@ -175,7 +175,7 @@ def test_tiny_is_a_really_narrow_network_within_the_shapes_of_the_full_one(name)
 
 
 def test_tiny_weights_have_the_spread_of_a_narrow_networks_initialisation():
-    of_release, of_lecun = setup(kernel_init="release"), setup()
+    of_release, of_lecun = setup(), setup(kernel_init="lecun")
     hparams = of_lecun.hparams(method="tiny", critic_sparsity=0.8)
     width = int(hparams.critic_width)
     kernels = [masks.kernels(s.init(KEY, hparams).critic.params) for s in (of_release, of_lecun)]
