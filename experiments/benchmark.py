@@ -39,6 +39,7 @@ from rlx2_jax.sparsity import densities
 from rlx2_jax.training import compute
 from rlx2_jax.training.program import Program, make_program
 from rlx2_jax.viz import benchmark as pictures
+from rlx2_jax.viz import curves
 
 MODES = ("dense", "tiny", "masked", "packed")
 
@@ -91,7 +92,7 @@ def main(argv: Sequence[str]) -> int | None:
                 {"rows": results, "device": device, "jax": jax.__version__, "machine": machine._asdict()},
             )
     path = Path(OUTPUT.value).with_suffix(".png")
-    pictures.save(path, results)
+    curves.save(pictures.draw(results), path)
     print(f"wrote {OUTPUT.value} and {path}")
     return 0
 

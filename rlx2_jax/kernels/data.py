@@ -5,6 +5,7 @@ Both are exact stand-ins: the same values as what they replace, from the native 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -49,15 +50,8 @@ def fast_key(key: jax.Array) -> jax.Array:
 def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
     if bit_width != 32:
         return _THREEFRY.random_bits(key, bit_width, shape)
-    result = jax.ShapeDtypeStruct((_size(shape),), jnp.uint32)
+    result = jax.ShapeDtypeStruct((math.prod(shape),), jnp.uint32)
     return jax.ffi.ffi_call(native.THREEFRY, result, vmap_method="broadcast_all")(key).reshape(shape)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 _THREEFRY: Any = jax.extend.random.threefry_prng_impl

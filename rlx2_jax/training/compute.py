@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import files, kernels
+from rlx2_jax import __version__, envs, files, kernels
 from rlx2_jax.agents import AgentState
 from rlx2_jax.config import Config, link_counts
 from rlx2_jax.training.program import Program, make_program
@@ -126,8 +126,6 @@ def _default_cache() -> Path:
 
 def _key(config: Config) -> str:
     """What the outcome depends on: the machine, the versions, and the shapes of an update."""
-    from rlx2_jax import __version__, envs
-
     env = envs.make(config.env, config.backend)
     shape = (
         config.agent,

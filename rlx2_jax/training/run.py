@@ -110,7 +110,9 @@ def train(
         checkpoints = None
         if directory is not None:
             checkpoints = stack.enter_context(Checkpoints(directory, workdirs.identity(program.config)))
-        program = programs.make_program(compute.choose(program.config, display.say))
+        chosen = compute.choose(program.config, display.say)
+        if chosen != program.config:
+            program = programs.make_program(chosen)
         display.say(_headline(program))
         display.say(size_line)
         run = _Run(program, directory, checkpoints, display, on_report)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-from rlx2_jax import files
 
 COLORS = {"dense": "#5c5c5c", "tiny": "#e08e2b", "masked": "#0b62a4", "packed": "#d1495b"}
 
@@ -39,12 +34,3 @@ def draw(results: Sequence[Mapping[str, Any]]) -> Figure:
     panels[0].plot([], [], color="black", lw=1.2, label="floor")
     figure.legend(loc="outside upper center", ncols=len(modes) + 1, frameon=False)
     return figure
-
-
-def save(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """Write the picture as PNG."""
-    figure = draw(results)
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    files.write_bytes(path, buffer.getvalue())
