@@ -16,7 +16,7 @@ after them are written, so no window crosses the write head. Capacity shrinks by
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.struct
 import jax
@@ -199,33 +199,57 @@ def window(
     gamma: jax.Array,
 ) -> Batch:
     """The windows starting at the given rows (counted like `head`) and columns. See `sample`."""
-    R, E = replay.reward.shape
+    take = kernels.take_windows if kernels.native_available() else take_windows
+    ring = (replay.observation, replay.action, replay.reward, replay.outcome, replay.final)
+    windows = take(ring, row, column, n_step, n_max, gamma)
+    steps = jnp.arange(1, n_max)
+    return Batch(
+        observation=windows.observation,
+        action=windows.action,
+        partial_return=windows.partial_return,
+        bootstrap_discount=windows.bootstrap_discount,
+        next_observation=windows.next_observation,
+        between=_take(replay.observation, row[..., None] + steps, column[..., None]),
+        between_discount=jnp.where(steps <= windows.last[..., None], gamma**steps, 0.0),
+        weight=windows.weight,
+    )
+
+
+def take_windows(
+    ring: Sequence[jax.Array],
+    row: jax.Array,
+    column: jax.Array,
+    n_step: jax.Array,
+    n_max: int,
+    gamma: jax.Array,
+) -> kernels.Windows:
+    """Portable form of `kernels.take_windows`."""
+    observation, action, reward, outcome, final = ring
     steps = jnp.arange(n_max + 1)
-    index = ((row[..., None] + steps) % R) * E + column[..., None]
-    here = index[..., 0]
-    take = lambda ring, index: kernels.take_rows(ring.reshape(R * E, *ring.shape[2:]), index)
-    outcome = take(replay.outcome, index)
+    rows, columns = row[..., None] + steps, column[..., None]
+    outcome = _take(outcome, rows, columns)
     # A window ends where its steps are used up, where an episode is cut, and before a step that is not valid.
     cut = (outcome[..., :-1] > 0) | (outcome[..., 1:] == INVALID) | (steps[:-1] == n_step - 1)
     terminated = outcome[..., :-1] == TERMINATED
-    partial_return, bootstrap_discount, last = n_step_window(
-        take(replay.reward, index[..., :-1]), terminated, cut, gamma
-    )
-    pick = lambda x, k: jnp.take_along_axis(x, k[..., None], axis=-1)[..., 0]
-    slot = pick(outcome, last) - 1
-    following = take(replay.observation, pick(index, last + 1))
-    # The same ring of E columns, but of truncations.
-    final = kernels.take_rows(replay.final.reshape(-1, *replay.final.shape[2:]), jnp.maximum(slot, 0) * E + column)
-    return Batch(
-        observation=take(replay.observation, here),
-        action=take(replay.action, here),
+    rewards = _take(reward, rows[..., :-1], columns)
+    partial_return, bootstrap_discount, last = n_step_window(rewards, terminated, cut, gamma)
+    slot = jnp.take_along_axis(outcome, last[..., None], axis=-1)[..., 0] - 1
+    following = _take(observation, row + last + 1, column)
+    return kernels.Windows(
+        observation=_take(observation, row, column),
+        action=_take(action, row, column),
         partial_return=partial_return,
         bootstrap_discount=bootstrap_discount,
-        next_observation=jnp.where((slot >= 0)[..., None], final, following),
-        between=take(replay.observation, index[..., 1:-1]),
-        between_discount=jnp.where(steps[:-2] < last[..., None], gamma ** (steps[:-2] + 1), 0.0),
+        next_observation=jnp.where((slot >= 0)[..., None], _take(final, jnp.maximum(slot, 0), column), following),
+        last=last,
         weight=(outcome[..., 0] != INVALID).astype(jnp.float32),
     )
+
+
+def _take(ring: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+    """Places of a ring of whole rows, its rows counted on beyond its end."""
+    rows, columns = ring.shape[:2]
+    return kernels.take_rows(ring.reshape(-1, *ring.shape[2:]), row % rows * columns + column)
 
 
 def oldest(replay: Replay, count: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

@@ -4,9 +4,9 @@ Packed compute: perceptrons whose work is proportional to their links. And what 
 random bits.
 """
 
-from rlx2_jax.kernels.data import fast_key, take_rows
+from rlx2_jax.kernels.data import Windows, fast_key, take_rows, take_windows
 from rlx2_jax.kernels.native import MISSING
 from rlx2_jax.kernels.native import available as native_available
 from rlx2_jax.kernels.perceptron import perceptron
 
-__all__ = ["MISSING", "fast_key", "native_available", "perceptron", "take_rows"]
+__all__ = ["MISSING", "Windows", "fast_key", "native_available", "perceptron", "take_rows", "take_windows"]

@@ -1,16 +1,19 @@
 """Gathers and random bits, which weigh as much as the products of an update once those are packed.
 
-Both are exact stand-ins: the same values as what they replace, from the native kernels where there are any.
+All are stand-ins: the same values as what they replace (a window's partial return to rounding), from the native kernels
+where there are any.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.extend
 import jax.numpy as jnp
+import numpy as np
 
 from rlx2_jax.kernels import native
 
@@ -31,6 +34,56 @@ def take_rows(table: jax.Array, index: jax.Array) -> jax.Array:
     shape = jax.ShapeDtypeStruct((index.size, flat.shape[1]), table.dtype)
     taken = jax.ffi.ffi_call(native.TAKE_ROWS, shape, vmap_method="broadcast_all")(flat, index.ravel())
     return taken.reshape(*index.shape, *table.shape[1:])
+
+
+class Windows(NamedTuple):
+    """What windows of a replay ring are reduced to; names and meaning as in `replay.Batch`."""
+
+    observation: jax.Array
+    action: jax.Array
+    partial_return: jax.Array
+    bootstrap_discount: jax.Array
+    next_observation: jax.Array
+    last: jax.Array
+    """Step of the window, from 0, after which it bootstraps; int32."""
+    weight: jax.Array
+
+
+def take_windows(
+    ring: Sequence[jax.Array],
+    row: jax.Array,
+    column: jax.Array,
+    n_step: jax.Array,
+    n_max: int,
+    gamma: jax.Array,
+) -> Windows:
+    """Native only: `replay.window` in one pass over the ring, which it reads a third as often.
+
+    Args:
+      ring: observation `[R, E, O]`, action `[R, E, A]`, reward `[R, E]`, outcome `[R, E]`, final `[F, E, O]`.
+      row: `[...]`, int32, not negative; taken modulo R.
+      column: likewise, below E; with these out of range, or an outcome beyond F, the kernel raises.
+      n_step: steps per window, scalar.
+      n_max: at most.
+      gamma: discount per step, scalar.
+    """
+    observation, action = ring[:2]
+    count, shape = row.size, row.shape
+    floats = lambda *trailing: jax.ShapeDtypeStruct((count, *trailing), jnp.float32)
+    sizes = observation.shape[-1], action.shape[-1]
+    results = Windows(
+        observation=floats(sizes[0]),
+        action=floats(sizes[1]),
+        partial_return=floats(),
+        bootstrap_discount=floats(),
+        next_observation=floats(sizes[0]),
+        last=jax.ShapeDtypeStruct((count,), jnp.int32),
+        weight=floats(),
+    )
+    call = jax.ffi.ffi_call(native.TAKE_WINDOWS, list(results), vmap_method="broadcast_all")
+    scalars = jnp.asarray(n_step, jnp.int32), jnp.asarray(gamma, jnp.float32)
+    taken = call(*ring, row.ravel(), column.ravel(), *scalars, n_max=np.int64(n_max))
+    return Windows(*(x.reshape(*shape, *x.shape[1:]) for x in taken))
 
 
 def fast_key(key: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import jax
 FORWARD = "rlx2_perceptron_forward"
 BACKWARD = "rlx2_perceptron_backward"
 TAKE_ROWS = "rlx2_take_rows"
+TAKE_WINDOWS = "rlx2_take_windows"
 THREEFRY = "rlx2_threefry"
 
 MISSING = (
@@ -29,7 +30,7 @@ def load() -> ctypes.CDLL | None:
     library = ctypes.CDLL(spec.origin)
     library.rlx2_instructions.restype = ctypes.c_char_p
     library.rlx2_tile.restype = library.rlx2_group.restype = ctypes.c_int64
-    for name in (FORWARD, BACKWARD, TAKE_ROWS, THREEFRY):
+    for name in (FORWARD, BACKWARD, TAKE_ROWS, TAKE_WINDOWS, THREEFRY):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 

@@ -8,8 +8,10 @@
 // samples, and the gradient is its first entry, the rest is scratch. All operands share leading axes, which count
 // independent networks.
 //
-//   take rows:  table [rows, width], index [n] -> [n, width]
-//   threefry:   key [2] -> bits [n]
+//   take rows:     table [rows, width], index [n] -> [n, width]
+//   take windows:  observation, action, reward, outcome, final of a ring, row [n], column [n], n_step, gamma
+//                  -> observation, action, partial_return, bootstrap_discount, next_observation, last, weight
+//   threefry:      key [2] -> bits [n]
 //
 // likewise under leading axes.
 
@@ -34,14 +36,14 @@ int64_t Leading(ffi::Span<const int64_t> dims, size_t trailing) {
   return n;
 }
 
-ffi::Error Invalid(const std::string& message) { return ffi::Error::InvalidArgument("sparse perceptron: " + message); }
+ffi::Error Invalid(const std::string& message) { return ffi::Error::InvalidArgument("rlx2_jax kernels: " + message); }
 
 // Reads operands in order and remembers the first thing that is wrong with them.
 class Reader {
  public:
   Reader(ffi::RemainingArgs& args, ffi::RemainingRets& rets) : args_(args), rets_(rets) {}
 
-  // An operand whose last axes are `shape` (-1: any size, written back), under `networks` leading ones (-1 likewise).
+  // An operand whose last axes are `shape` (-1: any size, written back), under leading ones as the others have.
   template <typename Buffer>
   auto* In(const char* name, std::initializer_list<int64_t*> shape) {
     return Check<Buffer>(name, args_.template get<Buffer>(next_in_++), shape);
@@ -54,7 +56,7 @@ class Reader {
     return Check<Buffer>(name, std::move(buffer), shape);
   }
 
-  int64_t networks() const { return networks_; }
+  int64_t leading() const { return leading_; }
   bool ok() const { return message_.empty(); }
   ffi::Error error() const { return Invalid(message_); }
   void Fail(const std::string& message) {
@@ -75,9 +77,9 @@ class Reader {
       return nullptr;
     }
     const int64_t leading = Leading(dims, shape.size());
-    if (networks_ < 0) networks_ = leading;
+    if (leading_ < 0) leading_ = leading;
     size_t axis = dims.size() - shape.size();
-    bool fits = leading == networks_;
+    bool fits = leading == leading_;
     for (int64_t* size : shape) {
       if (*size < 0) *size = dims[axis];
       fits &= *size == dims[axis++];
@@ -89,7 +91,7 @@ class Reader {
   ffi::RemainingArgs& args_;
   ffi::RemainingRets& rets_;
   size_t next_in_ = 0, next_out_ = 0;
-  int64_t networks_ = -1;
+  int64_t leading_ = -1;
   std::string message_;
 };
 
@@ -133,7 +135,7 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
     net.activations = read.Out<Floats>("activations", {&size});
     if (!read.ok()) return read.error();
   }
-  const char* problem = Forward(*kernels, {net, read.networks(), parameters}, pool.num_threads());
+  const char* problem = Forward(*kernels, {net, read.leading(), parameters}, pool.num_threads());
   return problem ? Invalid(problem) : ffi::Error::Success();
 }
 
@@ -170,7 +172,7 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
   if (weights) net.gradients = read.Out<Floats>("dparameters", {&groups, &parameters_size});
   if (rets.size() == (weights ? 2 : 1)) net.dx = read.Out<Floats>("dx", {&net.batch, &net.layers[0].in});
   if (!read.ok()) return read.error();
-  const char* problem = Backward(*kernels, {net, read.networks(), parameters}, pool.num_threads());
+  const char* problem = Backward(*kernels, {net, read.leading(), parameters}, pool.num_threads());
   return problem ? Invalid(problem) : ffi::Error::Success();
 }
 
@@ -179,15 +181,62 @@ ffi::Error TakeRowsCall(ffi::ThreadPool pool, ffi::AnyBuffer table, Ints index, 
   if (t.size() < 2 || i.size() + 1 != t.size() || o.size() != t.size() || table.element_type() != out->element_type() ||
       ffi::ByteWidth(table.element_type()) != sizeof(uint32_t) || o[o.size() - 1] != t[t.size() - 1] ||
       o[o.size() - 2] != i[i.size() - 1] || Leading(t, 2) != Leading(i, 1) || Leading(t, 2) != Leading(o, 2)) {
-    return ffi::Error::InvalidArgument("take rows: shapes or types do not fit");
+    return Invalid("take rows: shapes or types do not fit");
   }
   const int64_t rows = t[t.size() - 2], width = t[t.size() - 1], count = i[i.size() - 1];
   for (int64_t n = 0; n < Leading(t, 2); ++n) {
     if (!TakeRows(static_cast<const uint32_t*>(table.untyped_data()) + n * rows * width, rows, width,
                   index.typed_data() + n * count, count, static_cast<uint32_t*>(out->untyped_data()) + n * count * width,
                   pool.num_threads())) {
-      return ffi::Error::InvalidArgument("take rows: an index is out of range");
+      return Invalid("take rows: an index is out of range");
     }
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error TakeWindowsCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t n_max) {
+  Ring ring;
+  Windows windows;
+  windows.n_max = n_max;
+  Reader read(args, rets);
+  int64_t &R = ring.rows, &E = ring.columns, &F = ring.slots, &O = ring.observation_size, &A = ring.action_size;
+  int64_t& n = windows.count;
+  ring.observation = read.In<Floats>("observation", {&R, &E, &O});
+  ring.action = read.In<Floats>("action", {&R, &E, &A});
+  ring.reward = read.In<Floats>("reward", {&R, &E});
+  ring.outcome = read.In<Ints>("outcome", {&R, &E});
+  ring.final = read.In<Floats>("final", {&F, &E, &O});
+  windows.row = read.In<Ints>("row", {&n});
+  windows.column = read.In<Ints>("column", {&n});
+  windows.n_step = read.In<Ints>("n_step", {});
+  windows.gamma = read.In<Floats>("gamma", {});
+  windows.observation = read.Out<Floats>("observation", {&n, &O});
+  windows.action = read.Out<Floats>("action", {&n, &A});
+  windows.partial_return = read.Out<Floats>("partial_return", {&n});
+  windows.bootstrap_discount = read.Out<Floats>("bootstrap_discount", {&n});
+  windows.next_observation = read.Out<Floats>("next_observation", {&n, &O});
+  windows.last = read.Out<Ints>("last", {&n});
+  windows.weight = read.Out<Floats>("weight", {&n});
+  if (!read.ok()) return read.error();
+  if (R < 1 || n_max < 1) return Invalid("a window needs at least one row and one step");
+  for (int64_t i = 0; i < read.leading(); ++i) {
+    if (const char* problem = TakeWindows(ring, windows, pool.num_threads())) return Invalid(problem);
+    ring.observation += R * E * O;
+    ring.action += R * E * A;
+    ring.reward += R * E;
+    ring.outcome += R * E;
+    ring.final += F * E * O;
+    windows.row += n;
+    windows.column += n;
+    windows.n_step += 1;
+    windows.gamma += 1;
+    windows.observation += n * O;
+    windows.action += n * A;
+    windows.partial_return += n;
+    windows.bootstrap_discount += n;
+    windows.next_observation += n * O;
+    windows.last += n;
+    windows.weight += n;
   }
   return ffi::Error::Success();
 }
@@ -195,7 +244,7 @@ ffi::Error TakeRowsCall(ffi::ThreadPool pool, ffi::AnyBuffer table, Ints index, 
 ffi::Error ThreefryCall(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> key, ffi::Result<ffi::Buffer<ffi::U32>> bits) {
   const auto k = key.dimensions(), b = bits->dimensions();
   if (k.size() < 1 || k[k.size() - 1] != 2 || b.size() != k.size() || Leading(b, 1) != Leading(k, 1)) {
-    return ffi::Error::InvalidArgument("threefry: shapes do not fit");
+    return Invalid("threefry: shapes do not fit");
   }
   const int64_t count = b[b.size() - 1];
   for (int64_t n = 0; n < Leading(k, 1); ++n) {
@@ -228,6 +277,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_take_rows, rlx2::TakeRowsCall,
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::Buffer<xla::ffi::S32>>()
                                   .Ret<xla::ffi::AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_take_windows, rlx2::TakeWindowsCall,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<int64_t>("n_max"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_threefry, rlx2::ThreefryCall,
                               xla::ffi::Ffi::Bind()

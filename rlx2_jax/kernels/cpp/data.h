@@ -1,4 +1,4 @@
-// What an update spends on data once its products are cheap: gathering a batch, and random bits.
+// What an update spends on data once its products are cheap: gathering batches, and random bits.
 
 #ifndef RLX2_JAX_DATA_H_
 #define RLX2_JAX_DATA_H_
@@ -11,6 +11,35 @@ namespace rlx2 {
 // 0 <= index < rows.
 bool TakeRows(const uint32_t* table, int64_t rows, int64_t width, const int32_t* index, int64_t count, uint32_t* out,
               int64_t threads);
+
+// A replay ring, as `rlx2_jax/replay.py` lays it out.
+struct Ring {
+  int64_t rows = -1, columns = -1, slots = -1, observation_size = -1, action_size = -1;
+  const float* observation = nullptr;  // [rows, columns, observation_size]
+  const float* action = nullptr;       // [rows, columns, action_size]
+  const float* reward = nullptr;       // [rows, columns]
+  const int32_t* outcome = nullptr;    // [rows, columns]
+  const float* final = nullptr;        // [slots, columns, observation_size]
+};
+
+// Windows of n_step steps in a ring, at most n_max, and what they are reduced to: in the terms of `replay.window`.
+struct Windows {
+  int64_t count = -1, n_max = 0;
+  const int32_t* n_step = nullptr;      // scalar
+  const float* gamma = nullptr;         // scalar
+  const int32_t* row = nullptr;         // [count]
+  const int32_t* column = nullptr;      // [count]
+  float* observation = nullptr;         // [count, observation_size]
+  float* action = nullptr;              // [count, action_size]
+  float* partial_return = nullptr;      // [count]
+  float* bootstrap_discount = nullptr;  // [count]
+  float* next_observation = nullptr;    // [count, observation_size]
+  int32_t* last = nullptr;              // [count]
+  float* weight = nullptr;              // [count]
+};
+
+// Returns what is wrong with the indices, or null.
+const char* TakeWindows(const Ring& ring, const Windows& windows, int64_t threads);
 
 // Random bits of a Threefry-2x32 key (Salmon et al., 2011) as JAX makes them: the two words of the block numbered i,
 // combined by exclusive or.
