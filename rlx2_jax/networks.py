@@ -110,7 +110,7 @@ def gaussian_head(output: jax.Array) -> tuple[jax.Array, jax.Array]:
     return mean, low + 0.5 * (high - low) * (jnp.tanh(log_std) + 1)
 
 
-def forward(network: nn.Module, params: Params, mask: Any, inputs: jax.Array) -> jax.Array:
+def forward(network: nn.Module, params: Params, mask: Any, *inputs: jax.Array) -> jax.Array:
     """A network's output for the given parameters.
 
     Args:
@@ -118,13 +118,13 @@ def forward(network: nn.Module, params: Params, mask: Any, inputs: jax.Array) ->
       params: its parameters, masked or packed.
       mask: what stands beside them. A tuple of `Links` means packed parameters; other masks are not looked at, for
         absent weights are zeros.
-      inputs: `[..., inputs]`.
+      inputs: `[..., size]` each, the network's inputs in turn.
     """
     if not isinstance(mask, tuple):
-        output = network.apply({"params": params}, inputs)
+        output = network.apply({"params": params}, jnp.concatenate(inputs, -1))
         assert isinstance(output, jax.Array)
         return output
-    packed = lambda params, links: kernels.perceptron(params, links, inputs)
+    packed = lambda params, links: kernels.perceptron(params, links, *inputs)
     for _ in range(params.ndim - 1):
         packed = jax.vmap(packed)
     return packed(params, mask)

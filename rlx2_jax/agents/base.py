@@ -217,8 +217,7 @@ def q_values(
     network: nn.Module, params: networks.Params, mask: masking.Masks, observation: jax.Array, action: jax.Array
 ) -> jax.Array:
     """Values of state-action pairs: `[B]` of one critic, `[2, B]` of twins."""
-    inputs = jnp.concatenate([observation, action], -1)
-    return networks.forward(network, params, mask, inputs)[..., 0]
+    return networks.forward(network, params, mask, observation, action)[..., 0]
 
 
 def weighted_mean(values: jax.Array, weight: jax.Array) -> jax.Array:

@@ -80,7 +80,7 @@ def take_windows(
         last=jax.ShapeDtypeStruct((count,), jnp.int32),
         weight=floats(),
     )
-    call = jax.ffi.ffi_call(native.TAKE_WINDOWS, list(results), vmap_method="broadcast_all")
+    call = jax.ffi.ffi_call(native.TAKE_WINDOWS, list(results), vmap_method="expand_dims")
     scalars = jnp.asarray(n_step, jnp.int32), jnp.asarray(gamma, jnp.float32)
     taken = call(*ring, row.ravel(), column.ravel(), *scalars, n_max=np.int64(n_max))
     return Windows(*(x.reshape(*shape, *x.shape[1:]) for x in taken))

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from rlx2_jax.kernels import native
@@ -26,13 +27,15 @@ from rlx2_jax.sparsity import links as packing
 from rlx2_jax.sparsity.links import Links
 
 
-def perceptron(params: jax.Array, links: Sequence[Links], x: jax.Array, *, implementation: str = "auto") -> jax.Array:
+def perceptron(
+    params: jax.Array, links: Sequence[Links], *inputs: jax.Array, implementation: str = "auto"
+) -> jax.Array:
     """Output of a ReLU perceptron with packed matrices. Differentiable once; `vmap` as you like.
 
     Args:
       params: `[parameters]`, float32: the values, then the bias, of each layer in turn.
       links: where the values of each layer stand.
-      x: `[..., in]`, float32.
+      inputs: `[..., size]` each, float32: one or more arrays, whose features are the network's inputs in turn.
       implementation: `native`, `portable` (unpacks, and multiplies dense), an instruction set of the native kernels, or
         `auto`: native where that is possible.
 
@@ -43,30 +46,32 @@ def perceptron(params: jax.Array, links: Sequence[Links], x: jax.Array, *, imple
       ValueError: shapes or types that do not fit.
     """
     links = tuple(links)
-    _check(params, links, x)
+    _check(params, links, inputs)
     if implementation == "portable" or (implementation == "auto" and not native.available()):
-        return _portable(params, links, x)
+        return _portable(params, links, jnp.concatenate(inputs, -1))
     if native.load() is None:
         raise ValueError(native.MISSING)
     instructions = "auto" if implementation == "native" else implementation
-    batch = x.reshape(-1, x.shape[-1])
-    return _native(instructions, params, links, batch).reshape(*x.shape[:-1], -1)
+    flat = tuple(x.reshape(-1, x.shape[-1]) for x in inputs)
+    return _native(instructions, params, links, flat).reshape(*inputs[0].shape[:-1], -1)
 
 
-def _check(params: jax.Array, links: tuple[Links, ...], x: jax.Array) -> None:
-    if not links:
-        raise ValueError("a perceptron needs at least one layer of links.")
-    size = x.shape[-1] if x.ndim else 0
+def _check(params: jax.Array, links: tuple[Links, ...], inputs: tuple[jax.Array, ...]) -> None:
+    if not links or not inputs:
+        raise ValueError("a perceptron needs at least one layer of links and one input.")
+    if len({x.shape[:-1] for x in inputs}) > 1 or not all(x.ndim for x in inputs):
+        raise ValueError(f"inputs of shapes {[x.shape for x in inputs]} are not features of the same samples.")
+    size = sum(x.shape[-1] for x in inputs)
     for i, link in enumerate(links):
-        inputs, outputs = link.shape
-        if inputs != size:
-            raise ValueError(f"layer {i} takes {inputs} inputs, but is given {size}.")
+        needed_inputs, outputs = link.shape
+        if needed_inputs != size:
+            raise ValueError(f"layer {i} takes {needed_inputs} inputs, but is given {size}.")
         size = outputs
     needed = sum(link.count + link.shape[1] for link in links)
     if params.shape != (needed,):
         raise ValueError(f"parameters of shape {params.shape} do not fit the links, which need ({needed},).")
-    if params.dtype != jnp.float32 or x.dtype != jnp.float32:
-        raise ValueError(f"packed compute takes float32 values, not {params.dtype} and {x.dtype}.")
+    if wrong := {str(x.dtype) for x in (params, *inputs) if x.dtype != jnp.float32}:
+        raise ValueError(f"packed compute takes float32 values, not {', '.join(sorted(wrong))}.")
     for leaf in jax.tree.leaves(links):
         if leaf.dtype != jnp.int32:
             raise ValueError(f"packed compute takes int32 indices, not {leaf.dtype}.")
@@ -81,53 +86,63 @@ def _portable(params: jax.Array, links: tuple[Links, ...], x: jax.Array) -> jax.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _native(instructions: str, params: jax.Array, links: tuple[Links, ...], x: jax.Array) -> jax.Array:
-    return _forward(instructions, params, links, x, keep=False)[0]
+def _native(instructions: str, params: jax.Array, links: tuple[Links, ...], inputs: tuple[jax.Array, ...]) -> jax.Array:
+    return _forward(instructions, params, links, inputs, keep=False)[0]
 
 
 def _forward(
-    instructions: str, params: jax.Array, links: tuple[Links, ...], x: jax.Array, *, keep: bool
+    instructions: str, params: jax.Array, links: tuple[Links, ...], inputs: tuple[jax.Array, ...], *, keep: bool
 ) -> Sequence[jax.Array]:
     """`[y]`, and the activations of every layer if they are to be kept."""
-    shapes = [_floats(x.shape[0], links[-1].shape[1])]
+    batch = inputs[0].shape[0]
+    shapes = [_floats(batch, links[-1].shape[1])]
     if keep:
         tile, _ = native.tiling()
-        shapes.append(_floats(math.ceil(x.shape[0] / tile) * sum(link.shape[0] for link in links) * tile))
-    call = jax.ffi.ffi_call(native.FORWARD, shapes, vmap_method="broadcast_all")
+        shapes.append(_floats(math.ceil(batch / tile) * sum(link.shape[0] for link in links) * tile))
+    call = jax.ffi.ffi_call(native.FORWARD, shapes, vmap_method="expand_dims")
     indices = [index for link in links for index in (link.row_start, link.inputs)]
-    return call(x, params, *indices, instructions=instructions)
+    return call(*inputs, params, *indices, instructions=instructions, arrays=np.int64(len(inputs)))
 
 
 @jax.tree_util.register_static
-class _Wanted(NamedTuple):
-    """Which gradients a backward pass has to make: known when tracing."""
+class _Static(NamedTuple):
+    """What a backward pass knows when it is traced."""
 
     params: bool
-    inputs: bool
+    """Whether their gradient is wanted."""
+    inputs: tuple[bool, ...]
+    """The same of each input."""
+    sizes: tuple[int, ...]
+    """Of the inputs."""
 
 
-def _native_forward(instructions: str, params: Any, links: Any, x: Any) -> tuple[jax.Array, Any]:
-    wanted = _Wanted(params=params.perturbed, inputs=x.perturbed)
+def _native_forward(instructions: str, params: Any, links: Any, inputs: Any) -> tuple[jax.Array, Any]:
+    static = _Static(
+        params=params.perturbed,
+        inputs=tuple(x.perturbed for x in inputs),
+        sizes=tuple(x.value.shape[-1] for x in inputs),
+    )
     links = jax.tree.map(lambda primal: primal.value, links, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
-    y, activations = _forward(instructions, params.value, links, x.value, keep=True)
-    return y, (wanted, params.value, links, activations, x.value.shape)
+    y, activations = _forward(instructions, params.value, links, tuple(x.value for x in inputs), keep=True)
+    return y, (static, params.value, links, activations)
 
 
-def _native_backward(instructions: str, residuals: Any, dy: Any) -> tuple[Any, None, Any]:
-    wanted, params, links, activations, (batch, size) = residuals
+def _native_backward(instructions: str, residuals: Any, dy: Any) -> tuple[Any, None, tuple[Any, ...]]:
+    static, params, links, activations = residuals
     if isinstance(dy, SymbolicZero):
         dy = jnp.zeros(dy.shape, dy.dtype)
-    shapes = []
-    if wanted.params:
-        shapes.append(_floats(math.ceil(batch / math.prod(native.tiling())), *params.shape))
-    if wanted.inputs:
-        shapes.append(_floats(batch, size))
-    call = jax.ffi.ffi_call(native.BACKWARD, shapes, vmap_method="broadcast_all")
+    batch = dy.shape[0]
+    shapes = [_floats(batch, size) for size, wanted in zip(static.sizes, static.inputs, strict=True) if wanted]
+    if static.params:
+        shapes.insert(0, _floats(math.ceil(batch / math.prod(native.tiling())), *params.shape))
+    call = jax.ffi.ffi_call(native.BACKWARD, shapes, vmap_method="expand_dims")
     indices = [
         index for link in links for index in (link.row_start, link.inputs, link.column_start, link.outputs, link.order)
     ]
-    gradients = call(dy, activations, params, *indices, instructions=instructions, weights=wanted.params)
-    return gradients[0][0] if wanted.params else None, None, gradients[-1] if wanted.inputs else None
+    attributes = {"weights": static.params, "sizes": np.asarray(static.sizes), "wanted": np.asarray(static.inputs, np.int64)}
+    results = list(call(dy, activations, params, *indices, instructions=instructions, **attributes))
+    gradient = results.pop(0)[0] if static.params else None
+    return gradient, None, tuple(results.pop(0) if wanted else None for wanted in static.inputs)
 
 
 _native.defvjp(_native_forward, _native_backward, symbolic_zeros=True)

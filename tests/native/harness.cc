@@ -45,7 +45,8 @@ class Array {
 struct Example {
   std::vector<int64_t> sizes;
   int64_t batch, count;
-  rlx2::Networks networks;
+  std::vector<rlx2::Network> networks;
+  const float* samples;  // [count][batch][in]
   std::vector<Array<int32_t>> indices;
   std::vector<Array<float>> floats;
   std::vector<std::vector<std::vector<float>>> dense;  // [count][layer][in * out], 0 where absent
@@ -56,8 +57,7 @@ struct Example {
     std::mt19937 random(seed);
     std::uniform_real_distribution<float> uniform(-1, 1);
     const int64_t depth = static_cast<int64_t>(sizes.size()) - 1;
-    rlx2::Network& net = networks.first;
-    networks.count = count;
+    rlx2::Network net;
     net.depth = depth;
     net.batch = batch;
     dense.resize(count, std::vector<std::vector<float>>(depth));
@@ -100,7 +100,7 @@ struct Example {
     }
     float* p = Floats(parameters * count);
     for (int64_t i = 0; i < parameters * count; ++i) p[i] = uniform(random);
-    networks.parameters = p;
+    const float* const all_parameters = p;
     for (int64_t n = 0; n < count; ++n) {
       for (int64_t l = 0; l < depth; ++l) {
         const int64_t in = sizes[l], out = sizes[l + 1];
@@ -117,11 +117,40 @@ struct Example {
     float* dy = Floats(count * batch * sizes[depth]);
     for (int64_t i = 0; i < count * batch * sizes[0]; ++i) x[i] = uniform(random);
     for (int64_t i = 0; i < count * batch * sizes[depth]; ++i) dy[i] = uniform(random);
-    net.x = x, net.dy = dy;
-    net.y = Floats(count * batch * sizes[depth]);
-    net.dx = Floats(count * batch * sizes[0]);
-    net.activations = Floats(count * net.tiles() * net.features() * kTile);
-    net.gradients = Floats(count * net.groups() * parameters);
+    // Two arrays of inputs, if there are two; the gradient of the second is wanted.
+    const int64_t first = sizes[0] > 1 ? sizes[0] / 3 : 0;
+    net.arrays = first ? 2 : 1;
+    net.inputs[0].size = first ? first : sizes[0];
+    net.inputs[1].size = sizes[0] - first;
+    rlx2::Input& last = net.inputs[net.arrays - 1];
+    float* y = Floats(count * batch * sizes[depth]);
+    float* dx = Floats(count * batch * last.size);
+    float* activations = Floats(count * net.tiles() * net.features() * kTile);
+    float* gradients = Floats(count * net.groups() * parameters);
+    float* parts[2] = {Floats(count * batch * net.inputs[0].size), Floats(count * batch * net.inputs[1].size)};
+    for (int64_t i = 0; i < count * batch; ++i) {
+      for (int64_t f = 0; f < sizes[0]; ++f) {
+        const int64_t part = f >= net.inputs[0].size, size = net.inputs[part].size;
+        parts[part][i * size + f - part * net.inputs[0].size] = x[i * sizes[0] + f];
+      }
+    }
+    for (int64_t n = 0; n < count; ++n) {
+      networks.push_back(net);
+      rlx2::Network& own = networks.back();
+      own.set_parameters(all_parameters + n * parameters);
+      own.dy = dy + n * batch * sizes[depth];
+      own.y = y + n * batch * sizes[depth];
+      own.activations = activations + n * net.tiles() * net.features() * kTile;
+      own.gradients = gradients + n * net.groups() * parameters;
+      for (int64_t a = 0; a < net.arrays; ++a) own.inputs[a].x = parts[a] + n * batch * net.inputs[a].size;
+      own.inputs[net.arrays - 1].dx = dx + n * batch * last.size;
+      for (int64_t l = 0; l < depth; ++l) {
+        rlx2::Layer& layer = own.layers[l];
+        layer.row_start += n * (layer.out + 1), layer.column_start += n * (layer.in + 1);
+        layer.inputs += n * layer.links, layer.outputs += n * layer.links, layer.order += n * layer.links;
+      }
+    }
+    samples = x;
   }
 
   const int32_t* Keep(const std::vector<int32_t>& v) {
@@ -134,29 +163,29 @@ struct Example {
   }
 
   void Run(const rlx2::Kernels& kernels, int64_t threads) {
-    CHECK(!rlx2::Forward(kernels, networks, threads));
-    CHECK(!rlx2::Backward(kernels, networks, threads));
+    CHECK(!rlx2::Forward(kernels, networks.data(), count, threads));
+    CHECK(!rlx2::Backward(kernels, networks.data(), count, threads));
   }
 
   std::vector<float> Results() const {
-    const rlx2::Network& net = networks.first;
-    std::vector<float> all(net.y, net.y + count * batch * sizes.back());
-    all.insert(all.end(), net.dx, net.dx + count * batch * sizes[0]);
-    for (int64_t n = 0; n < count; ++n) {
-      const float* gradient = net.gradients + n * net.groups() * net.parameters();
-      all.insert(all.end(), gradient, gradient + net.parameters());
+    std::vector<float> all;
+    for (const rlx2::Network& net : networks) all.insert(all.end(), net.y, net.y + batch * sizes.back());
+    for (const rlx2::Network& net : networks) {
+      const rlx2::Input& last = net.inputs[net.arrays - 1];
+      all.insert(all.end(), last.dx, last.dx + batch * last.size);
     }
+    for (const rlx2::Network& net : networks) all.insert(all.end(), net.gradients, net.gradients + net.parameters());
     return all;
   }
 
   // The same by plain loops in double precision.
   std::vector<double> Expected() const {
-    const rlx2::Network& net = networks.first;
     std::vector<double> ys, dxs, gradients;
     for (int64_t n = 0; n < count; ++n) {
+      const rlx2::Network& net = networks[n];
       std::vector<std::vector<double>> weight_gradient(net.depth), bias_gradient(net.depth);
       std::vector<std::vector<float>> bias(net.depth);
-      const float* p = networks.parameters + n * net.parameters();
+      const float* p = net.layers[0].values;
       for (int64_t l = 0; l < net.depth; ++l) {
         p += net.layers[l].links;
         bias[l].assign(p, p + sizes[l + 1]);
@@ -166,7 +195,7 @@ struct Example {
       }
       for (int64_t b = 0; b < batch; ++b) {
         std::vector<std::vector<double>> h(net.depth + 1);
-        const float* x = net.x + (n * batch + b) * sizes[0];
+        const float* x = samples + (n * batch + b) * sizes[0];
         h[0].assign(x, x + sizes[0]);
         for (int64_t l = 0; l < net.depth; ++l) {
           h[l + 1].assign(bias[l].begin(), bias[l].end());
@@ -178,7 +207,7 @@ struct Example {
           }
         }
         ys.insert(ys.end(), h.back().begin(), h.back().end());
-        const float* dy = net.dy + (n * batch + b) * sizes.back();
+        const float* dy = net.dy + b * sizes.back();
         std::vector<double> delta(dy, dy + sizes.back());
         for (int64_t l = net.depth - 1; l >= 0; --l) {
           std::vector<double> below(sizes[l], 0);
@@ -194,7 +223,7 @@ struct Example {
           }
           delta = below;
         }
-        dxs.insert(dxs.end(), delta.begin(), delta.end());
+        dxs.insert(dxs.end(), delta.end() - net.inputs[net.arrays - 1].size, delta.end());
       }
       for (int64_t l = 0; l < net.depth; ++l) {
         for (int64_t o = 0; o < sizes[l + 1]; ++o) {
@@ -259,7 +288,7 @@ void TestRefusals() {
   const auto broken = [&](int which, int32_t value) {
     Example example(1, {14, 32, 2}, 0.2, 8, 1);
     example.indices[which][3] = value;
-    const bool forward = rlx2::Forward(kernels, example.networks, 2), backward = rlx2::Backward(kernels, example.networks, 2);
+    const bool forward = rlx2::Forward(kernels, example.networks.data(), 1, 2), backward = rlx2::Backward(kernels, example.networks.data(), 1, 2);
     CHECK(backward);
     CHECK(forward == (which < 2));
   };
@@ -283,6 +312,35 @@ void TestData() {
     index[count - 1] = bad;
     CHECK(!rlx2::TakeRows(table.data(), rows, width, index.data(), count, taken.data(), 4));
   }
+  // A ring of 40 rows and 5 columns, with observations that say where they stand.
+  const int64_t R = 40, E = 5, F = 3, O = 2, A = 1;
+  std::vector<float> observation(R * E * O), action(R * E * A), reward(R * E, 1.0f), final(F * E * O, -1.0f);
+  for (size_t i = 0; i < observation.size(); ++i) observation[i] = static_cast<float>(i / O);
+  std::vector<int32_t> outcome(R * E), row(count), column(count), last(count);
+  for (int32_t& o : outcome) o = static_cast<int32_t>(random() % 6) - 2;
+  for (int64_t i = 0; i < count; ++i) row[i] = random() % 1000, column[i] = random() % E;
+  std::vector<float> out[2] = {std::vector<float>(count * O), std::vector<float>(count * O)};
+  std::vector<float> acted(count * A), partial(count), bootstrap(count), weight(count);
+  rlx2::Ring ring = {R, E, F, O, A, observation.data(), action.data(), reward.data(), outcome.data(), final.data()};
+  const int32_t n_step = 3;
+  const float gamma = 0.5f;
+  const rlx2::Windows windows = {count, 3, &n_step, &gamma, row.data(), column.data(), out[0].data(), acted.data(),
+                                 partial.data(), bootstrap.data(), out[1].data(), last.data(), weight.data()};
+  CHECK(!rlx2::TakeWindows(ring, windows, 4));
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t end = row[i] + last[i];
+    const int32_t how = outcome[end % R * E + column[i]];
+    CHECK(out[0][i * O] == static_cast<float>(row[i] % R * E + column[i]));
+    CHECK(out[1][i * O] == (how > 0 ? -1.0f : static_cast<float>((end + 1) % R * E + column[i])));
+    CHECK(partial[i] == 2.0f - std::ldexp(2.0f, -(last[i] + 1)));
+    CHECK(bootstrap[i] == (how == -1 ? 0.0f : std::ldexp(1.0f, -(last[i] + 1))));
+  }
+  outcome[7] = F + 1;
+  CHECK(rlx2::TakeWindows(ring, windows, 4));
+  outcome[7] = 0, column[9] = E;
+  CHECK(rlx2::TakeWindows(ring, windows, 4));
+  column[9] = 0, row[9] = -1;
+  CHECK(rlx2::TakeWindows(ring, windows, 4));
   const uint32_t key[2] = {3, 5};
   rlx2::ThreefryBits(key, count, bits.data(), 4);
   rlx2::ThreefryBits(key, count, alone.data(), 1);

@@ -1,22 +1,22 @@
 // The kernels as XLA custom calls. Everything is checked here, so that the kernels need not.
 //
-//   forward:  x, parameters, (row_start, inputs) per layer -> y [, activations]
-//   backward: dy, activations, parameters, (row_start, inputs, column_start, outputs, order) per layer
-//                                                          -> [dparameters] [, dx]
-//
-// `parameters` are the values and then the biases of each layer in turn; `dparameters` has a leading axis of groups of
-// samples, and the gradient is its first entry, the rest is scratch. All operands share leading axes, which count
-// independent networks.
-//
+//   forward:   x of each input, parameters, (row_start, inputs) per layer -> y [, activations]
+//   backward:  dy, activations, parameters, (row_start, inputs, column_start, outputs, order) per layer
+//                                                          -> [dparameters] [, dx of each wanted input]
 //   take rows:     table [rows, width], index [n] -> [n, width]
 //   take windows:  observation, action, reward, outcome, final of a ring, row [n], column [n], n_step, gamma
 //                  -> observation, action, partial_return, bootstrap_discount, next_observation, last, weight
 //   threefry:      key [2] -> bits [n]
 //
-// likewise under leading axes.
+// `parameters` are the values and then the biases of each layer in turn; `dparameters` has a leading axis of groups of
+// samples, and the gradient is its first entry, the rest is scratch.
+//
+// Leading axes count independent calls. Operands have as many as the results, of their size or, where calls share an
+// operand, of size 1; those of take rows and threefry are never shared.
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "data.h"
 #include "perceptron.h"
@@ -38,25 +38,56 @@ int64_t Leading(ffi::Span<const int64_t> dims, size_t trailing) {
 
 ffi::Error Invalid(const std::string& message) { return ffi::Error::InvalidArgument("rlx2_jax kernels: " + message); }
 
+constexpr size_t kMaxAxes = 8;
+
+// A buffer whose last axes are one call's part of it.
+template <typename T>
+struct Operand {
+  T* data = nullptr;
+  int64_t size = 0;  // Of a part.
+  int64_t own[kMaxAxes];  // Leading axes.
+};
+
 // Reads operands in order and remembers the first thing that is wrong with them.
 class Reader {
  public:
   Reader(ffi::RemainingArgs& args, ffi::RemainingRets& rets) : args_(args), rets_(rets) {}
 
-  // An operand whose last axes are `shape` (-1: any size, written back), under leading ones as the others have.
+  // An operand whose last axes are `shape` (-1: any size, written back), under leading ones as the others have, or 1.
   template <typename Buffer>
-  auto* In(const char* name, std::initializer_list<int64_t*> shape) {
+  auto In(const char* name, std::initializer_list<int64_t*> shape) {
     return Check<Buffer>(name, args_.template get<Buffer>(next_in_++), shape);
   }
 
   template <typename Buffer>
-  auto* Out(const char* name, std::initializer_list<int64_t*> shape) {
+  auto Out(const char* name, std::initializer_list<int64_t*> shape) {
     auto ret = rets_.template get<Buffer>(next_out_++);
     ffi::ErrorOr<Buffer> buffer = ret.has_value() ? ffi::ErrorOr<Buffer>(**ret) : ffi::Unexpected(ret.error());
-    return Check<Buffer>(name, std::move(buffer), shape);
+    auto operand = Check<Buffer>(name, std::move(buffer), shape);
+    for (size_t a = 0; ok() && a < rank_; ++a) {
+      if (operand.own[a] != leading_[a]) Fail(std::string(name) + " has a shape that does not fit the others");
+    }
+    return operand;
   }
 
-  int64_t leading() const { return leading_; }
+  // What follows is known once all operands are read: how many calls there are, and each one's part of an operand.
+  int64_t calls() const {
+    int64_t n = 1;
+    for (size_t a = 0; a < rank_; ++a) n *= leading_[a];
+    return n;
+  }
+  template <typename T>
+  T* At(const Operand<T>& operand, int64_t call) const {
+    if (!operand.data) return nullptr;
+    int64_t part = 0, stride = 1;
+    for (size_t a = rank_; a-- > 0;) {
+      if (operand.own[a] > 1) part += call % leading_[a] * stride;
+      stride *= operand.own[a];
+      call /= leading_[a];
+    }
+    return operand.data + part * operand.size;
+  }
+
   bool ok() const { return message_.empty(); }
   ffi::Error error() const { return Invalid(message_); }
   void Fail(const std::string& message) {
@@ -65,33 +96,42 @@ class Reader {
 
  private:
   template <typename Buffer>
-  typename std::remove_pointer<decltype(std::declval<Buffer>().typed_data())>::type* Check(
-      const char* name, ffi::ErrorOr<Buffer> buffer, std::initializer_list<int64_t*> shape) {
+  auto Check(const char* name, ffi::ErrorOr<Buffer> buffer, std::initializer_list<int64_t*> shape) {
+    Operand<typename std::remove_pointer<decltype(std::declval<Buffer>().typed_data())>::type> operand;
     if (!buffer.has_value()) {
       Fail(std::string(name) + " is missing or has the wrong element type");
-      return nullptr;
+      return operand;
     }
     const auto dims = buffer->dimensions();
-    if (dims.size() < shape.size()) {
-      Fail(std::string(name) + " has too few axes");
-      return nullptr;
+    if (dims.size() < shape.size() || dims.size() - shape.size() > kMaxAxes) {
+      Fail(std::string(name) + " has too few axes, or too many");
+      return operand;
     }
-    const int64_t leading = Leading(dims, shape.size());
-    if (leading_ < 0) leading_ = leading;
-    size_t axis = dims.size() - shape.size();
-    bool fits = leading == leading_;
+    const size_t rank = dims.size() - shape.size();
+    if (next_in_ == 1 && next_out_ == 0) rank_ = rank;
+    bool fits = rank == rank_;
+    for (size_t a = 0; fits && a < rank; ++a) {
+      if (leading_[a] == 1) leading_[a] = dims[a];
+      fits = dims[a] == leading_[a] || dims[a] == 1;
+      operand.own[a] = dims[a];
+    }
+    size_t axis = rank;
+    operand.size = 1;
     for (int64_t* size : shape) {
       if (*size < 0) *size = dims[axis];
       fits &= *size == dims[axis++];
+      operand.size *= *size;
     }
     if (!fits) Fail(std::string(name) + " has a shape that does not fit the others");
-    return buffer->typed_data();
+    operand.data = buffer->typed_data();
+    return operand;
   }
 
   ffi::RemainingArgs& args_;
   ffi::RemainingRets& rets_;
   size_t next_in_ = 0, next_out_ = 0;
-  int64_t leading_ = -1;
+  size_t rank_ = 0;
+  int64_t leading_[kMaxAxes] = {1, 1, 1, 1, 1, 1, 1, 1};
   std::string message_;
 };
 
@@ -107,72 +147,135 @@ bool CheckDepth(size_t count, size_t per_layer, int64_t* depth) {
   return count % per_layer == 0 && *depth >= 1 && *depth <= kMaxDepth;
 }
 
+struct LayerOperands {
+  Operand<int32_t> row_start, inputs, column_start, outputs, order;
+};
+
+// The networks of a call, in memory that the calling thread keeps.
+std::vector<Network>& Networks(const Network& shape, int64_t count) {
+  thread_local std::vector<Network> networks;
+  networks.assign(count, shape);
+  return networks;
+}
+
 ffi::Error ForwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
-                   std::string_view instructions) {
+                       std::string_view instructions, int64_t arrays) {
   const Kernels* kernels = Find(instructions);
   if (!kernels) return Invalid("this processor has no instruction set " + std::string(instructions));
-  Network net;
-  if (args.size() < 2 || !CheckDepth(args.size() - 2, 2, &net.depth)) return Invalid("a wrong number of operands");
+  Network shape;
+  shape.arrays = arrays;
+  const int64_t others = static_cast<int64_t>(args.size()) - arrays - 1;
+  if (arrays < 1 || arrays > kMaxInputs || others < 0 || !CheckDepth(others, 2, &shape.depth)) {
+    return Invalid("a wrong number of operands");
+  }
   Reader read(args, rets);
-  int64_t in = -1, parameters_size = -1;
-  net.batch = -1;
-  net.x = read.In<Floats>("x", {&net.batch, &in});
-  const float* parameters = read.In<Floats>("parameters", {&parameters_size});
-  for (int64_t l = 0; l < net.depth; ++l) {
-    Layer& layer = net.layers[l];
+  int64_t in = 0, parameters_size = -1;
+  shape.batch = -1;
+  Operand<float> x[kMaxInputs];
+  for (int64_t a = 0; a < arrays; ++a) {
+    shape.inputs[a].size = -1;
+    x[a] = read.In<Floats>("x", {&shape.batch, &shape.inputs[a].size});
+    in += shape.inputs[a].size;
+  }
+  const auto parameters = read.In<Floats>("parameters", {&parameters_size});
+  LayerOperands operands[kMaxDepth];
+  for (int64_t l = 0; l < shape.depth; ++l) {
+    Layer& layer = shape.layers[l];
     int64_t offsets = -1;
     layer.in = in;
     layer.links = -1;
-    layer.row_start = read.In<Ints>("row_start", {&offsets});
-    layer.inputs = read.In<Ints>("inputs", {&layer.links});
+    operands[l].row_start = read.In<Ints>("row_start", {&offsets});
+    operands[l].inputs = read.In<Ints>("inputs", {&layer.links});
     layer.out = in = offsets - 1;
   }
-  net.y = read.Out<Floats>("y", {&net.batch, &in});
+  const auto y = read.Out<Floats>("y", {&shape.batch, &in});
   if (!read.ok()) return read.error();
-  if (parameters_size != net.parameters()) return Invalid("parameters have the wrong size");
+  if (parameters_size != shape.parameters()) return Invalid("parameters have the wrong size");
+  Operand<float> activations;
   if (rets.size() == 2) {
-    int64_t size = net.tiles() * net.features() * kTile;
-    net.activations = read.Out<Floats>("activations", {&size});
+    int64_t size = shape.tiles() * shape.features() * kTile;
+    activations = read.Out<Floats>("activations", {&size});
     if (!read.ok()) return read.error();
   }
-  const char* problem = Forward(*kernels, {net, read.leading(), parameters}, pool.num_threads());
+  std::vector<Network>& networks = Networks(shape, read.calls());
+  for (int64_t n = 0; n < read.calls(); ++n) {
+    Network& net = networks[n];
+    for (int64_t a = 0; a < arrays; ++a) net.inputs[a].x = read.At(x[a], n);
+    net.set_parameters(read.At(parameters, n));
+    for (int64_t l = 0; l < net.depth; ++l) {
+      net.layers[l].row_start = read.At(operands[l].row_start, n);
+      net.layers[l].inputs = read.At(operands[l].inputs, n);
+    }
+    net.y = read.At(y, n);
+    net.activations = read.At(activations, n);
+  }
+  const char* problem = Forward(*kernels, networks.data(), read.calls(), pool.num_threads());
   return problem ? Invalid(problem) : ffi::Error::Success();
 }
 
+// `sizes` are those of the inputs, and `wanted` says which of them a gradient is made for.
 ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
-                    std::string_view instructions, bool weights) {
+                        std::string_view instructions, bool weights, ffi::Span<const int64_t> sizes,
+                        ffi::Span<const int64_t> wanted) {
   const Kernels* kernels = Find(instructions);
   if (!kernels) return Invalid("this processor has no instruction set " + std::string(instructions));
-  Network net;
-  if (args.size() < 3 || !CheckDepth(args.size() - 3, 5, &net.depth)) return Invalid("a wrong number of operands");
+  Network shape;
+  if (args.size() < 3 || !CheckDepth(args.size() - 3, 5, &shape.depth)) return Invalid("a wrong number of operands");
   Reader read(args, rets);
-  int64_t top = -1, activations = -1, parameters_size = -1;
-  net.batch = -1;
-  net.dy = read.In<Floats>("dy", {&net.batch, &top});
-  net.activations = const_cast<float*>(read.In<Floats>("activations", {&activations}));
-  const float* parameters = read.In<Floats>("parameters", {&parameters_size});
-  for (int64_t l = 0; l < net.depth; ++l) {
-    Layer& layer = net.layers[l];
+  int64_t top = -1, activations_size = -1, parameters_size = -1;
+  shape.batch = -1;
+  const auto dy = read.In<Floats>("dy", {&shape.batch, &top});
+  const auto activations = read.In<Floats>("activations", {&activations_size});
+  const auto parameters = read.In<Floats>("parameters", {&parameters_size});
+  LayerOperands operands[kMaxDepth];
+  for (int64_t l = 0; l < shape.depth; ++l) {
+    Layer& layer = shape.layers[l];
     int64_t rows = -1, columns = -1;
     layer.links = -1;
-    layer.row_start = read.In<Ints>("row_start", {&rows});
-    layer.inputs = read.In<Ints>("inputs", {&layer.links});
-    layer.column_start = read.In<Ints>("column_start", {&columns});
-    layer.outputs = read.In<Ints>("outputs", {&layer.links});
-    layer.order = read.In<Ints>("order", {&layer.links});
+    operands[l].row_start = read.In<Ints>("row_start", {&rows});
+    operands[l].inputs = read.In<Ints>("inputs", {&layer.links});
+    operands[l].column_start = read.In<Ints>("column_start", {&columns});
+    operands[l].outputs = read.In<Ints>("outputs", {&layer.links});
+    operands[l].order = read.In<Ints>("order", {&layer.links});
     layer.out = rows - 1;
     layer.in = columns - 1;
-    if (l > 0 && layer.in != net.layers[l - 1].out) read.Fail("the layers' sizes do not follow each other");
+    if (l > 0 && layer.in != shape.layers[l - 1].out) read.Fail("the layers' sizes do not follow each other");
   }
   if (!read.ok()) return read.error();
-  if (net.layers[net.depth - 1].out != top) return Invalid("dy has a shape that does not fit the others");
-  if (parameters_size != net.parameters()) return Invalid("parameters have the wrong size");
-  if (activations != net.tiles() * net.features() * kTile) return Invalid("activations have the wrong size");
-  int64_t groups = net.groups();
-  if (weights) net.gradients = read.Out<Floats>("dparameters", {&groups, &parameters_size});
-  if (rets.size() == (weights ? 2 : 1)) net.dx = read.Out<Floats>("dx", {&net.batch, &net.layers[0].in});
+  if (shape.layers[shape.depth - 1].out != top) return Invalid("dy has a shape that does not fit the others");
+  if (parameters_size != shape.parameters()) return Invalid("parameters have the wrong size");
+  if (activations_size != shape.tiles() * shape.features() * kTile) return Invalid("activations have the wrong size");
+  int64_t groups = shape.groups(), in = 0;
+  for (int64_t size : sizes) in += size < 0 ? shape.layers[0].in + 1 : size;
+  if (sizes.size() > kMaxInputs || sizes.size() != wanted.size() || in != shape.layers[0].in) {
+    return Invalid("the inputs have the wrong sizes");
+  }
+  shape.arrays = static_cast<int64_t>(sizes.size());
+  Operand<float> gradients, dx[kMaxInputs];
+  if (weights) gradients = read.Out<Floats>("dparameters", {&groups, &parameters_size});
+  for (int64_t a = 0; a < shape.arrays; ++a) {
+    shape.inputs[a].size = sizes[a];
+    if (wanted[a]) dx[a] = read.Out<Floats>("dx", {&shape.batch, &shape.inputs[a].size});
+  }
   if (!read.ok()) return read.error();
-  const char* problem = Backward(*kernels, {net, read.leading(), parameters}, pool.num_threads());
+  std::vector<Network>& networks = Networks(shape, read.calls());
+  for (int64_t n = 0; n < read.calls(); ++n) {
+    Network& net = networks[n];
+    net.dy = read.At(dy, n);
+    net.activations = read.At(activations, n);
+    net.set_parameters(read.At(parameters, n));
+    for (int64_t l = 0; l < net.depth; ++l) {
+      Layer& layer = net.layers[l];
+      layer.row_start = read.At(operands[l].row_start, n);
+      layer.inputs = read.At(operands[l].inputs, n);
+      layer.column_start = read.At(operands[l].column_start, n);
+      layer.outputs = read.At(operands[l].outputs, n);
+      layer.order = read.At(operands[l].order, n);
+    }
+    net.gradients = read.At(gradients, n);
+    for (int64_t a = 0; a < net.arrays; ++a) net.inputs[a].dx = read.At(dx[a], n);
+  }
+  const char* problem = Backward(*kernels, networks.data(), read.calls(), pool.num_threads());
   return problem ? Invalid(problem) : ffi::Error::Success();
 }
 
@@ -201,42 +304,42 @@ ffi::Error TakeWindowsCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::R
   Reader read(args, rets);
   int64_t &R = ring.rows, &E = ring.columns, &F = ring.slots, &O = ring.observation_size, &A = ring.action_size;
   int64_t& n = windows.count;
-  ring.observation = read.In<Floats>("observation", {&R, &E, &O});
-  ring.action = read.In<Floats>("action", {&R, &E, &A});
-  ring.reward = read.In<Floats>("reward", {&R, &E});
-  ring.outcome = read.In<Ints>("outcome", {&R, &E});
-  ring.final = read.In<Floats>("final", {&F, &E, &O});
-  windows.row = read.In<Ints>("row", {&n});
-  windows.column = read.In<Ints>("column", {&n});
-  windows.n_step = read.In<Ints>("n_step", {});
-  windows.gamma = read.In<Floats>("gamma", {});
-  windows.observation = read.Out<Floats>("observation", {&n, &O});
-  windows.action = read.Out<Floats>("action", {&n, &A});
-  windows.partial_return = read.Out<Floats>("partial_return", {&n});
-  windows.bootstrap_discount = read.Out<Floats>("bootstrap_discount", {&n});
-  windows.next_observation = read.Out<Floats>("next_observation", {&n, &O});
-  windows.last = read.Out<Ints>("last", {&n});
-  windows.weight = read.Out<Floats>("weight", {&n});
+  const auto observation = read.In<Floats>("observation", {&R, &E, &O});
+  const auto action = read.In<Floats>("action", {&R, &E, &A});
+  const auto reward = read.In<Floats>("reward", {&R, &E});
+  const auto outcome = read.In<Ints>("outcome", {&R, &E});
+  const auto final = read.In<Floats>("final", {&F, &E, &O});
+  const auto row = read.In<Ints>("row", {&n});
+  const auto column = read.In<Ints>("column", {&n});
+  const auto n_step = read.In<Ints>("n_step", {});
+  const auto gamma = read.In<Floats>("gamma", {});
+  const auto observation_out = read.Out<Floats>("observation", {&n, &O});
+  const auto action_out = read.Out<Floats>("action", {&n, &A});
+  const auto partial_return = read.Out<Floats>("partial_return", {&n});
+  const auto bootstrap_discount = read.Out<Floats>("bootstrap_discount", {&n});
+  const auto next_observation = read.Out<Floats>("next_observation", {&n, &O});
+  const auto last = read.Out<Ints>("last", {&n});
+  const auto weight = read.Out<Floats>("weight", {&n});
   if (!read.ok()) return read.error();
   if (R < 1 || n_max < 1) return Invalid("a window needs at least one row and one step");
-  for (int64_t i = 0; i < read.leading(); ++i) {
+  for (int64_t i = 0; i < read.calls(); ++i) {
+    ring.observation = read.At(observation, i);
+    ring.action = read.At(action, i);
+    ring.reward = read.At(reward, i);
+    ring.outcome = read.At(outcome, i);
+    ring.final = read.At(final, i);
+    windows.row = read.At(row, i);
+    windows.column = read.At(column, i);
+    windows.n_step = read.At(n_step, i);
+    windows.gamma = read.At(gamma, i);
+    windows.observation = read.At(observation_out, i);
+    windows.action = read.At(action_out, i);
+    windows.partial_return = read.At(partial_return, i);
+    windows.bootstrap_discount = read.At(bootstrap_discount, i);
+    windows.next_observation = read.At(next_observation, i);
+    windows.last = read.At(last, i);
+    windows.weight = read.At(weight, i);
     if (const char* problem = TakeWindows(ring, windows, pool.num_threads())) return Invalid(problem);
-    ring.observation += R * E * O;
-    ring.action += R * E * A;
-    ring.reward += R * E;
-    ring.outcome += R * E;
-    ring.final += F * E * O;
-    windows.row += n;
-    windows.column += n;
-    windows.n_step += 1;
-    windows.gamma += 1;
-    windows.observation += n * O;
-    windows.action += n * A;
-    windows.partial_return += n;
-    windows.bootstrap_discount += n;
-    windows.next_observation += n * O;
-    windows.last += n;
-    windows.weight += n;
   }
   return ffi::Error::Success();
 }
@@ -261,7 +364,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_perceptron_forward, rlx2::ForwardCall,
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .RemainingArgs()
                                   .RemainingRets()
-                                  .Attr<std::string_view>("instructions"));
+                                  .Attr<std::string_view>("instructions")
+                                  .Attr<int64_t>("arrays"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_perceptron_backward, rlx2::BackwardCall,
                               xla::ffi::Ffi::Bind()
@@ -269,7 +373,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_perceptron_backward, rlx2::BackwardCall,
                                   .RemainingArgs()
                                   .RemainingRets()
                                   .Attr<std::string_view>("instructions")
-                                  .Attr<bool>("weights"));
+                                  .Attr<bool>("weights")
+                                  .Attr<xla::ffi::Span<const int64_t>>("sizes")
+                                  .Attr<xla::ffi::Span<const int64_t>>("wanted"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_take_rows, rlx2::TakeRowsCall,
                               xla::ffi::Ffi::Bind()

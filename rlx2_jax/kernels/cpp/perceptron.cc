@@ -91,45 +91,15 @@ float* Scratch(int64_t floats) {
   return reinterpret_cast<float*>((address + kAlignment - 1) / kAlignment * kAlignment);
 }
 
-Network At(const Networks& networks, int64_t index) {
-  const Network& first = networks.first;
-  Network net = first;
-  const auto step = [index](auto*& pointer, int64_t size) {
-    if (pointer) pointer += index * size;
-  };
-  const int64_t in = first.layers[0].in, out = first.layers[first.depth - 1].out;
-  step(net.x, first.batch * in);
-  step(net.dx, first.batch * in);
-  step(net.y, first.batch * out);
-  step(net.dy, first.batch * out);
-  step(net.activations, first.tiles() * first.features() * kTile);
-  step(net.gradients, first.groups() * first.parameters());
-  const float* parameters = networks.parameters + index * first.parameters();
-  for (int64_t l = 0; l < first.depth; ++l) {
-    Layer& layer = net.layers[l];
-    layer.values = parameters;
-    layer.bias = parameters + layer.links;
-    parameters += layer.links + layer.out;
-    step(layer.row_start, layer.out + 1);
-    step(layer.inputs, layer.links);
-    step(layer.column_start, layer.in + 1);
-    step(layer.outputs, layer.links);
-    step(layer.order, layer.links);
-  }
-  return net;
-}
-
-int64_t UsefulThreads(const Networks& networks, int64_t threads) {
-  const int64_t work = networks.first.links() * networks.first.tiles() * kTile * networks.count;
-  return work < kParallelWork ? 1 : threads;
+int64_t UsefulThreads(const Network& network, int64_t count, int64_t threads) {
+  return network.links() * network.tiles() * kTile * count < kParallelWork ? 1 : threads;
 }
 
 template <typename Check>
-const char* CheckAll(const Networks& networks, Check check) {
-  for (int64_t n = 0; n < networks.count; ++n) {
-    const Network net = At(networks, n);
-    for (int64_t l = 0; l < net.depth; ++l) {
-      if (const char* problem = check(net.layers[l])) return problem;
+const char* CheckAll(const Network* networks, int64_t count, Check check) {
+  for (int64_t n = 0; n < count; ++n) {
+    for (int64_t l = 0; l < networks[n].depth; ++l) {
+      if (const char* problem = check(networks[n].layers[l])) return problem;
     }
   }
   return nullptr;
@@ -137,26 +107,28 @@ const char* CheckAll(const Networks& networks, Check check) {
 
 }  // namespace
 
-const char* Forward(const Kernels& kernels, const Networks& networks, int64_t threads) {
-  if (const char* problem = CheckAll(networks, kernels.check_by_output)) return problem;
-  const Network& first = networks.first;
-  const int64_t tiles = first.tiles(), scratch = (first.features() + first.layers[first.depth - 1].out) * kTile;
-  Team::Shared().Run(networks.count * tiles, UsefulThreads(networks, threads), [&](int64_t task) {
-    kernels.forward(At(networks, task / tiles), task % tiles, Scratch(scratch));
+const char* Forward(const Kernels& kernels, const Network* networks, int64_t count, int64_t threads) {
+  if (count == 0) return nullptr;
+  if (const char* problem = CheckAll(networks, count, kernels.check_by_output)) return problem;
+  const int64_t tiles = networks->tiles();
+  const int64_t scratch = (networks->features() + networks->layers[networks->depth - 1].out) * kTile;
+  Team::Shared().Run(count * tiles, UsefulThreads(*networks, count, threads), [&](int64_t task) {
+    kernels.forward(networks[task / tiles], task % tiles, Scratch(scratch));
   });
   return nullptr;
 }
 
-const char* Backward(const Kernels& kernels, const Networks& networks, int64_t threads) {
-  if (const char* problem = CheckAll(networks, kernels.check_by_output)) return problem;
-  if (const char* problem = CheckAll(networks, kernels.check_by_input)) return problem;
-  const Network& first = networks.first;
-  const int64_t groups = first.groups(), scratch = (first.layers[0].in + kGroup * first.outputs()) * kTile;
-  Team::Shared().Run(networks.count * groups, UsefulThreads(networks, threads), [&](int64_t task) {
-    kernels.backward(At(networks, task / groups), task % groups, Scratch(scratch));
+const char* Backward(const Kernels& kernels, const Network* networks, int64_t count, int64_t threads) {
+  if (count == 0) return nullptr;
+  if (const char* problem = CheckAll(networks, count, kernels.check_by_output)) return problem;
+  if (const char* problem = CheckAll(networks, count, kernels.check_by_input)) return problem;
+  const int64_t groups = networks->groups();
+  const int64_t scratch = (networks->layers[0].in + kGroup * networks->outputs()) * kTile;
+  Team::Shared().Run(count * groups, UsefulThreads(*networks, count, threads), [&](int64_t task) {
+    kernels.backward(networks[task / groups], task % groups, Scratch(scratch));
   });
-  if (first.gradients) {
-    for (int64_t n = 0; n < networks.count; ++n) kernels.sum_groups(At(networks, n));
+  if (networks->gradients) {
+    for (int64_t n = 0; n < count; ++n) kernels.sum_groups(networks[n]);
   }
   return nullptr;
 }

@@ -20,6 +20,7 @@ inline constexpr int64_t kTile = 64;
 // Tiles whose weight gradients are summed at once: enough to make the sums cheap, few enough to stay in cache.
 inline constexpr int64_t kGroup = 2;
 inline constexpr int64_t kMaxDepth = 16;
+inline constexpr int64_t kMaxInputs = 4;
 
 // One matrix and bias of one network. Pointers a call does not need are null.
 struct Layer {
@@ -33,15 +34,21 @@ struct Layer {
   const int32_t* order = nullptr;         // [links]
 };
 
+// An array whose features are some of a network's inputs; the first layer takes them one array after the other.
+struct Input {
+  int64_t size = 0;
+  const float* x = nullptr;  // [batch, size]
+  float* dx = nullptr;       // [batch, size], or null if not wanted
+};
+
 struct Network {
-  int64_t depth = 0, batch = 0;
+  int64_t depth = 0, batch = 0, arrays = 0;
   Layer layers[kMaxDepth];
-  const float* x = nullptr;       // [batch, in]
+  Input inputs[kMaxInputs];
   float* y = nullptr;             // [batch, out]
   float* activations = nullptr;   // [tiles][features][TILE]; forward writes it if there, backward reads it
   const float* dy = nullptr;      // [batch, out]
   float* gradients = nullptr;     // [groups][parameters], or null if not wanted; each group's share of the gradient
-  float* dx = nullptr;            // [batch, in], or null if not wanted
 
   int64_t tiles() const { return (batch + kTile - 1) / kTile; }
   int64_t groups() const { return (tiles() + kGroup - 1) / kGroup; }
@@ -63,13 +70,15 @@ struct Network {
     return n;
   }
   int64_t parameters() const { return links() + outputs(); }
-};
 
-// Networks of one shape, their operands one after the other where those of `first` point.
-struct Networks {
-  Network first;
-  int64_t count = 1;
-  const float* parameters = nullptr;  // [count][values and bias of each layer in turn]
+  // Finds the values and biases in an array of those of each layer in turn.
+  void set_parameters(const float* parameters) {
+    for (int64_t l = 0; l < depth; ++l) {
+      layers[l].values = parameters;
+      layers[l].bias = parameters + layers[l].links;
+      parameters += layers[l].links + layers[l].out;
+    }
+  }
 };
 
 // The tasks, for one instruction set.
@@ -93,11 +102,11 @@ struct Kernels {
 // Implementations this processor can run, best first; null-terminated.
 const Kernels* const* Available();
 
-// All of it: check the indices, then share the tasks among up to `threads` threads. What comes out does not depend on
-// how many there are. The gradient is left in each network's first group. Returns what is wrong with the indices, or
-// null.
-const char* Forward(const Kernels& kernels, const Networks& networks, int64_t threads);
-const char* Backward(const Kernels& kernels, const Networks& networks, int64_t threads);
+// All of it, for `count` networks of one shape: check the indices, then share the tasks among up to `threads` threads.
+// What comes out does not depend on how many there are. The gradient is left in each network's first group. Returns what
+// is wrong with the indices, or null.
+const char* Forward(const Kernels& kernels, const Network* networks, int64_t count, int64_t threads);
+const char* Backward(const Kernels& kernels, const Network* networks, int64_t count, int64_t threads);
 
 }  // namespace rlx2
 

@@ -63,7 +63,12 @@ static void Forward(const Network& net, int64_t tile, float* scratch) {
   float* x = net.activations ? net.activations + tile * features * kTile : scratch;
   float* const out_rows = net.activations ? scratch : scratch + features * kTile;
   const int64_t present = Present(net, tile);
-  ToRows(net.x + tile * kTile * net.layers[0].in, present, net.layers[0].in, x);
+  float* rows = x;
+  for (int64_t a = 0; a < net.arrays; ++a) {
+    const Input& input = net.inputs[a];
+    ToRows(input.x + tile * kTile * input.size, present, input.size, rows);
+    rows += input.size * kTile;
+  }
   for (int64_t l = 0; l < net.depth; ++l) {
     const Layer& layer = net.layers[l];
     const bool last = l == net.depth - 1;
@@ -88,36 +93,47 @@ static void Forward(const Network& net, int64_t tile, float* scratch) {
   FromRows(out_rows, present, out, net.y + tile * kTile * out);
 }
 
-// Deltas, dLoss/d(pre-activation), of every layer of one tile, in the order of the layers; and dx.
+// Gradients of units first to end - 1 of a layer's inputs in one tile, through its links by input. With `x`, the units'
+// activations, those before a ReLU.
+static void Transposed(const Layer& layer, int64_t first, int64_t end, const float* dy, const float* x, float* dx) {
+  for (int64_t i = first; i < end; ++i) {
+    Vec sum[kVectors];
+    for (int v = 0; v < kVectors; ++v) sum[v] = Vec{};
+    for (int32_t k = layer.column_start[i]; k < layer.column_start[i + 1]; ++k) {
+      const Vec weight = Splat(layer.values[layer.order[k]]);
+      const float* row = dy + static_cast<int64_t>(layer.outputs[k]) * kTile;
+      for (int v = 0; v < kVectors; ++v) sum[v] += weight * Load(row + v * LANES);
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      if (x) sum[v] = reinterpret_cast<Vec>(reinterpret_cast<Mask>(sum[v]) & (Load(x + i * kTile + v * LANES) > 0.0f));
+      Store(dx + i * kTile + v * LANES, sum[v]);
+    }
+  }
+}
+
+// Deltas, dLoss/d(pre-activation), of every layer of one tile, in the order of the layers; and what is wanted of dx.
 static void Deltas(const Network& net, int64_t tile, float* deltas, float* dx_rows) {
   const int64_t present = Present(net, tile);
   const Layer& top = net.layers[net.depth - 1];
   const float* activations = net.activations + tile * net.features() * kTile;
   int64_t feature_row = net.features(), delta_row = net.outputs() - top.out;
   ToRows(net.dy + tile * kTile * top.out, present, top.out, deltas + delta_row * kTile);
-  for (int64_t l = net.depth - 1; l >= 0; --l) {
+  for (int64_t l = net.depth - 1; l > 0; --l) {
     const Layer& layer = net.layers[l];
     feature_row -= layer.in;
-    if (l == 0 && !net.dx) break;
     const float* dy = deltas + delta_row * kTile;
     delta_row -= layer.in;
-    float* dx = l == 0 ? dx_rows : deltas + delta_row * kTile;
-    for (int64_t i = 0; i < layer.in; ++i) {
-      Vec sum[kVectors];
-      for (int v = 0; v < kVectors; ++v) sum[v] = Vec{};
-      for (int32_t k = layer.column_start[i]; k < layer.column_start[i + 1]; ++k) {
-        const Vec weight = Splat(layer.values[layer.order[k]]);
-        const float* row = dy + static_cast<int64_t>(layer.outputs[k]) * kTile;
-        for (int v = 0; v < kVectors; ++v) sum[v] += weight * Load(row + v * LANES);
-      }
-      const float* x = activations + (feature_row + i) * kTile;
-      for (int v = 0; v < kVectors; ++v) {
-        if (l > 0) sum[v] = reinterpret_cast<Vec>(reinterpret_cast<Mask>(sum[v]) & (Load(x + v * LANES) > 0.0f));
-        Store(dx + i * kTile + v * LANES, sum[v]);
-      }
-    }
+    Transposed(layer, 0, layer.in, dy, activations + feature_row * kTile, deltas + delta_row * kTile);
   }
-  if (net.dx) FromRows(dx_rows, present, net.layers[0].in, net.dx + tile * kTile * net.layers[0].in);
+  int64_t first = 0;
+  for (int64_t a = 0; a < net.arrays; ++a) {
+    const Input& input = net.inputs[a];
+    if (input.dx) {
+      Transposed(net.layers[0], first, first + input.size, deltas, nullptr, dx_rows);
+      FromRows(dx_rows + first * kTile, present, input.size, input.dx + tile * kTile * input.size);
+    }
+    first += input.size;
+  }
 }
 
 // Gradients of N links of one output: N dot products over a group's samples at once. With `bias`, its gradient too.
