@@ -22,7 +22,7 @@ setup(
             depends=[str(path) for path in sorted(SOURCES.iterdir())],
             include_dirs=xla_headers(),
             # No -march: the kernels choose their instruction set when they run.
-            extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=fast", "-Wno-psabi"],
+            extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi"],
             language="c++",
             # Without a compiler the package still installs, and packed compute takes its portable path.
             optional=True,

@@ -26,7 +26,7 @@ from tests.conftest import (
 O, A = 5, 2  # noqa: E741
 KEY = jax.random.key(0)
 BATCHES = random_batch(0, (4, 16), O, A)
-ONE = base.first(BATCHES)
+ONE = base.at(BATCHES, 0)
 
 
 rewire = jax.jit(base.evolve, static_argnames="reset_moments")
@@ -337,7 +337,7 @@ def test_the_gaussian_heads_log_deviation_stays_within_its_bounds():
 def one_step_windows():
     """A batch as replay gives it for windows of one step in a program that could hold three."""
     rows = 12
-    step = lambda seed: base.first(random_batch(seed, (1, 4), O, A))
+    step = lambda seed: base.at(random_batch(seed, (1, 4), O, A), 0)
     memory = replays.init(rows * 4, 4, 10, O, A)
     for seed in range(rows):
         b = step(seed)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlx2_jax import kernels, networks
+from rlx2_jax import kernels, networks, replay
 from rlx2_jax.kernels import native, perceptron
 from rlx2_jax.sparsity import links as packing
 from rlx2_jax.sparsity import masks
@@ -126,6 +126,24 @@ def test_mapping_is_a_loop(twins_share_input):
 
 
 @needs_native
+@pytest.mark.parametrize("wanted", [(1,), (2,), (0, 1, 2)])
+def test_several_inputs_are_their_concatenation(wanted):
+    params, mask, counts = random_network(5, (9, 24, 3), 0.3)
+    links = masks.pack_masks(mask, counts)
+    vector = masks.pack(params, links)
+    rng = np.random.default_rng(0)
+    first, second = (jnp.asarray(rng.normal(size=(70, size)), jnp.float32) for size in (3, 6))
+    together = lambda v, a, b: perceptron(v, links, jnp.concatenate([a, b], -1))
+    apart = lambda v, a, b: perceptron(v, links, a, b)
+    np.testing.assert_array_equal(together(vector, first, second), apart(vector, first, second))
+    gradients = [jax.grad(lambda *x, f=f: (f(*x) ** 2).sum(), wanted)(vector, first, second) for f in (together, apart)]
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="not features of the same samples"):
+        apart(vector, first[1:], second)
+
+
+@needs_native
 def test_only_the_gradients_asked_for_are_computed():
     params, mask, counts = random_network(1, (5, 24, 3), 0.3)
     links = masks.pack_masks(mask, counts)
@@ -135,7 +153,8 @@ def test_only_the_gradients_asked_for_are_computed():
         jaxpr = jax.make_jaxpr(jax.grad(lambda v, x: perceptron(v, links, x).sum(), gradient_of))(vector, x)
         return next(len(e.outvars) for e in jaxpr.eqns if e.params.get("target_name") == native.BACKWARD)
 
-    assert [results_of_backward(g) for g in (0, 1, (0, 1))] == [1, 1, 2]
+    # The parameters' gradient comes with scratch.
+    assert [results_of_backward(g) for g in (0, 1, (0, 1))] == [2, 1, 3]
 
 
 @needs_native
@@ -212,6 +231,76 @@ def test_operands_that_do_not_fit_are_errors_of_the_call():
     ):
         with pytest.raises(CALL_ERRORS, match=message):
             call(*arguments, **options)
+
+
+@needs_native
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 4), st.sampled_from([(0,), (1,), (4, 50)]))
+@settings(max_examples=25)
+def test_windows_taken_are_those_of_the_portable_form(seed, n_step, n_max, shape):
+    rng = np.random.default_rng(seed)
+    rows, columns, slots = 7, 3, 2
+    floats = lambda *sizes: jnp.asarray(rng.normal(size=sizes), jnp.float32)
+    integers = lambda low, high, *sizes: jnp.asarray(rng.integers(low, high, sizes), jnp.int32)
+    ring = (
+        floats(rows, columns, 4),
+        floats(rows, columns, 2),
+        floats(rows, columns),
+        integers(-2, slots + 1, rows, columns),
+        floats(slots, columns, 4),
+    )
+    row, column = integers(0, 50, *shape), integers(0, columns, *shape)
+    both = [
+        jax.jit(take, static_argnames="n_max")(ring, row, column, n_step, n_max=n_max, gamma=0.9)
+        for take in (kernels.take_windows, replay.take_windows)
+    ]
+    for name, ours, theirs in zip(kernels.Windows._fields, *both, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+@needs_native
+@pytest.mark.parametrize("what", ["row", "column", "slot"])
+def test_windows_outside_the_ring_are_errors(what):
+    ring = [
+        jnp.zeros((4, 2, 3)),
+        jnp.zeros((4, 2, 1)),
+        jnp.zeros((4, 2)),
+        jnp.zeros((4, 2), jnp.int32),
+        jnp.zeros((1, 2, 3)),
+    ]
+    row, column = jnp.zeros(5, jnp.int32), jnp.zeros(5, jnp.int32)
+    if what == "row":
+        row = row.at[3].set(-1)
+    elif what == "column":
+        column = column.at[3].set(2)
+    else:
+        ring[3] = ring[3].at[0, 0].set(2)
+    with pytest.raises(CALL_ERRORS, match="out of range"):
+        jax.block_until_ready(kernels.take_windows(ring, row, column, 1, 3, 0.9))
+
+
+@needs_native
+def test_adam_is_optax_adam():
+    rng = np.random.default_rng(0)
+    params = jnp.asarray(rng.normal(size=(2, 9000)), jnp.float32)
+    state = kernels.ADAM.init(params)
+    expected_params, expected_state = params, state
+    step = jax.jit(kernels.adam_step)
+    for _ in range(5):
+        gradient = jnp.asarray(rng.normal(size=params.shape), jnp.float32)
+        params, state = step(params, gradient, state, 1e-2)
+        direction, expected_state = kernels.ADAM.update(gradient, expected_state)
+        expected_params = expected_params - 1e-2 * direction
+    for ours, theirs in zip(
+        jax.tree.leaves((params, state)), jax.tree.leaves((expected_params, expected_state)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    # Two runs of a sweep with step sizes of their own, whose networks are alike.
+    mapped, _ = jax.vmap(kernels.adam_step, in_axes=(None, 0, None, 0))(
+        params, jnp.stack([gradient, -gradient]), state, jnp.asarray([0.1, 0.2])
+    )
+    for run, (sign, size) in enumerate(((1, 0.1), (-1, 0.2))):
+        alone = kernels.adam_step(params, sign * gradient, state, size)[0]
+        np.testing.assert_array_equal(mapped[run], alone)
 
 
 @needs_native

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from rlx2_jax import networks
+from rlx2_jax import kernels, networks
 from rlx2_jax.config import Config, HParams, link_counts
 from rlx2_jax.replay import Batch
 from rlx2_jax.sparsity import masks as masking
@@ -26,9 +26,6 @@ T = TypeVar("T")
 
 Metrics = dict[str, jax.Array]
 """Scalars by name."""
-
-ADAM = optax.scale_by_adam()
-"""Adam's direction; step sizes are traced hyperparameters, applied outside."""
 
 
 class SparseNetwork(flax.struct.PyTreeNode):
@@ -87,7 +84,9 @@ def create(
     mask = masking.initial_masks(key, params, links, width, random=config.initial_mask == "random")
     sparse = masking.apply(params, mask)
     first_target = jax.tree.map(jnp.copy, sparse if config.mask_initial_targets else params)
-    return SparseNetwork(params=sparse, mask=mask, target=first_target if target else None, adam=ADAM.init(sparse))
+    return SparseNetwork(
+        params=sparse, mask=mask, target=first_target if target else None, adam=kernels.ADAM.init(sparse)
+    )
 
 
 def pack(network: SparseNetwork, counts: Sequence[int]) -> SparseNetwork:
@@ -147,7 +146,7 @@ def make_init(
             actor=actor_network,
             critic=critic_network,
             log_alpha=log_alpha,
-            alpha_adam=ADAM.init(log_alpha),
+            alpha_adam=kernels.ADAM.init(log_alpha),
         )
 
     return init
@@ -155,7 +154,10 @@ def make_init(
 
 def descend(network: SparseNetwork, gradient: networks.Params, step_size: jax.Array) -> SparseNetwork:
     """One Adam step along the dense gradient's entries on the mask."""
-    direction, adam = ADAM.update(masking.apply(gradient, network.mask), network.adam)
+    if masking.is_packed(network.mask):
+        params, adam = kernels.adam_step(network.params, gradient, network.adam, step_size)
+        return network.replace(params=params, adam=adam)
+    direction, adam = kernels.ADAM.update(masking.apply(gradient, network.mask), network.adam)
     moved = jax.tree.map(lambda p, d: p - step_size * d, network.params, direction)
     # Masked again: with `reset_moments` off, dropped links still carry a direction.
     params = masking.apply(moved, network.mask)
@@ -225,14 +227,9 @@ def weighted_mean(values: jax.Array, weight: jax.Array) -> jax.Array:
     return jnp.mean(values * weight)
 
 
-def first(batches: Any) -> Any:
-    """The first of several stacked batches."""
-    return jax.tree.map(lambda x: x[0], batches)
-
-
-def last(batches: Any) -> Any:
-    """The last of several stacked batches."""
-    return jax.tree.map(lambda x: x[-1], batches)
+def at(stacked: T, index: int) -> T:
+    """One of several stacked trees."""
+    return jax.tree.map(lambda x: x[index], stacked)
 
 
 def cycles(batches: T, delay: int) -> T:

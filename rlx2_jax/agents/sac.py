@@ -97,28 +97,23 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         hparams: HParams,
         multi_step: jax.Array,
     ) -> tuple[base.AgentState, base.Metrics]:
-        def critic_update(
-            state: base.AgentState, item: tuple[Batch, jax.Array]
-        ) -> tuple[base.AgentState, tuple[jax.Array, jax.Array]]:
-            batch, key = item
-            (loss, q_mean), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-                state.critic.params, state, batch, key, multi_step
-            )
-            critic = base.descend(state.critic, gradient, hparams.critic_lr)
-            return state.replace(critic=critic), (loss, q_mean)
-
         def cycle(
             state: base.AgentState, item: tuple[Batch, jax.Array, jax.Array]
         ) -> tuple[base.AgentState, base.Metrics]:
             batches, critic_keys, actor_keys = item
-            # Unrolled: a loop of its own costs as much as a packed layer.
-            items = (batches, critic_keys)
-            state, (critic_losses, q_means) = jax.lax.scan(critic_update, state, items, unroll=True)
+            total_loss = total_q = jnp.zeros(())
+            for i in range(delay):
+                batch = base.at(batches, i)
+                (loss, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
+                    state.critic.params, state, batch, critic_keys[i], multi_step
+                )
+                state = state.replace(critic=base.descend(state.critic, gradient, hparams.critic_lr))
+                total_loss, total_q = total_loss + loss, total_q + q
             (loss, excess), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
-                state.actor.params, state, base.last(batches), actor_keys[-1]
+                state.actor.params, state, batch, actor_keys[-1]
             )
             # d/d(log alpha) of -log_alpha * excess, where excess = mean log pi + target entropy.
-            alpha_step, alpha_adam = base.ADAM.update(-excess, state.alpha_adam)
+            alpha_step, alpha_adam = kernels.ADAM.update(-excess, state.alpha_adam)
             state = state.replace(
                 actor=base.descend(state.actor, gradient, hparams.actor_lr),
                 critic=base.polyak(state.critic, hparams.tau),
@@ -126,9 +121,9 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
                 alpha_adam=alpha_adam,
             )
             return state, {
-                "critic_loss": critic_losses.mean(),
+                "critic_loss": total_loss / delay,
                 "actor_loss": loss,
-                "q_mean": q_means.mean(),
+                "q_mean": total_q / delay,
                 "alpha": jnp.exp(state.log_alpha),
                 "entropy": target_entropy - excess,
             }

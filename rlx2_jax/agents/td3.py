@@ -56,10 +56,10 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
         q = base.q_values(critic_net, params, mask, batch.observation, batch.action)
         return base.weighted_mean((q - target) ** 2, batch.weight) * 2, q.mean()
 
-    def actor_loss(params: networks.Params, state: base.AgentState, batch: Batch) -> jax.Array:
+    def actor_loss(params: networks.Params, state: base.AgentState, batch: Batch, first_mask: Masks) -> jax.Array:
         action = policy(params, state.actor.mask, batch.observation)
-        critic, mask = base.first((state.critic.params, state.critic.mask))
-        q = base.q_values(one_critic_net, critic, mask, batch.observation, action)
+        first = base.at(state.critic.params, 0)
+        q = base.q_values(one_critic_net, first, first_mask, batch.observation, action)
         return -base.weighted_mean(q, batch.weight)
 
     def explore(
@@ -78,29 +78,28 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
     ) -> tuple[base.AgentState, base.Metrics]:
         del multi_step  # A window's length is in the batch; TD3's target costs the same for any.
         noises = jax.random.normal(kernels.fast_key(key), batches.action.shape)
-
-        def critic_update(
-            state: base.AgentState, item: tuple[Batch, jax.Array]
-        ) -> tuple[base.AgentState, tuple[jax.Array, jax.Array]]:
-            batch, noise = item
-            (loss, q_mean), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-                state.critic.params, state, batch, noise, hparams
-            )
-            critic = base.descend(state.critic, gradient, hparams.critic_lr)
-            return state.replace(critic=critic), (loss, q_mean)
+        # Here, not in the loop, which would copy it every time.
+        first_mask = base.at(state.critic.mask, 0)
 
         def cycle(state: base.AgentState, item: tuple[Batch, jax.Array]) -> tuple[base.AgentState, base.Metrics]:
-            # Unrolled: a loop of its own costs as much as a packed layer.
-            state, (critic_losses, q_means) = jax.lax.scan(critic_update, state, item, unroll=True)
-            loss, gradient = jax.value_and_grad(actor_loss)(state.actor.params, state, base.last(item[0]))
+            batches, noises = item
+            total_loss = total_q = jnp.zeros(())
+            for i in range(delay):
+                batch = base.at(batches, i)
+                (loss, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
+                    state.critic.params, state, batch, noises[i], hparams
+                )
+                state = state.replace(critic=base.descend(state.critic, gradient, hparams.critic_lr))
+                total_loss, total_q = total_loss + loss, total_q + q
+            loss, gradient = jax.value_and_grad(actor_loss)(state.actor.params, state, batch, first_mask)
             state = state.replace(
                 actor=base.polyak(base.descend(state.actor, gradient, hparams.actor_lr), hparams.tau),
                 critic=base.polyak(state.critic, hparams.tau),
             )
             return state, {
-                "critic_loss": critic_losses.mean(),
+                "critic_loss": total_loss / delay,
                 "actor_loss": loss,
-                "q_mean": q_means.mean(),
+                "q_mean": total_q / delay,
             }
 
         items = base.cycles((batches, noises), delay)
@@ -126,7 +125,7 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
         multi_step: jax.Array,
     ) -> networks.Params:
         del key, hparams, multi_step
-        return jax.grad(actor_loss)(state.actor.params, state, batch)
+        return jax.grad(actor_loss)(state.actor.params, state, batch, base.at(state.critic.mask, 0))
 
     init = base.make_init(actor_net, critic_net, observation_size, action_size, config, actor_target=True)
     return base.Agent(init, explore, mode, updates, critic_gradient, actor_gradient)

@@ -1,12 +1,23 @@
 """Kernels of our own, native (C++ through XLA FFI) on CPUs, portable elsewhere.
 
-Packed compute: perceptrons whose work is proportional to their links. And what weighs as much beside it: gathers and
-random bits.
+Packed compute: perceptrons whose work is proportional to their links. And what weighs as much beside it: gathers,
+random bits, and Adam.
 """
 
+from rlx2_jax.kernels.adam import ADAM, adam_step
 from rlx2_jax.kernels.data import Windows, fast_key, take_rows, take_windows
 from rlx2_jax.kernels.native import MISSING
 from rlx2_jax.kernels.native import available as native_available
 from rlx2_jax.kernels.perceptron import perceptron
 
-__all__ = ["MISSING", "Windows", "fast_key", "native_available", "perceptron", "take_rows", "take_windows"]
+__all__ = [
+    "ADAM",
+    "MISSING",
+    "Windows",
+    "adam_step",
+    "fast_key",
+    "native_available",
+    "perceptron",
+    "take_rows",
+    "take_windows",
+]

@@ -71,16 +71,9 @@ def take_windows(
     count, shape = row.size, row.shape
     floats = lambda *trailing: jax.ShapeDtypeStruct((count, *trailing), jnp.float32)
     sizes = observation.shape[-1], action.shape[-1]
-    results = Windows(
-        observation=floats(sizes[0]),
-        action=floats(sizes[1]),
-        partial_return=floats(),
-        bootstrap_discount=floats(),
-        next_observation=floats(sizes[0]),
-        last=jax.ShapeDtypeStruct((count,), jnp.int32),
-        weight=floats(),
-    )
-    call = jax.ffi.ffi_call(native.TAKE_WINDOWS, list(results), vmap_method="expand_dims")
+    last = jax.ShapeDtypeStruct((count,), jnp.int32)
+    results = [floats(sizes[0]), floats(sizes[1]), floats(), floats(), floats(sizes[0]), last, floats()]
+    call = jax.ffi.ffi_call(native.TAKE_WINDOWS, results, vmap_method="expand_dims")
     scalars = jnp.asarray(n_step, jnp.int32), jnp.asarray(gamma, jnp.float32)
     taken = call(*ring, row.ravel(), column.ravel(), *scalars, n_max=np.int64(n_max))
     return Windows(*(x.reshape(*shape, *x.shape[1:]) for x in taken))

@@ -13,6 +13,7 @@ BACKWARD = "rlx2_perceptron_backward"
 TAKE_ROWS = "rlx2_take_rows"
 TAKE_WINDOWS = "rlx2_take_windows"
 THREEFRY = "rlx2_threefry"
+ADAM = "rlx2_adam"
 
 MISSING = (
     "packed compute takes its portable path, about as slow as masked: the native kernels were not built; install a C++ "
@@ -30,7 +31,7 @@ def load() -> ctypes.CDLL | None:
     library = ctypes.CDLL(spec.origin)
     library.rlx2_instructions.restype = ctypes.c_char_p
     library.rlx2_tile.restype = library.rlx2_group.restype = ctypes.c_int64
-    for name in (FORWARD, BACKWARD, TAKE_ROWS, TAKE_WINDOWS, THREEFRY):
+    for name in (FORWARD, BACKWARD, TAKE_ROWS, TAKE_WINDOWS, THREEFRY, ADAM):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 

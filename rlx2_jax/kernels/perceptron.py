@@ -134,15 +134,20 @@ def _native_backward(instructions: str, residuals: Any, dy: Any) -> tuple[Any, N
     batch = dy.shape[0]
     shapes = [_floats(batch, size) for size, wanted in zip(static.sizes, static.inputs, strict=True) if wanted]
     if static.params:
-        shapes.insert(0, _floats(math.ceil(batch / math.prod(native.tiling())), *params.shape))
+        groups = math.ceil(batch / math.prod(native.tiling()))
+        shapes = [_floats(*params.shape), _floats(max(groups - 1, 0), *params.shape), *shapes]
     call = jax.ffi.ffi_call(native.BACKWARD, shapes, vmap_method="expand_dims")
     indices = [
         index for link in links for index in (link.row_start, link.inputs, link.column_start, link.outputs, link.order)
     ]
-    attributes = {"weights": static.params, "sizes": np.asarray(static.sizes), "wanted": np.asarray(static.inputs, np.int64)}
+    attributes = {
+        "weights": static.params,
+        "sizes": np.asarray(static.sizes),
+        "wanted": np.asarray(static.inputs, np.int64),
+    }
     results = list(call(dy, activations, params, *indices, instructions=instructions, **attributes))
-    gradient = results.pop(0)[0] if static.params else None
-    return gradient, None, tuple(results.pop(0) if wanted else None for wanted in static.inputs)
+    gradient, inputs = (results[0], results[2:]) if static.params else (None, results)
+    return gradient, None, tuple(inputs.pop(0) if wanted else None for wanted in static.inputs)
 
 
 _native.defvjp(_native_forward, _native_backward, symbolic_zeros=True)

@@ -141,7 +141,8 @@ struct Example {
       own.dy = dy + n * batch * sizes[depth];
       own.y = y + n * batch * sizes[depth];
       own.activations = activations + n * net.tiles() * net.features() * kTile;
-      own.gradients = gradients + n * net.groups() * parameters;
+      own.gradient = gradients + n * net.groups() * parameters;
+      own.partial = own.gradient + parameters;
       for (int64_t a = 0; a < net.arrays; ++a) own.inputs[a].x = parts[a] + n * batch * net.inputs[a].size;
       own.inputs[net.arrays - 1].dx = dx + n * batch * last.size;
       for (int64_t l = 0; l < depth; ++l) {
@@ -174,7 +175,7 @@ struct Example {
       const rlx2::Input& last = net.inputs[net.arrays - 1];
       all.insert(all.end(), last.dx, last.dx + batch * last.size);
     }
-    for (const rlx2::Network& net : networks) all.insert(all.end(), net.gradients, net.gradients + net.parameters());
+    for (const rlx2::Network& net : networks) all.insert(all.end(), net.gradient, net.gradient + net.parameters());
     return all;
   }
 
@@ -341,6 +342,22 @@ void TestData() {
   CHECK(rlx2::TakeWindows(ring, windows, 4));
   column[9] = 0, row[9] = -1;
   CHECK(rlx2::TakeWindows(ring, windows, 4));
+  std::vector<float> moved[2][3];
+  int32_t steps = 6, next = 0;
+  const float step_size = 0.1f;
+  for (int64_t threads : {1, 4}) {
+    auto& to = moved[threads > 1];
+    for (auto& v : to) v.resize(count);
+    rlx2::AdamStep({count, 0.9f, 0.999f, 1e-8f, &step_size, &steps, partial.data(), bootstrap.data(), weight.data(),
+                    partial.data(), to[0].data(), to[1].data(), to[2].data(), &next}, threads);
+    CHECK(next == 7);
+    for (int64_t i = 0; i < count; ++i) {
+      const double g = bootstrap[i], mu = 0.9 * weight[i] + 0.1 * g, nu = 0.999 * partial[i] + 0.001 * g * g;
+      const double step = mu / (1 - std::pow(0.9, 7)) / (std::sqrt(nu / (1 - std::pow(0.999, 7))) + 1e-8);
+      CHECK(std::fabs(to[0][i] - (partial[i] - 0.1 * step)) < 1e-4);
+    }
+  }
+  for (int v = 0; v < 3; ++v) CHECK(moved[0][v] == moved[1][v]);
   const uint32_t key[2] = {3, 5};
   rlx2::ThreefryBits(key, count, bits.data(), 4);
   rlx2::ThreefryBits(key, count, alone.data(), 1);

@@ -2,14 +2,15 @@
 //
 //   forward:   x of each input, parameters, (row_start, inputs) per layer -> y [, activations]
 //   backward:  dy, activations, parameters, (row_start, inputs, column_start, outputs, order) per layer
-//                                                          -> [dparameters] [, dx of each wanted input]
+//                                                          -> [dparameters, scratch] [, dx of each wanted input]
 //   take rows:     table [rows, width], index [n] -> [n, width]
 //   take windows:  observation, action, reward, outcome, final of a ring, row [n], column [n], n_step, gamma
 //                  -> observation, action, partial_return, bootstrap_discount, next_observation, last, weight
 //   threefry:      key [2] -> bits [n]
+//   adam:          parameters [n], gradient [n], mu [n], nu [n], count, step_size -> parameters, mu, nu, count
 //
-// `parameters` are the values and then the biases of each layer in turn; `dparameters` has a leading axis of groups of
-// samples, and the gradient is its first entry, the rest is scratch.
+// `parameters` are the values and then the biases of each layer in turn; scratch has their size for every group of
+// samples but the first.
 //
 // Leading axes count independent calls. Operands have as many as the results, of their size or, where calls share an
 // operand, of size 1; those of take rows and threefry are never shared.
@@ -245,14 +246,17 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
   if (shape.layers[shape.depth - 1].out != top) return Invalid("dy has a shape that does not fit the others");
   if (parameters_size != shape.parameters()) return Invalid("parameters have the wrong size");
   if (activations_size != shape.tiles() * shape.features() * kTile) return Invalid("activations have the wrong size");
-  int64_t groups = shape.groups(), in = 0;
+  int64_t more_groups = shape.groups() - 1, in = 0;
   for (int64_t size : sizes) in += size < 0 ? shape.layers[0].in + 1 : size;
   if (sizes.size() > kMaxInputs || sizes.size() != wanted.size() || in != shape.layers[0].in) {
     return Invalid("the inputs have the wrong sizes");
   }
   shape.arrays = static_cast<int64_t>(sizes.size());
-  Operand<float> gradients, dx[kMaxInputs];
-  if (weights) gradients = read.Out<Floats>("dparameters", {&groups, &parameters_size});
+  Operand<float> gradient, partial, dx[kMaxInputs];
+  if (weights) {
+    gradient = read.Out<Floats>("dparameters", {&parameters_size});
+    partial = read.Out<Floats>("scratch", {&more_groups, &parameters_size});
+  }
   for (int64_t a = 0; a < shape.arrays; ++a) {
     shape.inputs[a].size = sizes[a];
     if (wanted[a]) dx[a] = read.Out<Floats>("dx", {&shape.batch, &shape.inputs[a].size});
@@ -272,7 +276,8 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
       layer.outputs = read.At(operands[l].outputs, n);
       layer.order = read.At(operands[l].order, n);
     }
-    net.gradients = read.At(gradients, n);
+    net.gradient = read.At(gradient, n);
+    net.partial = read.At(partial, n);
     for (int64_t a = 0; a < net.arrays; ++a) net.inputs[a].dx = read.At(dx[a], n);
   }
   const char* problem = Backward(*kernels, networks.data(), read.calls(), pool.num_threads());
@@ -344,6 +349,38 @@ ffi::Error TakeWindowsCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::R
   return ffi::Error::Success();
 }
 
+ffi::Error AdamCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, float b1, float b2,
+                    float epsilon) {
+  Adam adam;
+  adam.b1 = b1, adam.b2 = b2, adam.epsilon = epsilon;
+  Reader read(args, rets);
+  const auto parameters = read.In<Floats>("parameters", {&adam.size});
+  const auto gradient = read.In<Floats>("gradient", {&adam.size});
+  const auto mu = read.In<Floats>("mu", {&adam.size});
+  const auto nu = read.In<Floats>("nu", {&adam.size});
+  const auto count = read.In<Ints>("count", {});
+  const auto step_size = read.In<Floats>("step_size", {});
+  const auto next_parameters = read.Out<Floats>("parameters", {&adam.size});
+  const auto next_mu = read.Out<Floats>("mu", {&adam.size});
+  const auto next_nu = read.Out<Floats>("nu", {&adam.size});
+  const auto next_count = read.Out<Ints>("count", {});
+  if (!read.ok()) return read.error();
+  for (int64_t n = 0; n < read.calls(); ++n) {
+    adam.parameters = read.At(parameters, n);
+    adam.gradient = read.At(gradient, n);
+    adam.mu = read.At(mu, n);
+    adam.nu = read.At(nu, n);
+    adam.count = read.At(count, n);
+    adam.step_size = read.At(step_size, n);
+    adam.next_parameters = read.At(next_parameters, n);
+    adam.next_mu = read.At(next_mu, n);
+    adam.next_nu = read.At(next_nu, n);
+    adam.next_count = read.At(next_count, n);
+    AdamStep(adam, pool.num_threads());
+  }
+  return ffi::Error::Success();
+}
+
 ffi::Error ThreefryCall(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> key, ffi::Result<ffi::Buffer<ffi::U32>> bits) {
   const auto k = key.dimensions(), b = bits->dimensions();
   if (k.size() < 1 || k[k.size() - 1] != 2 || b.size() != k.size() || Leading(b, 1) != Leading(k, 1)) {
@@ -396,6 +433,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_threefry, rlx2::ThreefryCall,
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<xla::ffi::Buffer<xla::ffi::U32>>()
                                   .Ret<xla::ffi::Buffer<xla::ffi::U32>>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_adam, rlx2::AdamCall,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<float>("b1")
+                                  .Attr<float>("b2")
+                                  .Attr<float>("epsilon"));
 
 // Names of the instruction sets this processor can run, best first.
 extern "C" const char* rlx2_instructions() {

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "parallel.h"
 #include "perceptron.h"
@@ -117,6 +119,17 @@ void ThreefryBits(const uint32_t key[2], int64_t count, uint32_t* out, int64_t t
     const int64_t first = task * kShare;
     (*Available())->threefry(key, first, std::min(kShare, count - first), out + first);
   });
+}
+
+void AdamStep(const Adam& adam, int64_t threads) {
+  const int32_t count = *adam.count;
+  const int32_t next = count == std::numeric_limits<int32_t>::max() ? count : count + 1;
+  const float correction1 = 1 - std::pow(adam.b1, static_cast<float>(next));
+  const float correction2 = 1 - std::pow(adam.b2, static_cast<float>(next));
+  Team::Shared().Run((adam.size + kShare - 1) / kShare, threads, [&](int64_t task) {
+    (*Available())->adam(adam, correction1, correction2, task * kShare, std::min(adam.size, (task + 1) * kShare));
+  });
+  *adam.next_count = next;
 }
 
 }  // namespace rlx2

@@ -1,4 +1,4 @@
-// What an update spends on data once its products are cheap: gathering batches, and random bits.
+// What an update spends on data once its products are cheap: gathering batches, random bits, and Adam's step.
 
 #ifndef RLX2_JAX_DATA_H_
 #define RLX2_JAX_DATA_H_
@@ -44,6 +44,19 @@ const char* TakeWindows(const Ring& ring, const Windows& windows, int64_t thread
 // Random bits of a Threefry-2x32 key (Salmon et al., 2011) as JAX makes them: the two words of the block numbered i,
 // combined by exclusive or.
 void ThreefryBits(const uint32_t key[2], int64_t count, uint32_t* out, int64_t threads);
+
+// Adam (Kingma & Ba, 2015) on `size` parameters.
+struct Adam {
+  int64_t size = -1;
+  float b1 = 0, b2 = 0, epsilon = 0;
+  const float* step_size = nullptr;                                           // scalar
+  const int32_t* count = nullptr;                                             // scalar: steps taken so far
+  const float *parameters = nullptr, *gradient = nullptr, *mu = nullptr, *nu = nullptr;
+  float *next_parameters = nullptr, *next_mu = nullptr, *next_nu = nullptr;
+  int32_t* next_count = nullptr;
+};
+
+void AdamStep(const Adam& adam, int64_t threads);
 
 }  // namespace rlx2
 

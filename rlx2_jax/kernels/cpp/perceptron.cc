@@ -15,7 +15,7 @@ struct Constant {
 #define LANES 4
 namespace generic {
 #include "simd.inl"
-constexpr Kernels kKernels = {"generic", Forward, Backward, SumGroups, Threefry, CheckByOutput, CheckByInput};
+constexpr Kernels kKernels = {"generic", Forward, Backward, SumGroups, AdamStep, Threefry, CheckByOutput, CheckByInput};
 }  // namespace generic
 #undef LANES
 
@@ -30,7 +30,7 @@ constexpr Kernels kKernels = {"generic", Forward, Backward, SumGroups, Threefry,
 #define LANES 8
 namespace avx2 {
 #include "simd.inl"
-constexpr Kernels kKernels = {"avx2", Forward, Backward, SumGroups, Threefry, CheckByOutput, CheckByInput};
+constexpr Kernels kKernels = {"avx2", Forward, Backward, SumGroups, AdamStep, Threefry, CheckByOutput, CheckByInput};
 }  // namespace avx2
 #undef LANES
 #if defined(__clang__)
@@ -44,7 +44,7 @@ constexpr Kernels kKernels = {"avx2", Forward, Backward, SumGroups, Threefry, Ch
 #define LANES 16
 namespace avx512 {
 #include "simd.inl"
-constexpr Kernels kKernels = {"avx512", Forward, Backward, SumGroups, Threefry, CheckByOutput, CheckByInput};
+constexpr Kernels kKernels = {"avx512", Forward, Backward, SumGroups, AdamStep, Threefry, CheckByOutput, CheckByInput};
 }  // namespace avx512
 #undef LANES
 #if defined(__clang__)
@@ -127,7 +127,7 @@ const char* Backward(const Kernels& kernels, const Network* networks, int64_t co
   Team::Shared().Run(count * groups, UsefulThreads(*networks, count, threads), [&](int64_t task) {
     kernels.backward(networks[task / groups], task % groups, Scratch(scratch));
   });
-  if (networks->gradients) {
+  if (networks->gradient) {
     for (int64_t n = 0; n < count; ++n) kernels.sum_groups(networks[n]);
   }
   return nullptr;

@@ -14,6 +14,8 @@
 
 #include <cstdint>
 
+#include "data.h"
+
 namespace rlx2 {
 
 inline constexpr int64_t kTile = 64;
@@ -48,7 +50,8 @@ struct Network {
   float* y = nullptr;             // [batch, out]
   float* activations = nullptr;   // [tiles][features][TILE]; forward writes it if there, backward reads it
   const float* dy = nullptr;      // [batch, out]
-  float* gradients = nullptr;     // [groups][parameters], or null if not wanted; each group's share of the gradient
+  float* gradient = nullptr;      // [parameters], or null if not wanted
+  float* partial = nullptr;       // [groups - 1][parameters]: what the groups after the first add to it
 
   int64_t tiles() const { return (batch + kTile - 1) / kTile; }
   int64_t groups() const { return (tiles() + kGroup - 1) / kGroup; }
@@ -90,8 +93,10 @@ struct Kernels {
   // The samples of one group back through all layers, to dx and the group's gradients. Scratch: a row for each input,
   // and for each tile of the group one for every layer's outputs.
   void (*backward)(const Network&, int64_t group, float* scratch);
-  // gradients[0] += all others.
+  // gradient += partial.
   void (*sum_groups)(const Network&);
+  // One step of Adam on elements first to end - 1 (see data.h).
+  void (*adam)(const Adam&, float correction1, float correction2, int64_t first, int64_t end);
   // Random words number first to first + count - 1 of a key (see data.h).
   void (*threefry)(const uint32_t key[2], int64_t first, int64_t count, uint32_t* out);
   // Why the indices of a matrix cannot be used, or null.
@@ -103,8 +108,7 @@ struct Kernels {
 const Kernels* const* Available();
 
 // All of it, for `count` networks of one shape: check the indices, then share the tasks among up to `threads` threads.
-// What comes out does not depend on how many there are. The gradient is left in each network's first group. Returns what
-// is wrong with the indices, or null.
+// What comes out does not depend on how many there are. Returns what is wrong with the indices, or null.
 const char* Forward(const Kernels& kernels, const Network* networks, int64_t count, int64_t threads);
 const char* Backward(const Kernels& kernels, const Network* networks, int64_t count, int64_t threads);
 

@@ -202,17 +202,33 @@ static void Backward(const Network& net, int64_t group, float* scratch) {
   const int64_t first = group * kGroup, left = net.tiles() - first, tiles = left < kGroup ? left : kGroup;
   float* const deltas = scratch + net.layers[0].in * kTile;
   for (int64_t t = 0; t < tiles; ++t) Deltas(net, first + t, deltas + t * net.outputs() * kTile, scratch);
-  if (!net.gradients) return;
+  if (!net.gradient) return;
   Weights(net, net.activations + first * net.features() * kTile, deltas, tiles,
-          net.gradients + group * net.parameters());
+          group == 0 ? net.gradient : net.partial + (group - 1) * net.parameters());
 }
 
 static void SumGroups(const Network& net) {
   const int64_t parameters = net.parameters();
   for (int64_t g = 1; g < net.groups(); ++g) {
-    const float* group = net.gradients + g * parameters;
-    for (int64_t i = 0; i < parameters; ++i) net.gradients[i] += group[i];
+    const float* group = net.partial + (g - 1) * parameters;
+    for (int64_t i = 0; i < parameters; ++i) net.gradient[i] += group[i];
   }
+}
+
+// Results overlap nothing: without the compiler knowing, it would not make vectors.
+static void AdamStep(const Adam& adam, float correction1, float correction2, int64_t first, int64_t end) {
+  const auto loop = [&](const float* gradient, const float* parameters, const float* mu, const float* nu,
+                        float* __restrict next_parameters, float* __restrict next_mu, float* __restrict next_nu) {
+    const float b1 = adam.b1, b2 = adam.b2, epsilon = adam.epsilon;
+    const float step = *adam.step_size / correction1, scale = 1 / correction2;
+    for (int64_t i = first; i < end; ++i) {
+      const float g = gradient[i], m = b1 * mu[i] + (1 - b1) * g, n = b2 * nu[i] + (1 - b2) * g * g;
+      next_mu[i] = m;
+      next_nu[i] = n;
+      next_parameters[i] = parameters[i] - step * m / (__builtin_sqrtf(scale * n) + epsilon);
+    }
+  };
+  loop(adam.gradient, adam.parameters, adam.mu, adam.nu, adam.next_parameters, adam.next_mu, adam.next_nu);
 }
 
 // Every block takes the same rounds, so the compiler makes vectors of blocks.
