@@ -29,9 +29,9 @@ AXIS = "runs"
 ROWS = 0
 """Mapped over the leading axis."""
 
-STATE = programs.TrainState(
-    agent=ROWS, replay=ROWS, envs=ROWS, key=ROWS, progress=None, tally=ROWS, policy_distance=ROWS, nonfinite=ROWS
-)  # type: ignore[arg-type]
+_FIELDS: dict[str, Any] = dict.fromkeys(programs.TrainState.__dataclass_fields__, ROWS)
+
+STATE = programs.TrainState(**_FIELDS).replace(progress=None)
 """What of a state has a row per run: all but the progress."""
 
 Axes = Any
@@ -156,8 +156,8 @@ def compile_batch(layout: Layout, program: programs.Program, schedule: Schedule,
     )
     # Hosts compile in the same order.
     with ThreadPoolExecutor(1 if jax.process_count() > 1 else None) as pool:
-        functions = list(pool.map(lambda part: part.compile(), lowered))
-    return Compiled(*functions, template=template, seconds=time.perf_counter() - began)
+        init, renew, chunk, report, finite = pool.map(lambda part: part.compile(), lowered)
+    return Compiled(init, renew, chunk, report, finite, template, seconds=time.perf_counter() - began)
 
 
 def _specs(axes: Axes) -> Any:

@@ -269,10 +269,10 @@ def _batches(
         if device_bytes is not None:
             fit = int(MEMORY_SHARE * device_bytes / size)
             if fit < 1:
+                c = group[0].config
                 raise ConfigError(
-                    f"a run of {group[0].config.agent} on {group[0].config.env} needs {memory.format_bytes(size)}, over "
-                    f"{MEMORY_SHARE:.0%} of the {memory.format_bytes(device_bytes)} a device has left; lower "
-                    "--buffer_max or --hidden."
+                    f"a run of {c.agent} on {c.env} needs {memory.format_bytes(size)}, over {MEMORY_SHARE:.0%} of the "
+                    f"{memory.format_bytes(device_bytes)} a device has left; lower --buffer_max or --hidden."
                 )
             most = min(most, fit * devices)
         parts = math.ceil(len(group) / most)
@@ -332,6 +332,11 @@ def read(workdir: Path) -> Plan | None:
 def write(workdir: Path, plan: Plan) -> None:
     """Replace plan.json."""
     files.write_json(workdir / "plan.json", plan.to_dict())
+
+
+def count_compilation(plan: Plan) -> Plan:
+    """The plan after one more compilation."""
+    return dataclasses.replace(plan, compiled=plan.compiled + 1)
 
 
 def describe(plan: Plan) -> list[str]:
