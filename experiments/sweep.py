@@ -65,8 +65,9 @@ def main(argv: Sequence[str]) -> int | None:
     with hosts.joined(_cluster()):
         use_cache(CACHE.value)
         workdir, options = Path(WORKDIR.value), _options(fields)
+        planned = plan.describe(make_plan(configs, workdir, **options))
         if hosts.is_first():
-            print(*plan.describe(make_plan(configs, workdir, **options)), sep="\n", file=sys.stderr)
+            print(*planned, sep="\n", file=sys.stderr)
         if DRY_RUN.value:
             return 0
         result = sweep(configs, workdir, **options, worker_count=WORKERS.value)

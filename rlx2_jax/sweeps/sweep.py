@@ -146,7 +146,7 @@ def sweep(
             plan.write(directory, laid_out)
             lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display)
             finished = all(line["finished"] or line["diverged"] for line in lines)
-            display.say(_last_words(laid_out, directory, finished, stop.received or f"{len(failed)} dead workers"))
+            display.say(_last_words(laid_out, directory, finished, stop.received or "the end of a worker"))
             return Result(laid_out, lines, finished, tuple(failed))
         over = layout.Layout(jax.devices()[: laid_out.devices], parallel)
         return _Sweep(laid_out, directory, over, display).go(stop)

@@ -16,13 +16,8 @@ from pathlib import Path
 from rlx2_jax.compilation import use_cache
 from rlx2_jax.config import Config
 from rlx2_jax.errors import DivergedError, RlxError
+from rlx2_jax.sweeps.workers import DIVERGED, REFUSED
 from rlx2_jax.training.run import train
-
-DIVERGED = 1
-"""Exit code of a run whose values stopped being finite."""
-
-REFUSED = 2
-"""Exit code of a run that could not be."""
 
 
 def main() -> int:

@@ -23,9 +23,15 @@ import jax
 from rlx2_jax import files
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sweeps import plan as plans
-from rlx2_jax.sweeps import table, worker
+from rlx2_jax.sweeps import table
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.signals import StopSignals
+
+DIVERGED = 1
+"""Exit code of a worker whose run's values stopped being finite."""
+
+REFUSED = 2
+"""Exit code of a worker whose run could not be."""
 
 POLL_SECONDS = 0.5
 """Between two looks at the workers."""
@@ -112,23 +118,24 @@ class _Watch:
         return self.standings[run.name].finished or run.name in self.diverged
 
     def ended(self, each: _Worker) -> bool:
-        """Note how a worker ended; false if its run is to be continued."""
+        """Note how a worker ended, and say so unless its run is done; false if it is to be continued."""
         name, code = each.run.name, each.process.returncode
         each.errors.seek(0)
-        last = each.errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+        last = each.errors.read().decode(errors="replace").strip().rpartition("\n")[2].rstrip(".")
         each.errors.close()
         standing = self.standings[name] = self._standing(each.run)
-        if code == worker.DIVERGED:
+        if code == DIVERGED:
             self.diverged[name] = standing.rows[-1]["env_steps"] if standing.rows else 0
             files.write_json(self.workdir / "diverged.json", self.diverged)
             self.standings[name] = self._standing(each.run)
-        elif code:
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            self.display.say(
-                f"{name}: its worker {how}{': ' if last else ''}{last}; the same command continues the run"
-            )
         self.look([each.run], always=True)
-        return self.done(each.run)
+        if self.done(each.run):
+            return True
+        how = f"ended with exit code {code}: {last}" if code > 0 else "was stopped"
+        if code < 0:
+            how = f"was ended by {signal.Signals(-code).name}"
+        self.display.say(f"{name}: its worker {how}; the same command continues the run")
+        return False
 
     def look(self, runs: Sequence[plans.Run], *, always: bool = False) -> None:
         """Read what there is of some runs; if anything is new, the table and the bar say so."""
