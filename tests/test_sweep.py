@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from rlx2_jax import files, policies
-from rlx2_jax.config import resolve
 from rlx2_jax.errors import WorkdirError
 from rlx2_jax.sparsity.methods import METHODS
 from rlx2_jax.sweeps import lock, product, sweep
@@ -148,27 +147,24 @@ SHORT = {"total_steps": 600, "eval_every": 200, "checkpoint_every": 200}
 
 
 def test_batches_that_do_not_fit_at_once_follow_one_another_in_one_compilation(tmp_path, monkeypatch):
-    configs = product(small(**SHORT), seeds=range(5))
-    traces = count_traces(monkeypatch)
-    split = quiet(configs, tmp_path / "split", runs_per_device=2)
-    assert [len(batch.runs) for batch in split.plan.batches] == [2, 2, 1]
-    assert {batch.rows for batch in split.plan.batches} == {2}, "the last is filled up with a copy"
-    assert len(traces) == split.plan.compiled == split.plan.compilations == 1
-    assert len(table(tmp_path / "split")) == 5
-    whole = quiet(configs, tmp_path / "whole", parallel="pmap")
-    for line, other in zip(split.table, whole.table, strict=True):
-        assert line["run"] == other["run"]
-        assert line["score"] == pytest.approx(other["score"], abs=1e-3)
-
-
-def test_pmap_and_shard_map_give_equal_tables(tmp_path):
-    configs = product(small(**SHORT), methods=["set", "rlx2"])
-    tables = [quiet(configs, tmp_path / way, parallel=way).table for way in ("shard_map", "pmap")]
-    assert tables[0] == tables[1]
+    """And `pmap` is another spelling of `shard_map`."""
+    configs = product(small(**SHORT), methods=["set", "rlx2"], seeds=range(3))[1:]
+    tables = {}
+    for way in ("shard_map", "pmap"):
+        traces = count_traces(monkeypatch)
+        split = quiet(configs, tmp_path / way, runs_per_device=2, parallel=way)
+        assert split.finished
+        assert [len(batch.runs) for batch in split.plan.batches] == [2, 2, 1]
+        assert {batch.rows for batch in split.plan.batches} == {2}, "the last is filled up with a copy"
+        assert len(traces) == split.plan.compiled == split.plan.compilations == 1
+        assert all(line["env_steps"] == 600 and line["finished"] for line in split.table)
+        assert len({line["score"] for line in split.table}) == 5
+        tables[way] = split.table
+    assert tables["shard_map"] == tables["pmap"]
 
 
 def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path):
-    configs = product(small(**SHORT), seeds=[0, 1], fields={"critic_lr": [3e-4, 1e30]})
+    configs = product(small(**SHORT), seeds=[1], fields={"critic_lr": [3e-4, 1e30]})
     result = quiet(configs, tmp_path, fields=("critic_lr",))
     assert result.finished
     for line in table(tmp_path):
@@ -178,9 +174,6 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path):
         assert int(line["env_steps"]) == (200 if bad else 600)
     again = quiet(configs, tmp_path, fields=("critic_lr",))
     assert again.table == result.table
-    alone = quiet(product(small(**SHORT), seeds=[0, 1]), tmp_path / "alone")
-    good = [line for line in result.table if not line["diverged"]]
-    assert [line["score"] for line in good] == pytest.approx([line["score"] for line in alone.table], abs=1e-3)
 
 
 def stop_at_first_checkpoint(workdir, number):
@@ -196,16 +189,14 @@ def stop_at_first_checkpoint(workdir, number):
     return thread
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_stopped_sweep_goes_on_where_it_was_and_ends_with_the_same_table(tmp_path, number):
     configs = product(small(total_steps=4000, checkpoint_every=200), methods=["dense", "rlx2"], seeds=[1])
     thread = stop_at_first_checkpoint(tmp_path / "stopped", number)
     stopped = quiet(configs, tmp_path / "stopped")
     thread.join()
     assert not stopped.finished
-    assert all(0 < len(rows_of(tmp_path / "stopped", run.name)) < 10 for run in stopped.plan.runs) or (
-        stopped.table[0]["env_steps"] == 0
-    )
+    assert all(line["env_steps"] < 4000 and not line["finished"] for line in stopped.table)
     resumed = quiet(configs, tmp_path / "stopped")
     whole = quiet(configs, tmp_path / "whole")
     assert resumed.finished
@@ -230,7 +221,3 @@ def test_a_workdir_serves_one_sweep_at_a_time(tmp_path):
         pass
     with lock.hold(tmp_path, 0):
         pass
-
-
-def test_resolved_configurations_are_what_a_sweep_takes():
-    assert all(config == resolve(config) for config in product(small(), seeds=range(2)))
