@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int | None:
             print(*planned, sep="\n", file=sys.stderr)
         if DRY_RUN.value:
             return 0
-        result = sweep(configs, workdir, **options, worker_count=WORKERS.value)
+        result = sweep(configs, workdir, **options)
         return 1 if result.failed else 0
 
 
@@ -94,6 +94,7 @@ def _options(fields: dict[str, list[Any]]) -> dict[str, Any]:
         "fields": tuple(fields),
         "devices": DEVICES.value,
         "runs_per_device": RUNS_PER_DEVICE.value,
+        "worker_count": WORKERS.value,
     }
 
 
@@ -122,8 +123,6 @@ def _check(fields: dict[str, list[Any]]) -> None:
     for name in fields:
         if flags.FLAGS[name].value is not None:
             raise ConfigError(f"--{name} and --sweep.{name} both say what {name} is; leave one out.")
-    if WORKERS.value is not None and PARALLEL.value != "processes":
-        raise ConfigError(f"--workers={WORKERS.value} needs --parallel=processes.")
     if MULTIHOST.value and PARALLEL.value != "shard_map":
         raise ConfigError(f"--parallel={PARALLEL.value} serves one host; use --parallel=shard_map with --multihost.")
 

@@ -40,7 +40,7 @@ BAD = {
     "--sweep.gamma=high": "sweep.gamma=high: not values of a float.",
     "--sweep.gamma=0.9,1.5": "gamma=1.5: use a number in [0, 1].",
     "--parallel=threads": "unknown parallel 'threads'; valid: shard_map, pmap, processes.",
-    "--workers=2": "--workers=2 needs --parallel=processes.",
+    "--workers=2": "workers=2 says nothing to --parallel=shard_map; leave it out.",
     "--parallel=processes --workers=1000": "name one to as many.",
     "--parallel=processes --multihost": "--parallel=processes serves one host",
     "--num_processes=2": "num_processes=2 says nothing to a single host; add --multihost.",
@@ -168,7 +168,7 @@ def test_eight_devices_give_the_results_of_one(single, tmp_path, parallel):
 @pytest.mark.slow
 def test_devices_that_do_not_divide_the_runs_are_filled_up_or_refused(single, tmp_path):
     said = end(start(tmp_path / "filled", devices=3))
-    assert "8 runs and 1 copies to fill up" in said
+    assert "8 runs and 1 copy to fill up" in said
     assert_same_results(tmp_path / "filled", single)
     said = end(start(tmp_path / "refused", "--devices=3", devices=8), code=2)
     assert "3 devices do not divide the 8 runs" in said
@@ -193,7 +193,7 @@ def test_a_stopped_or_killed_sweep_ends_with_the_same_table(single, tmp_path, nu
     wait_for(tmp_path, "batches/*/checksums/*.json", process)
     process.send_signal(number)
     end(process, code=0 if number == signal.SIGTERM else -number)
-    assert not any(line["finished"] == "True" for line in table(tmp_path))
+    assert [line["finished"] for line in table(tmp_path)] == ["False"] * 8
     assert "resumed at step" in end(start(tmp_path))
     assert (tmp_path / "sweep.csv").read_bytes() == (single / "sweep.csv").read_bytes()
 

@@ -341,18 +341,23 @@ def count_compilation(plan: Plan) -> Plan:
 
 def describe(plan: Plan) -> list[str]:
     """Lines on a plan, for a person."""
-    lines = [f"{len(plan.runs)} runs, {_plural(len(plan.batches), 'batch', 'batches')}" if plan.batches else ""]
+    count = _plural(len(plan.runs), "run", "runs")
     if not plan.batches:
-        return [f"{len(plan.runs)} runs, each a process of its own"]
-    lines[0] += (
-        f" on {_plural(plan.devices, 'device', 'devices')} by {plan.parallel}, "
+        return [f"{count}, each a process of its own"]
+    lines = [
+        f"{count}, {_plural(len(plan.batches), 'batch', 'batches')} on "
+        f"{_plural(plan.devices, 'device', 'devices')} by {plan.parallel}, "
         f"{_plural(plan.compilations, 'compilation', 'compilations')}"
-    )
+    ]
     for batch in plan.batches:
         config = plan.run(batch.runs[0]).config
         each = batch.rows // plan.devices
         methods = dict.fromkeys(plan.run(name).config.method for name in batch.runs)
-        padding = f" and {batch.rows - len(batch.runs)} copies to fill up" if batch.rows > len(batch.runs) else ""
+        padding = (
+            f" and {_plural(batch.rows - len(batch.runs), 'copy', 'copies')} to fill up"
+            if batch.rows > len(batch.runs)
+            else ""
+        )
         lines.append(
             f"{batch.name} (program {batch.program}): {config.agent} on {config.env}, "
             f"{_plural(len(batch.runs), 'run', 'runs')}{padding} of {', '.join(methods)}; "

@@ -50,6 +50,7 @@ def make_plan(
     fields: Sequence[str] = (),
     devices: int | None = None,
     runs_per_device: int | None = None,
+    worker_count: int | None = None,
 ) -> plan.Plan:
     """What `sweep` would do; writes nothing.
 
@@ -60,6 +61,7 @@ def make_plan(
       fields: fields that differ between runs, beyond those that every table has.
       devices: as many of the devices as this, which must divide the runs; None for all, filling up with copies.
       runs_per_device: no more than this many at once, whatever the memory.
+      worker_count: processes at once, for `processes`; None for one per core.
 
     Raises:
       ConfigError: a sweep that cannot be.
@@ -71,7 +73,10 @@ def make_plan(
                 raise ConfigError(f"{name}={value} says nothing to --parallel=processes; leave it out.")
         if jax.process_count() > 1:
             raise ConfigError("--parallel=processes serves one host; use --parallel=shard_map with --multihost.")
+        workers.core_groups(worker_count)
         return plan.lay_out(configs, parallel=parallel, fields=fields, held=plan.read(Path(workdir)))
+    if worker_count is not None:
+        raise ConfigError(f"workers={worker_count} says nothing to --parallel={parallel}; leave it out.")
     if devices is not None and not 1 <= devices <= jax.device_count():
         raise ConfigError(f"devices={devices}: there are {jax.device_count()}; name one to as many.")
     if parallel == "pmap" and jax.process_count() > 1:
@@ -120,7 +125,7 @@ def sweep(
       fields: see `make_plan`.
       devices: see `make_plan`.
       runs_per_device: see `make_plan`.
-      worker_count: processes at once, for `processes`; None for one per core.
+      worker_count: see `make_plan`.
       show_progress: lines and a bar on standard error.
 
     Returns:
@@ -133,7 +138,13 @@ def sweep(
     """
     directory = Path(workdir)
     laid_out = make_plan(
-        configs, directory, parallel=parallel, fields=fields, devices=devices, runs_per_device=runs_per_device
+        configs,
+        directory,
+        parallel=parallel,
+        fields=fields,
+        devices=devices,
+        runs_per_device=runs_per_device,
+        worker_count=worker_count,
     )
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(lock.hold(directory)) if hosts.is_first() else None
@@ -166,21 +177,21 @@ class _Sweep:
     def go(self, stop: StopSignals) -> Result:
         """Run to the end, or until asked to stop."""
         self._keep_plan()
+        for batch in self.plan.batches:
+            self._read(batch)
+        self._keep_table()
         finished = True
         with ThreadPoolExecutor() as pool:
             for batch in self.plan.batches:
-                if (self.directory / "batches" / batch.name / "done.json").exists():
-                    self._read_done(batch)
+                if self._done(batch).exists():
                     continue
                 if not finished or hosts.any_of(stop.received is not None):
                     finished = False
-                    self._read_rows(batch)
-                    continue
+                    break
                 run = self._open(batch, pool)
                 with run:
                     finished = run.go(stop, self._evaluated)
                 self._keep_table(run)
-        self._keep_table()
         self.display.say(_last_words(self.plan, self.directory, finished, stop.received or "another host"))
         return Result(self.plan, self._table(), finished)
 
@@ -225,16 +236,16 @@ class _Sweep:
     def _table(self) -> list[table.Line]:
         return table.lines(self.plan, self.standings)
 
-    def _read_done(self, batch: plan.Batch) -> None:
-        diverged = files.read_json(self.directory / "batches" / batch.name / "done.json", {})["diverged"]
-        self._read_rows(batch, diverged, finished=True)
+    def _done(self, batch: plan.Batch) -> Path:
+        return self.directory / "batches" / batch.name / "done.json"
 
-    def _read_rows(self, batch: plan.Batch, diverged: dict[str, int] | None = None, *, finished: bool = False) -> None:
-        diverged = diverged or {}
+    def _read(self, batch: plan.Batch) -> None:
+        """Where the runs of a batch were when the sweep stopped."""
+        diverged = files.read_json(self._done(batch), {}).get("diverged", {})
         for name in batch.runs:
             rows = files.read_json_lines(self.directory / "runs" / name / "metrics.jsonl")
-            done = finished and name not in diverged
-            self.standings[name] = table.Standing(rows, done, diverged.get(name))
+            finished = self._done(batch).exists() and name not in diverged
+            self.standings[name] = table.Standing(rows, finished, diverged.get(name))
 
 
 def _last_words(laid_out: plan.Plan, directory: Path, finished: bool, why: str) -> str:
