@@ -15,6 +15,7 @@ sweep = plan, refuse or extend what the workdir holds; then, for one batch after
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -137,7 +138,8 @@ def sweep(
       CheckpointError: a checkpoint that is not good, or cannot be written.
     """
     directory = Path(workdir)
-    laid_out = make_plan(
+    planned = functools.partial(
+        make_plan,
         configs,
         directory,
         parallel=parallel,
@@ -146,8 +148,11 @@ def sweep(
         runs_per_device=runs_per_device,
         worker_count=worker_count,
     )
+    planned()  # What cannot be is refused before anything is made.
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(lock.hold(directory)) if hosts.is_first() else None
+        hosts.barrier("workdir held")
+        laid_out = planned()
         hosts.barrier("plan read")
         stop = stack.enter_context(StopSignals())
         total = sum(run.config.total_steps or 0 for run in laid_out.runs)
