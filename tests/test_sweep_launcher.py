@@ -285,6 +285,25 @@ def test_processes_share_plan_table_and_resume(tmp_path):
     assert sorted(line["finished"] for line in table(killed)) == ["False", "True"]
     end(start(killed, *PROCESSES))
     assert (killed / "sweep.csv").read_bytes() == (whole / "sweep.csv").read_bytes()
-    assert "holds a sweep with --parallel=processes" in end(
-        start(killed, *PROCESSES, "--parallel=pmap", "--compute=masked"), code=2
+
+
+LIBRARY = """
+import jax
+from tests.conftest import small
+from rlx2_jax.training import make_train
+
+run = make_train(small(total_steps=400, eval_every=200))
+keys = jax.random.split(jax.random.PRNGKey(0), 16)
+state, reports = jax.pmap(jax.vmap(run))(keys.reshape(8, 2, 2))
+alone = jax.jit(run)(keys[5])[1]
+print(abs(reports["return_mean"][2, 1] - alone["return_mean"]).max() < 1e-3, reports["return_mean"].shape)
+"""
+
+
+@pytest.mark.slow
+def test_pmap_of_vmap_of_a_run_is_a_sweep_of_ones_own():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-c", LIBRARY], capture_output=True, text=True, env=environment, cwd=ROOT, check=True
     )
+    assert done.stdout == "True (8, 2, 2)\n"
