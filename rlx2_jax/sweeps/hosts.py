@@ -98,6 +98,8 @@ def _join(cluster: Cluster) -> None:
             number,
             initialization_timeout=patience + GRACE,
             heartbeat_timeout_seconds=heartbeat,
+            # Told everything, a process has all devices of its host; SLURM's own way would give it one.
+            cluster_detection_method=None if None in (address, count, number) else "deactivate",
         )
         # Processes with fewer devices than others, or none, are found here.
         jax.device_count()
