@@ -117,7 +117,7 @@ class BatchRun:
         """
         c = self.config
         assert c.total_steps and c.chunk_steps and c.eval_every and c.checkpoint_every
-        mark = self.training_seconds, self._updates()
+        mark = self.steps, self._updates(), self.training_seconds
         stopping = hosts.any_of(stop.received is not None)
         while self.steps < c.total_steps and not stopping:
             began = time.perf_counter()
@@ -127,9 +127,9 @@ class BatchRun:
             self.steps += c.chunk_steps
             self._note_diverged(healthy)
             if self.steps % c.eval_every == 0:
-                seconds = max(self.training_seconds - mark[0], 1e-9)
-                self._evaluate(c.eval_every / seconds, (self._updates() - mark[1]) / seconds)
-                mark = self.training_seconds, self._updates()
+                seconds = max(self.training_seconds - mark[2], 1e-9)
+                self._evaluate((self.steps - mark[0]) / seconds, (self._updates() - mark[1]) / seconds)
+                mark = self.steps, self._updates(), self.training_seconds
                 evaluated(self)
             stopping = hosts.any_of(stop.received is not None)
             passed = self.steps // c.checkpoint_every > (self.steps - c.chunk_steps) // c.checkpoint_every
@@ -213,8 +213,8 @@ class BatchRun:
             self.records[row].draw()
             self.records[row].close(totals, finished=done and self.runs[row].name not in self.diverged)
         if done:
-            hosts.barrier("all files written")
             self.checkpoints.__exit__()
+            hosts.barrier("all files written")
             if hosts.is_first():
                 files.write_json(self.directory / "done.json", {"diverged": self.diverged})
                 for name in ("checkpoints", "checksums", "rejected"):

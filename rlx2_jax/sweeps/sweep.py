@@ -193,12 +193,16 @@ class _Sweep:
                 if not finished or hosts.any_of(stop.received is not None):
                     finished = False
                     break
-                run = self._open(batch, pool)
-                with run:
-                    finished = run.go(stop, self._evaluated)
-                self._keep_table(run)
+                finished = self._train(batch, pool, stop)
         self.display.say(_last_words(self.plan, self.directory, finished, stop.received or "another host"))
         return Result(self.plan, self._table(), finished)
+
+    def _train(self, batch: plan.Batch, pool: ThreadPoolExecutor, stop: StopSignals) -> bool:
+        """One batch; nothing of it stays on the devices."""
+        with self._open(batch, pool) as run:
+            finished = run.go(stop, self._evaluated)
+        self._keep_table(run)
+        return finished
 
     def _open(self, batch: plan.Batch, pool: ThreadPoolExecutor) -> BatchRun:
         runs = [self.plan.run(name) for name in batch.runs]
