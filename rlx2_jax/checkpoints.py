@@ -77,10 +77,11 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint at step {step} was not written: the workdir holds a later one; use a fresh workdir."
             )
-        files.write_json(self._checksums / f"{step}.json", _hashes(self._directory / str(step)))
-        for path in self._checksums.glob("*.json"):
-            if not (self._directory / path.stem).exists():
-                path.unlink()
+        if jax.process_index() == 0:
+            files.write_json(self._checksums / f"{step}.json", _hashes(self._directory / str(step)))
+            for path in self._checksums.glob("*.json"):
+                if not (self._directory / path.stem).exists():
+                    path.unlink()
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints present, newest first, good or not."""
@@ -88,11 +89,18 @@ class Checkpoints:
             return []
         return sorted((int(p.name) for p in self._directory.iterdir() if p.name.isdigit()), reverse=True)
 
+    def forget_incomplete(self) -> None:
+        """Remove checkpoints that a process was killed in, so that a run with no other can start over."""
+        for step in self.steps():
+            if not (self._checksums / f"{step}.json").exists():
+                shutil.rmtree(self._directory / str(step))
+
     def restore(self, template: Any, warn: Callable[[str], None]) -> tuple[int, Any, dict[str, Any]]:
         """Read the newest good checkpoint; newer ones are named through `warn` and set aside.
 
         Args:
-          template: the state's structure, as from `jax.eval_shape`.
+          template: the state's structure, as from `jax.eval_shape`; leaves with a sharding are restored to it, others
+            to the first device.
           warn: takes one sentence for each checkpoint passed over.
 
         Returns:
@@ -149,8 +157,9 @@ class Checkpoints:
         return (self._directory / str(step)).rename(target)
 
     def _read(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), template)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        placed = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device)
+        target = jax.tree.map(placed, template)
         restored = self._open().restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(target), about=ocp.args.JsonRestore()),

@@ -25,6 +25,11 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(_plain(value), indent=2) + "\n").encode())
 
 
+def read_json(path: Path, missing: Any) -> Any:
+    """The value of a JSON file, or `missing` where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else missing
+
+
 def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Replace a file of one JSON object per line."""
     write_bytes(path, "".join(json_line(row) for row in rows).encode())

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 
 from rlx2_jax import presets
 from rlx2_jax.config import Config
-from rlx2_jax.errors import DivergedError, RlxError
+from rlx2_jax.errors import ConfigError, DivergedError, RlxError
 
 
 def define_config_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -32,8 +32,33 @@ def define_config_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         if default is not None:
             shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
             help = f"{help} (default: {shown})"
-        define = _definer(field.name)
+        define = _DEFINERS[_type(field.name)]
         define(field.name, None, help, flag_values=values)
+
+
+def define_sweep_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Define `--sweep.<field>`, a list of values, for every configuration field."""
+    for field in dataclasses.fields(Config):
+        help = f"several values of {field.name}" + (", widths joined by x" if field.name == "hidden" else "")
+        flags.DEFINE_list(f"sweep.{field.name}", [], help, flag_values=values)
+
+
+def read_swept(values: flags.FlagValues = flags.FLAGS) -> dict[str, list[Any]]:
+    """The values that the command line gives to each swept field.
+
+    Raises:
+      ConfigError: a value of another type than the field's.
+    """
+    swept = {}
+    for field in dataclasses.fields(Config):
+        texts = values[f"sweep.{field.name}"].value
+        if texts:
+            kind = _type(field.name)
+            try:
+                swept[field.name] = [_PARSERS[kind](text) for text in texts]
+            except (ValueError, KeyError):
+                raise ConfigError(f"sweep.{field.name}={','.join(texts)}: not values of a {kind.__name__}.") from None
+    return swept
 
 
 def define_cache_flag(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder[str | None]:
@@ -96,7 +121,8 @@ def _help(program: str) -> str:
     own = flags.FLAGS.flags_by_module_dict()
     mine = {f.name: f for m in (module.__file__ or "", program, __name__) for f in own.get(m, [])}
     config_names = [f.name for f in dataclasses.fields(Config)]
-    first = [n for n in mine if n not in config_names]
+    swept = [n for n in mine if n.startswith("sweep.")]
+    first = [n for n in mine if n not in config_names and n not in swept]
     lines = [
         (module.__doc__ or "").strip(),
         "",
@@ -105,20 +131,33 @@ def _help(program: str) -> str:
     ]
     for name in [*first, *(n for n in config_names if n in mine)]:
         lines.append(f"  --{name:<24} {mine[name].help}")
+    if swept:
+        lines.append(
+            f"  --{'sweep.<field>':<24} several values, separated by commas, of any of the fields above from --env on"
+        )
     return "\n".join(lines)
 
 
-def _definer(name: str) -> Callable[..., Any]:
-    """The absl definition function for a field, from its annotation."""
+def _type(name: str) -> type:
+    """Of a field's values: bool, int, float, str or tuple (of whole numbers)."""
     annotation = typing.get_type_hints(Config)[name]
     if isinstance(annotation, types.UnionType):
         annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
-    if annotation is bool:
-        return flags.DEFINE_bool
-    if annotation is int:
-        return flags.DEFINE_integer
-    if annotation is float:
-        return flags.DEFINE_float
-    if typing.get_origin(annotation) is tuple:
-        return flags.DEFINE_list
-    return flags.DEFINE_string
+    return typing.get_origin(annotation) or annotation
+
+
+_DEFINERS: dict[type, Callable[..., Any]] = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    tuple: flags.DEFINE_list,
+}
+
+_PARSERS: dict[type, Callable[[str], Any]] = {
+    bool: lambda text: {"true": True, "false": False}[text.lower()],
+    int: int,
+    float: float,
+    str: str,
+    tuple: lambda text: tuple(map(int, text.split("x"))),
+}

@@ -98,6 +98,22 @@ def assert_finite(tree):
         assert np.isfinite(np.asarray(leaf)).all()
 
 
+def equations(jaxpr, inside=()):
+    """Every equation of a program with the names of the primitives around it."""
+    for eqn in jaxpr.eqns:
+        yield eqn.primitive.name, inside
+        for value in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns")):
+            if hasattr(value, "eqns"):
+                yield from equations(getattr(value, "jaxpr", value), (*inside, eqn.primitive.name))
+
+
+def census(function, *args):
+    """Numbers of branches, and of matrix products made at every step, due or not."""
+    found = list(equations(jax.make_jaxpr(function)(*args).jaxpr))
+    branches = sum(name == "cond" for name, _ in found)
+    return branches, sum(name == "dot_general" and "cond" not in inside for name, inside in found)
+
+
 def launch(script, *arguments, cwd=None):
     """Run a launcher as a person would; its code is fully optimised, unlike that of this process."""
     return subprocess.run(

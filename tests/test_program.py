@@ -14,7 +14,7 @@ from rlx2_jax import replay as replays
 from rlx2_jax.config import AGENTS, make_hparams, make_schedule, resolve
 from rlx2_jax.sparsity import masks
 from rlx2_jax.training import program as programs
-from tests.conftest import assert_finite, assert_sparse, small
+from tests.conftest import assert_finite, assert_sparse, census, equations, small
 
 KEY = jax.random.key(0)
 E = 4
@@ -226,22 +226,6 @@ def test_a_run_without_any_finite_experience_is_a_diverged_run():
     state = run("td3").start()[0]
     progress = state.progress.replace(env_steps=jnp.int32(200))
     assert not programs.finite(state.replace(progress=progress, nonfinite=jnp.int32(200)))
-
-
-def equations(jaxpr, inside=()):
-    """Every equation of a program with the names of the primitives around it."""
-    for eqn in jaxpr.eqns:
-        yield eqn.primitive.name, inside
-        for value in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns")):
-            if hasattr(value, "eqns"):
-                yield from equations(getattr(value, "jaxpr", value), (*inside, eqn.primitive.name))
-
-
-def census(function, *args):
-    """Numbers of branches, and of matrix products made at every step, due or not."""
-    found = list(equations(jax.make_jaxpr(function)(*args).jaxpr))
-    branches = sum(name == "cond" for name, _ in found)
-    return branches, sum(name == "dot_general" and "cond" not in inside for name, inside in found)
 
 
 def stacked(tree, copies=2):

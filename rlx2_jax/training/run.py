@@ -10,9 +10,7 @@ train = prepare the workdir, compile, start or restore; then
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import math
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from rlx2_jax import __version__, accounting, files, memory, policies
+from rlx2_jax import memory, policies
 from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import Config
 from rlx2_jax.errors import DivergedError
@@ -30,14 +27,8 @@ from rlx2_jax.training import compute
 from rlx2_jax.training import program as programs
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.display import Display
+from rlx2_jax.training.record import Record, Row, Totals, plain_row
 from rlx2_jax.training.signals import StopSignals
-from rlx2_jax.viz import curves
-
-Row = dict[str, Any]
-"""One evaluation, as in metrics.jsonl."""
-
-STACK = ("jax", "jaxlib", "flax", "optax", "brax", "mujoco", "orbax-checkpoint", "numpy")
-"""Packages whose versions a summary names."""
 
 
 class Result(NamedTuple):
@@ -115,29 +106,28 @@ def train(
             program = programs.make_program(chosen)
         display.say(_headline(program))
         display.say(size_line)
-        run = _Run(program, directory, checkpoints, display, on_report)
+        run = _Run(program, Record(program.config, program.env, directory), checkpoints, display, on_report)
         run.start(resume)
         return run.go(stop)
 
 
 class _Run:
-    """One run's host side. Its state is what the device holds, the rows so far, and clocks."""
+    """One run's host side. Its state is what the device holds, its record so far, and clocks."""
 
     def __init__(
         self,
         program: programs.Program,
-        directory: Path | None,
+        record: Record,
         checkpoints: Checkpoints | None,
         display: Display,
         on_report: Callable[[list[Row]], None] | None,
     ):
         self.program = program
         self.config = program.config
-        self.directory = directory
+        self.record = record
         self.checkpoints = checkpoints
         self.display = display
         self.on_report = on_report
-        self.rows: list[Row] = []
         self.steps = 0
         self.saved_at = -1
         self.training_seconds = 0.0
@@ -146,23 +136,20 @@ class _Run:
         self.compiled = _compile(program)
         display.say(f"compiled in {self.compiled.seconds:.0f} s")
         self.state: Any = None
-        self.events = None
 
     def start(self, resume: bool) -> None:
         """Put the state on the device: fresh, or from the last good checkpoint."""
         if resume:
-            assert self.checkpoints is not None and self.directory is not None
+            assert self.checkpoints is not None
             self.steps, restored, record = self.checkpoints.restore(self.compiled.template, warn=self.display.say)
             self.state = self.compiled.pack(restored)
             self.saved_at = self.steps
             self.training_seconds = record["training_seconds"]
             self.earlier_seconds = record["wall_seconds"]
-            self.rows = workdirs.rewind(self.directory, self.steps)
             self.display.say(f"resumed at step {self.steps:,}")
         else:
             self.state = self.compiled.init(jax.random.PRNGKey(self.config.seed), self.program.hparams)
-        if self.directory is not None:
-            self.events = _event_writer(self.directory / "tensorboard", self.steps)
+        self.record.open(self.steps)
 
     def go(self, stop: StopSignals) -> Result:
         """Run to the end, or until asked to stop."""
@@ -194,7 +181,9 @@ class _Run:
         finished = self.steps >= c.total_steps
         if not finished:
             self._checkpoint()
-            where = "" if self.directory is None else f"; continue with --resume --workdir={self.directory}"
+            where = (
+                "" if self.record.directory is None else f"; continue with --resume --workdir={self.record.directory}"
+            )
             self.display.say(f"stopped by {stop.received} at step {self.steps:,}{where}")
         return self._finish(finished)
 
@@ -206,7 +195,7 @@ class _Run:
 
     def _status(self, mark_steps: int, mark_seconds: float) -> str:
         speed = (self.steps - mark_steps) / max(self.training_seconds - mark_seconds, 1e-9)
-        last = self.rows[-1] if self.rows else None
+        last = self.record.rows[-1] if self.record.rows else None
         score = f"return {last['return_mean']:.0f}" if last else "return -"
         return (
             f"{speed:,.0f} steps/s  {score}  sparsity {100 * self.config.actor_sparsity:.3g}%"
@@ -217,54 +206,17 @@ class _Run:
         self.state, report = self.compiled.report(
             self.compiled.renew(self.state), self.program.hparams, self.program.schedule
         )
-        row: Row = {k: np.asarray(v).item() for k, v in report.items()}
+        row = plain_row(report)
         if not math.isfinite(row["return_mean"]):
             self._diverged("the evaluated policy's actions or their rewards are")
         row["steps_per_second"] = round(steps_per_second, 1)
         row["updates_per_second"] = round(updates_per_second, 1)
         row["wall_seconds"] = round(self._wall_seconds(), 2)
-        best = not self.rows or row["return_mean"] > max(r["return_mean"] for r in self.rows)
-        self.rows.append(row)
+        self.record.add(row, self.compiled.actor(self.state))
         self.display.row(row)
-        if self.directory is not None:
-            files.append_json_line(self.directory / "metrics.jsonl", row)
-            assert self.events is not None
-            for name, value in row.items():
-                if name != "env_steps" and math.isfinite(value):
-                    self.events.add_scalar(name, value, self.steps)
-            self.events.flush()
-            self._save_policy("policy.npz")
-            if best:
-                self._save_policy("policy_best.npz")
-            self._draw()
+        self.record.draw()
         if self.on_report is not None:
-            self.on_report(self.rows)
-
-    def _about_policy(self) -> dict[str, Any]:
-        c = self.config
-        return {
-            "agent": c.agent,
-            "env": c.env,
-            "backend": c.backend,
-            "episode_length": c.episode_length,
-            "env_steps": self.steps,
-            "return_mean": self.rows[-1]["return_mean"] if self.rows else None,
-            "config": c.to_dict(),
-            "version": __version__,
-        }
-
-    def _save_policy(self, name: str) -> None:
-        assert self.directory is not None
-        policies.save(self.directory / name, self.compiled.actor(self.state), self._about_policy())
-
-    def _draw(self) -> None:
-        assert self.directory is not None
-        c = self.config
-        title = (
-            f"{c.method} {c.agent} on {c.env} ({c.backend}), seed {c.seed}, sparsity "
-            f"{100 * c.actor_sparsity:.3g} % / {100 * c.critic_sparsity:.3g} %"
-        )
-        curves.save(curves.draw_run(self.rows, title), self.directory / "curve.png")
+            self.on_report(self.record.rows)
 
     def _checkpoint(self) -> None:
         if self.checkpoints is None or self.saved_at == self.steps:
@@ -289,57 +241,26 @@ class _Run:
         )
 
     def _finish(self, finished: bool) -> Result:
-        summary = _summary(self, finished)
-        if self.directory is not None:
-            files.write_json(self.directory / "summary.json", summary)
-            assert self.events is not None
-            self.events.close()
+        totals = Totals(
+            env_steps=self.steps,
+            updates=self._updates(),
+            nonfinite=int(self.state.nonfinite),
+            training_seconds=self.training_seconds,
+            wall_seconds=self._wall_seconds(),
+            compile_seconds=self.compiled.seconds,
+        )
+        summary = self.record.close(totals, finished=finished)
+        directory = self.record.directory
         if finished:
             self.display.say(
                 f"score {summary['score']:.1f} (mean of the last {summary['score_evaluations']} evaluations), "
                 f"best {summary['best']:.1f}; size {summary['size_ratio']:.3f} of dense, FLOPs "
                 f"{summary['flops_train_ratio']:.3f} to train and {summary['flops_test_ratio']:.3f} to act; "
                 f"{summary['updates_per_second']:,.0f} updates/s, {summary['wall_seconds']:,.0f} s in all"
-                + ("" if self.directory is None else f"; files in {self.directory}")
+                + ("" if directory is None else f"; files in {directory}")
             )
-        policy = policies.Policy(self.compiled.actor(self.state), self._about_policy())
-        return Result(summary, self.rows, policy, finished)
-
-
-def _summary(run: _Run, finished: bool) -> dict[str, Any]:
-    c, rows = run.config, run.rows
-    account = accounting.account(c, run.program.env.observation_size, run.program.env.action_size)
-    scores = workdirs.last_scores(rows, c.score_evaluations or 1)
-    last = rows[-1] if rows else {}
-    return {
-        "finished": finished,
-        "env_steps": run.steps,
-        "updates": run._updates(),
-        "score": float(np.mean(scores)) if scores else None,
-        "score_evaluations": len(scores),
-        "best": max((row["return_mean"] for row in rows), default=None),
-        "actor_sparsity": last.get("actor_sparsity"),
-        "critic_sparsity": last.get("critic_sparsity"),
-        "size_ratio": account.size_ratio,
-        "flops_train_ratio": account.flops_train_ratio,
-        "flops_test_ratio": account.flops_test_ratio,
-        "steps_per_second": run.steps / max(run.training_seconds, 1e-9),
-        "updates_per_second": run._updates() / max(run.training_seconds, 1e-9),
-        "wall_seconds": run._wall_seconds(),
-        "compile_seconds": run.compiled.seconds,
-        "nonfinite": int(run.state.nonfinite),
-        "compute": c.compute,
-        "device": jax.devices()[0].device_kind,
-        "versions": _versions(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0], "rlx2-jax": __version__}
-    for name in STACK:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+        about = self.record.about() | {"env_steps": self.steps}
+        return Result(summary, self.record.rows, policies.Policy(self.compiled.actor(self.state), about), finished)
 
 
 def _compile(program: programs.Program) -> _Compiled:
@@ -400,10 +321,3 @@ def _headline(program: programs.Program) -> str:
         f"{c.total_steps:,} steps, {c.num_envs} environments, seed {c.seed}; {c.compute} compute, "
         f"{jax.devices()[0].device_kind}"
     )
-
-
-def _event_writer(directory: Path, steps: int) -> Any:
-    from tensorboardX import SummaryWriter
-
-    # Steps made again after a resume hide those of before.
-    return SummaryWriter(str(directory), purge_step=steps + 1 if steps else None)

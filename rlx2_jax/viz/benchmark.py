@@ -34,3 +34,24 @@ def draw(results: Sequence[Mapping[str, Any]]) -> Figure:
     panels[0].plot([], [], color="black", lw=1.2, label="floor")
     figure.legend(loc="outside upper center", ncols=len(modes) + 1, frameon=False)
     return figure
+
+
+def draw_sweep(
+    results: Sequence[Mapping[str, Any]], alone: float, processes: Mapping[str, float], device: str
+) -> Figure:
+    """Aggregate updates per second over the number of runs in one program, and what other ways of running them give."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    runs = [result["runs"] for result in results]
+    axis.plot(runs, [result["updates_per_second"] for result in results], marker="o", color="#0b62a4", label="together")
+    axis.axhline(alone, color="#5c5c5c", ls="--", lw=1.2, label="one by one")
+    for compute, speed in processes.items():
+        axis.axhline(speed, color=COLORS[compute], ls=":", lw=1.6, label=f"processes, {compute}")
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xticks(runs, [str(count) for count in runs])
+    axis.set(xlabel="runs at once", ylabel="updates per second, all runs", title=device)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    return figure

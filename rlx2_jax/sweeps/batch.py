@@ -1,0 +1,226 @@
+"""The host loop of one batch: many runs, one state on the devices, and each run's own files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlx2_jax import files
+from rlx2_jax.checkpoints import Checkpoints
+from rlx2_jax.config import Schedule, make_hparams
+from rlx2_jax.sweeps import hosts
+from rlx2_jax.sweeps.layout import Compiled, Layout
+from rlx2_jax.sweeps.plan import Batch, Run
+from rlx2_jax.sweeps.table import Standing
+from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.training.display import Display
+from rlx2_jax.training.program import Program
+from rlx2_jax.training.record import Record, Totals, plain_row
+from rlx2_jax.training.signals import StopSignals
+
+
+class BatchRun:
+    """A batch on the devices, with the records of its runs. A context manager: it holds the batch's checkpoints.
+
+    Every host knows the rows of all runs, and writes the files of those on its own devices.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        runs: Sequence[Run],
+        workdir: Path,
+        program: Program,
+        schedule: Schedule,
+        layout: Layout,
+        compiled: Compiled,
+        display: Display,
+        pool: ThreadPoolExecutor,
+    ):
+        """Prepare the runs' directories and put the state on the devices: fresh, or from the last good checkpoint.
+
+        Raises:
+          WorkdirError: a run's directory that cannot be used.
+          CheckpointError: no good checkpoint among those there are.
+        """
+        self.batch = batch
+        self.runs = runs
+        self.config = program.config
+        self.directory = workdir / "batches" / batch.name
+        self.layout = layout
+        self.compiled = compiled
+        self.display = display
+        self.pool = pool
+        self.mine = [row for row in layout.local_rows(batch.rows) if row < len(runs)]
+        """Rows of runs whose files this host writes."""
+        self.diverged: dict[str, int] = {}
+        self.steps = 0
+        self.saved_at = -1
+        self.training_seconds = self.earlier_seconds = 0.0
+        self.began = time.perf_counter()
+        self._speed = 0.0
+
+        filled = [runs[min(row, len(runs) - 1)].config for row in range(batch.rows)]
+        sizes = program.env.observation_size, program.env.action_size
+        self.keys = layout.put(np.stack([jax.random.PRNGKey(config.seed) for config in filled]))
+        hparams = [make_hparams(config, *sizes) for config in filled]
+        self.hparams = layout.put(jax.tree.map(lambda *leaves: np.stack(leaves), *hparams))
+        self.schedule = layout.put(schedule, None)
+        self.records: list[Record] = []
+        for row, run in enumerate(runs):
+            path = workdir / "runs" / run.name
+            if row in self.mine:
+                workdirs.prepare(path, run.config, resume=(path / "config.json").exists(), overwrite=False)
+            self.records.append(Record(run.config, program.env, path if row in self.mine else None))
+        self.checkpoints = Checkpoints(self.directory, _identity(batch, runs))
+        self._start(workdir)
+
+    def __enter__(self) -> BatchRun:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.checkpoints.__exit__(*exception)
+
+    def _start(self, workdir: Path) -> None:
+        if hosts.is_first():
+            self.checkpoints.forget_incomplete()
+        hosts.barrier("checkpoints looked at")
+        if self.checkpoints.steps():
+            self.steps, self.state, clocks = self.checkpoints.restore(self.compiled.template, warn=self.display.say)
+            self.saved_at = self.steps
+            self.training_seconds = clocks["training_seconds"]
+            self.earlier_seconds = clocks["wall_seconds"]
+            self.diverged = clocks["diverged"]
+            self.display.say(f"{self.batch.name}: resumed at step {self.steps:,}")
+        else:
+            self.state = self.compiled.init(self.keys, self.hparams)
+        for row, (run, record) in enumerate(zip(self.runs, self.records, strict=True)):
+            record.open(self.steps)
+            if row not in self.mine:
+                rows = files.read_json_lines(workdir / "runs" / run.name / "metrics.jsonl")
+                record.rows = [line for line in rows if line["env_steps"] <= self.steps]
+
+    def go(self, stop: StopSignals, evaluated: Callable[[BatchRun], None]) -> bool:
+        """Run to the end, or until any host is asked to stop; `evaluated` is called after each evaluation.
+
+        Returns:
+          Whether it is done.
+        """
+        c = self.config
+        assert c.total_steps and c.chunk_steps and c.eval_every and c.checkpoint_every
+        mark = self.steps, self._updates(), self.training_seconds
+        stopping = hosts.any_of(stop.received is not None)
+        while self.steps < c.total_steps and not stopping:
+            began = time.perf_counter()
+            self.state = self.compiled.chunk(self.compiled.renew(self.state), self.hparams, self.schedule)
+            healthy = self.layout.gather(self.compiled.finite(self.state))
+            self.training_seconds += time.perf_counter() - began
+            self.steps += c.chunk_steps
+            self._note_diverged(healthy)
+            if self.steps % c.eval_every == 0:
+                seconds = max(self.training_seconds - mark[2], 1e-9)
+                self._evaluate((self.steps - mark[0]) / seconds, (self._updates() - mark[1]) / seconds)
+                mark = self.steps, self._updates(), self.training_seconds
+                evaluated(self)
+            stopping = hosts.any_of(stop.received is not None)
+            passed = self.steps // c.checkpoint_every > (self.steps - c.chunk_steps) // c.checkpoint_every
+            if passed or stopping or self.steps == c.total_steps:
+                self._checkpoint()
+        done = self.steps >= c.total_steps
+        if not done:
+            self._checkpoint()
+        self._close(done)
+        return done
+
+    def standings(self) -> dict[str, Standing]:
+        """Where each run is."""
+        ended = self.steps >= (self.config.total_steps or 0)
+        return {
+            run.name: Standing(record.rows, ended and run.name not in self.diverged, self.diverged.get(run.name))
+            for run, record in zip(self.runs, self.records, strict=True)
+        }
+
+    def speed(self) -> float:
+        """Updates per second of all runs together, before the last evaluation."""
+        return self._speed * len(self.runs)
+
+    def _updates(self) -> int:
+        return int(self.state.progress.critic_calls)
+
+    def _wall_seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.began
+
+    def _note_diverged(self, healthy: np.ndarray) -> None:
+        for run, good in zip(self.runs, healthy, strict=False):
+            if not good and run.name not in self.diverged:
+                self.diverged[run.name] = self.steps
+                self.display.say(f"{run.name} diverged before step {self.steps:,}; the others go on")
+
+    def _evaluate(self, steps_per_second: float, updates_per_second: float) -> None:
+        self.state, reports = self.compiled.report(self.compiled.renew(self.state), self.hparams, self.schedule)
+        reports = self.layout.gather(reports)
+        self._note_diverged(np.isfinite(reports["return_mean"]))
+        self._speed = updates_per_second
+        clocks = {
+            "steps_per_second": round(steps_per_second, 1),
+            "updates_per_second": round(updates_per_second, 1),
+            "wall_seconds": round(self._wall_seconds(), 2),
+        }
+        actors = self.layout.local(self.state.agent.actor.params)
+        place = {row: k for k, row in enumerate(self.layout.local_rows(self.batch.rows))}
+
+        def add(row: int) -> None:
+            report = {name: values[row] for name, values in reports.items()}
+            params = jax.tree.map(lambda x: x[place[row]], actors) if row in place else {}
+            self.records[row].add(plain_row(report) | clocks, params)
+
+        going = [row for row, run in enumerate(self.runs) if run.name not in self.diverged]
+        list(self.pool.map(add, going))
+
+    def _checkpoint(self) -> None:
+        if self.saved_at == self.steps:
+            return
+        clocks: dict[str, Any] = {
+            "training_seconds": self.training_seconds,
+            "wall_seconds": self._wall_seconds(),
+            "diverged": self.diverged,
+        }
+        self.checkpoints.save(self.steps, self.state, clocks)
+        self.saved_at = self.steps
+
+    def _close(self, done: bool) -> None:
+        """Summaries and curves; a batch that is done needs its checkpoints no more."""
+        nonfinite = self.layout.gather(self.state.nonfinite)
+
+        for row in self.mine:
+            totals = Totals(
+                env_steps=self.steps,
+                updates=self._updates(),
+                nonfinite=int(nonfinite[row]),
+                training_seconds=self.training_seconds,
+                wall_seconds=self._wall_seconds(),
+                compile_seconds=self.compiled.seconds,
+            )
+            self.records[row].draw()
+            self.records[row].close(totals, finished=done and self.runs[row].name not in self.diverged)
+        if done:
+            self.checkpoints.__exit__()
+            hosts.barrier("all files written")
+            if hosts.is_first():
+                files.write_json(self.directory / "done.json", {"diverged": self.diverged})
+                for name in ("checkpoints", "checksums", "rejected"):
+                    shutil.rmtree(self.directory / name, ignore_errors=True)
+
+
+def _identity(batch: Batch, runs: Sequence[Run]) -> dict[str, Any]:
+    digest = lambda run: hashlib.sha256(json.dumps(workdirs.identity(run.config), sort_keys=True).encode()).hexdigest()
+    return {"rows": batch.rows, "runs": {run.name: digest(run) for run in runs}}

@@ -1,0 +1,262 @@
+"""A sweep, from its plan to its table.
+
+    workdir/plan.json              runs, batches, compilations (see `sweeps.plan`)
+    workdir/sweep.csv, sweep.json  one row per run (see `sweeps.table`)
+    workdir/runs/<name>/           what a single run leaves, without its checkpoints (see `training.workdir`)
+    workdir/batches/<name>/        checkpoints of a batch while it runs; done.json when it is done
+
+sweep = plan, refuse or extend what the workdir holds; then, for one batch after another,
+    compile, start or restore; until the end: one chunk;
+        every eval_every steps: report, and each run's files; the table
+        every checkpoint_every steps, and when asked to stop: checkpoint
+    summaries, curves, done
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from rlx2_jax import files, memory
+from rlx2_jax.config import Config
+from rlx2_jax.errors import ConfigError, WorkdirError
+from rlx2_jax.sweeps import hosts, layout, lock, plan, table, workers
+from rlx2_jax.sweeps.batch import BatchRun
+from rlx2_jax.training.display import Display
+from rlx2_jax.training.signals import StopSignals
+
+
+class Result(NamedTuple):
+    """What a sweep gave."""
+
+    plan: plan.Plan
+    table: list[table.Line]
+    finished: bool
+    """False if it was asked to stop, or a worker died; the same call continues it then."""
+    failed: tuple[str, ...] = ()
+    """Runs whose worker died."""
+
+
+def make_plan(
+    configs: Sequence[Config],
+    workdir: str | Path,
+    *,
+    parallel: str = plan.PARALLEL[0],
+    fields: Sequence[str] = (),
+    devices: int | None = None,
+    runs_per_device: int | None = None,
+    worker_count: int | None = None,
+) -> plan.Plan:
+    """What `sweep` would do; writes nothing.
+
+    Args:
+      configs: resolved, as from `plan.product`.
+      workdir: of the sweep; what it holds is extended.
+      parallel: one of `plan.PARALLEL`.
+      fields: fields that differ between runs, beyond those that every table has.
+      devices: as many of the devices as this, which must divide the runs; None for all, filling up with copies.
+      runs_per_device: no more than this many at once, whatever the memory.
+      worker_count: processes at once, for `processes`; None for one per core.
+
+    Raises:
+      ConfigError: a sweep that cannot be.
+      WorkdirError: the workdir holds another sweep.
+    """
+    if parallel == "processes":
+        for name, value in (("devices", devices), ("runs_per_device", runs_per_device)):
+            if value is not None:
+                raise ConfigError(f"{name}={value} says nothing to --parallel=processes; leave it out.")
+        if jax.process_count() > 1:
+            raise ConfigError("--parallel=processes serves one host; use --parallel=shard_map with --multihost.")
+        workers.core_groups(worker_count)
+        return plan.lay_out(configs, parallel=parallel, fields=fields, held=plan.read(Path(workdir)))
+    if worker_count is not None:
+        raise ConfigError(f"workers={worker_count} says nothing to --parallel={parallel}; leave it out.")
+    if devices is not None and not 1 <= devices <= jax.device_count():
+        raise ConfigError(f"devices={devices}: there are {jax.device_count()}; name one to as many.")
+    if parallel == "pmap" and jax.process_count() > 1:
+        raise ConfigError("--parallel=pmap serves one host; use --parallel=shard_map with --multihost.")
+    if runs_per_device is not None and runs_per_device < 1:
+        raise ConfigError(f"runs_per_device={runs_per_device}: use at least 1.")
+    return plan.lay_out(
+        configs,
+        parallel=parallel,
+        fields=fields,
+        devices=jax.device_count() if devices is None else devices,
+        device_bytes=hosts.least(_device_bytes()),
+        runs_per_device=runs_per_device,
+        pad=devices is None,
+        held=plan.read(Path(workdir)),
+    )
+
+
+def _device_bytes() -> float | None:
+    """Free memory of the fullest of this host's devices; those of a CPU share the host's."""
+    local = jax.local_devices()
+    free = [memory.available_bytes(device) for device in local]
+    known = [count for count in free if count is not None]
+    if not known:
+        return None
+    return min(known) / (len(local) if local[0].platform == "cpu" else 1)
+
+
+def sweep(
+    configs: Sequence[Config],
+    workdir: str | Path,
+    *,
+    parallel: str = plan.PARALLEL[0],
+    fields: Sequence[str] = (),
+    devices: int | None = None,
+    runs_per_device: int | None = None,
+    worker_count: int | None = None,
+    show_progress: bool = True,
+) -> Result:
+    """Train all runs; continue where the workdir is, if it holds this sweep or a part of it.
+
+    Args:
+      configs: as for `make_plan`, like all but the following.
+      workdir: made if it does not exist.
+      parallel: one of `plan.PARALLEL`.
+      fields: see `make_plan`.
+      devices: see `make_plan`.
+      runs_per_device: see `make_plan`.
+      worker_count: see `make_plan`.
+      show_progress: lines and a bar on standard error.
+
+    Returns:
+      Plan and table. On SIGINT or SIGTERM the sweep saves, and returns unfinished.
+
+    Raises:
+      ConfigError: a sweep that cannot be.
+      WorkdirError: a workdir that cannot be used.
+      CheckpointError: a checkpoint that is not good, or cannot be written.
+    """
+    directory = Path(workdir)
+    planned = functools.partial(
+        make_plan,
+        configs,
+        directory,
+        parallel=parallel,
+        fields=fields,
+        devices=devices,
+        runs_per_device=runs_per_device,
+        worker_count=worker_count,
+    )
+    planned()  # What cannot be is refused before anything is made.
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(lock.hold(directory)) if hosts.is_first() else None
+        hosts.barrier("workdir held")
+        laid_out = planned()
+        hosts.barrier("plan read")
+        stop = stack.enter_context(StopSignals())
+        total = sum(run.config.total_steps or 0 for run in laid_out.runs)
+        display = stack.enter_context(Display(total, show_progress and hosts.is_first()))
+        if parallel == "processes":
+            assert held is not None
+            plan.write(directory, laid_out)
+            lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display)
+            finished = all(line["finished"] or line["diverged"] for line in lines)
+            display.say(_last_words(laid_out, directory, finished, stop.received or "the end of a worker"))
+            return Result(laid_out, lines, finished, tuple(failed))
+        over = layout.Layout(jax.devices()[: laid_out.devices], parallel)
+        return _Sweep(laid_out, directory, over, display).go(stop)
+
+
+class _Sweep:
+    """Batches, one after another."""
+
+    def __init__(self, laid_out: plan.Plan, directory: Path, over: layout.Layout, display: Display):
+        self.plan = laid_out
+        self.directory = directory
+        self.layout = over
+        self.display = display
+        self.standings: dict[str, table.Standing] = {}
+        self.compiled: dict[tuple[int, int], layout.Compiled] = {}
+
+    def go(self, stop: StopSignals) -> Result:
+        """Run to the end, or until asked to stop."""
+        self._keep_plan()
+        for batch in self.plan.batches:
+            self._read(batch)
+        self._keep_table()
+        finished = True
+        with ThreadPoolExecutor() as pool:
+            for batch in self.plan.batches:
+                if self._done(batch).exists():
+                    continue
+                if not finished or hosts.any_of(stop.received is not None):
+                    finished = False
+                    break
+                finished = self._train(batch, pool, stop)
+        self.display.say(_last_words(self.plan, self.directory, finished, stop.received or "another host"))
+        return Result(self.plan, self._table(), finished)
+
+    def _train(self, batch: plan.Batch, pool: ThreadPoolExecutor, stop: StopSignals) -> bool:
+        """One batch; nothing of it stays on the devices."""
+        with self._open(batch, pool) as run:
+            finished = run.go(stop, self._evaluated)
+        self._keep_table(run)
+        return finished
+
+    def _open(self, batch: plan.Batch, pool: ThreadPoolExecutor) -> BatchRun:
+        runs = [self.plan.run(name) for name in batch.runs]
+        program, schedule = plan.build([run.config for run in runs])
+        key = batch.program, batch.rows
+        if key not in self.compiled:
+            # One program at a time on the devices.
+            self.compiled = {key: layout.compile_batch(self.layout, program, schedule, batch.rows)}
+            self.plan = plan.count_compilation(self.plan)
+            self._keep_plan()
+            self.display.say(f"{batch.name}: compiled in {self.compiled[key].seconds:.0f} s")
+        return BatchRun(
+            batch, runs, self.directory, program, schedule, self.layout, self.compiled[key], self.display, pool
+        )
+
+    def _keep_plan(self) -> None:
+        if hosts.is_first():
+            plan.write(self.directory, self.plan)
+        hosts.barrier("plan written")
+        if not (self.directory / "plan.json").exists():
+            raise WorkdirError(
+                f"workdir {self.directory} is not the same directory on every host; name one on a shared file system."
+            )
+
+    def _evaluated(self, run: BatchRun) -> None:
+        means = self._keep_table(run)
+        self.display.say(f"{run.batch.name} {run.steps:>12,} steps  return {means}  {run.speed():,.0f} updates/s")
+
+    def _keep_table(self, run: BatchRun | None = None) -> str:
+        """Write the table and move the bar, which says each method's mean return."""
+        if run is not None:
+            self.standings |= run.standings()
+        lines = self._table()
+        if hosts.is_first():
+            table.write(self.directory, lines)
+        means = table.means_text(lines)
+        self.display.advance(sum(line["env_steps"] for line in lines), means)
+        return means
+
+    def _table(self) -> list[table.Line]:
+        return table.lines(self.plan, self.standings)
+
+    def _done(self, batch: plan.Batch) -> Path:
+        return self.directory / "batches" / batch.name / "done.json"
+
+    def _read(self, batch: plan.Batch) -> None:
+        """Where the runs of a batch were when the sweep stopped."""
+        diverged = files.read_json(self._done(batch), {}).get("diverged", {})
+        for name in batch.runs:
+            rows = files.read_json_lines(self.directory / "runs" / name / "metrics.jsonl")
+            finished = self._done(batch).exists() and name not in diverged
+            self.standings[name] = table.Standing(rows, finished, diverged.get(name))
+
+
+def _last_words(laid_out: plan.Plan, directory: Path, finished: bool, why: str) -> str:
+    end = "finished" if finished else f"stopped by {why}, the same command continues it"
+    return f"sweep of {len(laid_out.runs)} runs {end}; table in {directory}/sweep.csv"

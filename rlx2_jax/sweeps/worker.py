@@ -1,0 +1,46 @@
+"""One run as a process of its own: `python -m rlx2_jax.sweeps.worker`, started by `sweeps.workers`.
+
+The first line of standard input says what to do, as JSON: `config`, `workdir`, `cores`, `cache`. When standard input
+ends, the parent is gone, and the run saves and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from rlx2_jax.compilation import use_cache
+from rlx2_jax.config import Config
+from rlx2_jax.errors import DivergedError, RlxError
+from rlx2_jax.sweeps.workers import DIVERGED, REFUSED
+from rlx2_jax.training.run import train
+
+
+def main() -> int:
+    """Train one run, from its last checkpoint if it has one."""
+    task = json.loads(sys.stdin.readline())
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, task["cores"])
+    use_cache(task["cache"])
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    workdir = Path(task["workdir"])
+    resume = any((workdir / "checksums").glob("*.json"))
+    try:
+        train(Config.from_dict(task["config"]), workdir, resume=resume, overwrite=not resume, show_progress=False)
+    except RlxError as error:
+        print(error, file=sys.stderr)
+        return DIVERGED if isinstance(error, DivergedError) else REFUSED
+    return 0
+
+
+def _follow_parent() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

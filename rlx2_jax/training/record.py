@@ -1,0 +1,159 @@
+"""What one run leaves while it goes on: its rows, and the files made of them (see `training.workdir`)."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlx2_jax import __version__, accounting, files, networks, policies
+from rlx2_jax.config import Config
+from rlx2_jax.envs import Environment
+from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.viz import curves
+
+Row = dict[str, Any]
+"""One evaluation, as in metrics.jsonl."""
+
+STACK = ("jax", "jaxlib", "flax", "optax", "brax", "mujoco", "orbax-checkpoint", "numpy")
+"""Packages whose versions a summary names."""
+
+
+class Totals(NamedTuple):
+    """Where a run stands, beyond what its rows say."""
+
+    env_steps: int
+    updates: int
+    nonfinite: int
+    """Transitions kept out of replay."""
+    training_seconds: float
+    """Spent in chunks."""
+    wall_seconds: float
+    """Spent in all, over all starts."""
+    compile_seconds: float
+
+
+class Record:
+    """The evaluations of one run, on the host and in its directory."""
+
+    def __init__(self, config: Config, env: Environment, directory: Path | None):
+        """Prepare; nothing is written before `open`.
+
+        Args:
+          config: resolved.
+          env: its task.
+          directory: prepared (see `training.workdir.prepare`), or None to write nothing.
+        """
+        self.config = config
+        self.directory = directory
+        self.rows: list[Row] = []
+        self._account = accounting.account(config, env.observation_size, env.action_size)
+        self._events: Any = None
+
+    def open(self, env_steps: int) -> None:
+        """Begin at a step: what a directory holds of later ones is forgotten, what it holds of earlier ones is kept."""
+        if self.directory is not None:
+            self.rows = workdirs.rewind(self.directory, env_steps)
+            self._events = _event_writer(self.directory / "tensorboard", env_steps)
+
+    def add(self, row: Row, params: networks.Params) -> None:
+        """One evaluation, and the actor's parameters it was made with."""
+        best = not self.rows or row["return_mean"] > max(r["return_mean"] for r in self.rows)
+        self.rows.append(row)
+        if self.directory is None:
+            return
+        files.append_json_line(self.directory / "metrics.jsonl", row)
+        for name, value in row.items():
+            if name != "env_steps" and math.isfinite(value):
+                self._events.add_scalar(name, value, row["env_steps"])
+        self._events.flush()
+        for name in ("policy.npz", "policy_best.npz") if best else ("policy.npz",):
+            policies.save(self.directory / name, params, self.about())
+
+    def about(self) -> dict[str, Any]:
+        """What is saved with a policy of the last row."""
+        c = self.config
+        last: Mapping[str, Any] = self.rows[-1] if self.rows else {}
+        return {
+            "agent": c.agent,
+            "env": c.env,
+            "backend": c.backend,
+            "episode_length": c.episode_length,
+            "env_steps": last.get("env_steps", 0),
+            "return_mean": last.get("return_mean"),
+            "config": c.to_dict(),
+            "version": __version__,
+        }
+
+    def draw(self) -> None:
+        """Replace curve.png."""
+        if self.directory is None or not self.rows:
+            return
+        c = self.config
+        title = (
+            f"{c.method} {c.agent} on {c.env} ({c.backend}), seed {c.seed}, sparsity "
+            f"{100 * c.actor_sparsity:.3g} % / {100 * c.critic_sparsity:.3g} %"
+        )
+        curves.save(curves.draw_run(self.rows, title), self.directory / "curve.png")
+
+    def close(self, totals: Totals, *, finished: bool) -> dict[str, Any]:
+        """Write summary.json, and give it back."""
+        summary = self._summary(totals, finished)
+        if self.directory is not None:
+            files.write_json(self.directory / "summary.json", summary)
+        if self._events is not None:
+            self._events.close()
+        return summary
+
+    def _summary(self, totals: Totals, finished: bool) -> dict[str, Any]:
+        rows, seconds = self.rows, max(totals.training_seconds, 1e-9)
+        scores = workdirs.last_scores(rows, self.config.score_evaluations or 1)
+        last: Mapping[str, Any] = rows[-1] if rows else {}
+        return {
+            "finished": finished,
+            "env_steps": totals.env_steps,
+            "updates": totals.updates,
+            "score": float(np.mean(scores)) if scores else None,
+            "score_evaluations": len(scores),
+            "best": max((row["return_mean"] for row in rows), default=None),
+            "actor_sparsity": last.get("actor_sparsity"),
+            "critic_sparsity": last.get("critic_sparsity"),
+            "size_ratio": self._account.size_ratio,
+            "flops_train_ratio": self._account.flops_train_ratio,
+            "flops_test_ratio": self._account.flops_test_ratio,
+            "steps_per_second": totals.env_steps / seconds,
+            "updates_per_second": totals.updates / seconds,
+            "wall_seconds": totals.wall_seconds,
+            "compile_seconds": totals.compile_seconds,
+            "nonfinite": totals.nonfinite,
+            "compute": self.config.compute,
+            "device": jax.devices()[0].device_kind,
+            "versions": _versions(),
+        }
+
+
+def plain_row(report: Mapping[str, Any]) -> Row:
+    """A report's scalars as Python numbers."""
+    return {name: np.asarray(value).item() for name, value in report.items()}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0], "rlx2-jax": __version__}
+    for name in STACK:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _event_writer(directory: Path, steps: int) -> Any:
+    from tensorboardX import SummaryWriter
+
+    # Steps made again after a resume hide those of before.
+    return SummaryWriter(str(directory), purge_step=steps + 1 if directory.exists() else None)

@@ -1,0 +1,209 @@
+"""Plans: which runs there are, which of them make one program, and what a workdir's earlier plan allows."""
+
+import dataclasses
+import itertools
+import math
+
+import jax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlx2_jax.config import Config, make_schedule, resolve
+from rlx2_jax.errors import ConfigError, WorkdirError
+from rlx2_jax.sparsity.methods import METHODS
+from rlx2_jax.sweeps import plan as plans
+from rlx2_jax.sweeps.plan import SHARED, build, lay_out, product
+from tests.conftest import small
+
+SWEPT = {"gamma": [0.9, 0.95], "actor_lr": [1e-3]}
+
+
+def test_a_sweep_is_the_product_of_its_axes():
+    configs = product(
+        small(),
+        agents=["td3", "sac"],
+        methods=["set", "rlx2"],
+        sparsities=["0.5", "0.6/0.7"],
+        seeds=[3, 7],
+        fields=SWEPT,
+    )
+    assert len(configs) == 2 * 2 * 2 * 2 * 2
+    assert {(c.actor_sparsity, c.critic_sparsity) for c in configs} == {(0.5, 0.5), (0.6, 0.7)}
+    assert {c.seed for c in configs} == {3, 7}
+    assert all(c == resolve(c) for c in configs)
+    assert product(small()) == [resolve(small())]
+
+
+def test_a_dense_run_is_one_run_at_every_sparsity():
+    configs = product(small(), methods=["dense", "ss"], sparsities=["0.5", "0.6"])
+    assert [c.method for c in configs] == ["dense", "ss", "ss"]
+
+
+def test_preset_sparsities_are_the_rows_of_table_2():
+    configs = product(Config(), envs=["hopper", "ant"], agents=["td3", "sac"], sparsities=["preset"])
+    found = {(c.agent, c.env): (c.actor_sparsity, c.critic_sparsity) for c in configs}
+    assert found["td3", "hopper"] == (0.98, 0.95)
+    assert found["sac", "ant"] == (0.9, 0.75)
+    assert {c.total_steps for c in configs} == {1_000_000}, "the sparsities alone"
+    with pytest.raises(ConfigError, match=r"no row td3/probe/action, .* name sparsities"):
+        product(small(), sparsities=["preset"])
+
+
+@pytest.mark.parametrize("text", ["much", "0.9/", "0.9/0.8/0.7"])
+def test_a_sparsity_is_one_number_or_two(text):
+    if text == "0.9/":
+        assert product(small(), sparsities=[text]) == product(small(), sparsities=["0.9"])
+    else:
+        with pytest.raises(ConfigError, match=r"0\.98/0\.95 for actor and critics"):
+            product(small(), sparsities=[text])
+
+
+VARIED = {
+    "seed": 5,
+    "method": "rigl",
+    "topology": "random",
+    "actor_sparsity": 0.7,
+    "critic_sparsity": 0.6,
+    "actor_lr": 1e-2,
+    "critic_lr": 1e-2,
+    "alpha_lr": 1e-2,
+    "gamma": 0.5,
+    "tau": 0.5,
+    "explore_noise": 0.5,
+    "target_noise": 0.5,
+    "target_noise_clip": 0.1,
+    "drop_fraction": 0.1,
+    "n_step": 2,
+    "dynamic_buffer": False,
+    "buffer_max": 600,
+    "buffer_min": 200,
+    "distance_threshold": 0.5,
+    "drop_ratio": 0.5,
+    "schedule_scale": 0.5,
+    "score_evaluations": 2,
+}
+STATIC = {
+    "env": "probe/chain",
+    "hidden": (16,),
+    "batch_size": 8,
+    "total_steps": 2400,
+    "kernel_init": "lecun",
+    "policy_delay": 4,
+    "n_max": 4,
+    "evolve_interval": 60,
+    "evolve_until": 0.5,
+    "n_step_delay": 400,
+    "chunk_steps": 100,
+    "reset_moments": False,
+}
+
+
+def chunk_of(configs):
+    """What the chunk of their common program is made of."""
+    program, schedule = build(configs)
+    state = jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams)
+    return str(jax.make_jaxpr(program.chunk)(state, program.hparams, schedule))
+
+
+def test_runs_share_a_program_exactly_when_they_differ_in_data_alone():
+    assert set(VARIED) == SHARED
+    one, other = product(small()), product(small(**VARIED))
+    both = [*one, *other]
+    assert lay_out(both).compilations == 1
+    assert chunk_of(both) == chunk_of(both[:1]), "the program knows nothing of what its runs differ in"
+    for name, value in STATIC.items():
+        assert lay_out([*one, *product(small(**{name: value}))]).compilations == 2, name
+
+
+def test_all_methods_share_the_schedule_of_the_one_that_does_most():
+    configs = product(small(), methods=list(METHODS))
+    assert build(configs)[1] == make_schedule(next(c for c in configs if c.method == "rlx2"))
+
+
+@settings(max_examples=12)
+@given(
+    runs=st.integers(1, 40),
+    programs=st.integers(1, 3),
+    devices=st.integers(1, 9),
+    limit=st.none() | st.integers(1, 9),
+    fit=st.none() | st.integers(1, 50),
+)
+def test_batches_hold_every_run_once_and_fit(runs, programs, devices, limit, fit):
+    configs = product(small(), seeds=range(runs), fields={"batch_size": [16, 24, 32][:programs]})
+    size = lay_out(configs[:1]).batches[0].bytes_per_row
+    room = None if fit is None else fit * size / plans.MEMORY_SHARE * 1.001
+    plan = lay_out(configs, devices=devices, runs_per_device=limit, device_bytes=room)
+    names = list(itertools.chain.from_iterable(batch.runs for batch in plan.batches))
+    assert sorted(names) == sorted(run.name for run in plan.runs)
+    assert len(set(names)) == len(names) == runs * programs
+    most = min(limit or runs, fit or runs)
+    for batch in plan.batches:
+        assert batch.rows % devices == 0
+        assert len(batch.runs) <= batch.rows < len(batch.runs) + devices + math.ceil(runs / most)
+        assert batch.rows // devices <= most
+    assert plan.compilations == programs, "all batches of a program have the same number of rows"
+    assert len(plan.batches) == programs * math.ceil(runs / (most * devices))
+
+
+def test_a_run_that_does_not_fit_is_refused():
+    with pytest.raises(ConfigError, match=r"a run of td3 on probe/action needs .* lower --buffer_max or --hidden\.$"):
+        lay_out(product(small()), device_bytes=1000)
+
+
+def test_devices_asked_for_must_divide_the_runs():
+    configs = product(small(), seeds=range(4))
+    assert lay_out(configs, devices=2, pad=False).batches[0].rows == 4
+    with pytest.raises(ConfigError, match="3 devices do not divide the 4 runs"):
+        lay_out(configs, devices=3, pad=False)
+
+
+def test_packed_runs_are_processes_or_refused():
+    configs = product(small(compute="packed"))
+    assert lay_out(configs, parallel="processes").batches == ()
+    with pytest.raises(ConfigError, match="--parallel=processes"):
+        lay_out(configs)
+    assert lay_out(product(small(compute="auto"))).batches, "auto is masked in a batch"
+
+
+def test_a_plan_survives_its_file(tmp_path):
+    plan = lay_out(product(small(), seeds=range(5), fields=SWEPT), devices=4, fields=SWEPT)
+    assert plans.read(tmp_path) is None
+    plans.write(tmp_path, plan)
+    assert plans.read(tmp_path) == plan
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(WorkdirError, match="damaged"):
+        plans.read(tmp_path)
+
+
+def test_more_runs_extend_a_plan_and_leave_what_it_holds_alone():
+    first = lay_out(product(small(), seeds=[1, 2]))
+    asked = product(small(), seeds=[0, 1, 2, 3], fields={"gamma": [0.9, 0.99]})
+    second = lay_out(asked, fields=("gamma",), held=first)
+    assert second.runs[:2] == first.runs
+    assert second.batches[:1] == first.batches
+    assert len(second.runs) == len({run.name for run in second.runs}) == 8
+    assert second.fields == ("gamma",)
+    assert len(second.batches) == 2
+    assert lay_out(asked, fields=("gamma",), held=second) == second
+
+
+def test_a_plan_that_leaves_runs_out_or_lays_them_out_otherwise_is_refused():
+    configs = product(small(), seeds=range(4))
+    held = lay_out(configs, devices=4)
+    with pytest.raises(WorkdirError, match=r"holds a sweep with 3 runs that these flags leave out \(.*seed1"):
+        lay_out(configs[:1], held=held)
+    with pytest.raises(WorkdirError, match="4 runs that these flags leave out"):
+        lay_out(product(small(gamma=0.5), seeds=range(4)), held=held)
+    with pytest.raises(WorkdirError, match="--parallel=shard_map; continue it so"):
+        lay_out(configs, parallel="pmap", held=held)
+    with pytest.raises(WorkdirError, match="which 3 devices do not divide"):
+        lay_out(configs, devices=3, held=held)
+    assert lay_out(configs, devices=2, held=held).batches == held.batches
+
+
+def test_names_say_what_a_run_is():
+    names = [run.name for run in lay_out(product(small(hidden=(8, 8)), methods=["dense", "rlx2"])).runs]
+    assert names == ["td3-probe-action-dense-seed0", "td3-probe-action-rlx2-0.9-0.9-seed0"]
+    plan = lay_out([dataclasses.replace(c) for c in product(small(), fields={"tau": [0.1, 0.2]})])
+    assert len({run.name for run in plan.runs}) == 2, "told apart even by what a name does not hold"
