@@ -77,8 +77,8 @@ def main(argv: Sequence[str]) -> int | None:
     rate, bandwidth = machine.multiply_adds / 1e9, machine.bandwidth / 1e9
     print(f"best dense product {rate:.1f} G multiply-adds/s, caches {bandwidth:.1f} GB/s")
     print(
-        f"{'row':<16} {'width':>5} {'mode':<7} {'x masked':>8} {'updates/s':>10} {'us':>7} {'floor us':>9} "
-        f"{'x floor':>8} {'state':>9} {'x dense':>8} {'batch-1 us':>10} {'n':>5}"
+        f"{'row':<16} {'width':>5} {'mode':<7} {'x masked':>8} {'updates/s':>10} {'us (quartiles)':>21} "
+        f"{'floor us':>9} {'x floor':>8} {'state':>9} {'x dense':>8} {'batch-1 us':>10} {'n':>5}"
     )
     results: list[dict[str, Any]] = []
     for width in map(int, WIDTHS.value):
@@ -121,6 +121,7 @@ def measure(row: str, width: int, modes: Sequence[str], seconds: float, machine:
                 "state_bytes": sizes[mode],
                 "state_over_dense": sizes[mode] / dense_bytes,
                 "policy_latency_seconds": latency[mode],
+                "seconds_quartiles": _quartiles([t / config.updates_per_iteration for t in times[mode]]),
                 "n": len(times[mode]),
             }
         )
@@ -160,13 +161,20 @@ def floor_seconds(program: Program, mode: str, state_bytes: int, machine: Machin
 
 def _line(row: str, result: dict[str, Any]) -> str:
     speed = result["updates_per_second"]
+    quartiles = "({:.0f}-{:.0f})".format(*(1e6 * q for q in result["seconds_quartiles"]))
     over = "-" if result["speed_over_masked"] is None else f"{result['speed_over_masked']:.2f}"
     return (
         f"{row:<16} {result['width']:>5} {result['mode']:<7} {over:>8} {speed:>10.0f} "
-        f"{1e6 / speed:>7.0f} {1e6 / result['floor_updates_per_second']:>9.0f} "
+        f"{1e6 / speed:>7.0f} {quartiles:>13} {1e6 / result['floor_updates_per_second']:>9.0f} "
         f"{result['floor_updates_per_second'] / speed:>8.2f} {memory.format_bytes(result['state_bytes']):>9} "
         f"{result['state_over_dense']:>8.3f} {1e6 * result['policy_latency_seconds']:>10.0f} {result['n']:>5}"
     )
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """The first and the third."""
+    first, _, third = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
+    return first, third
 
 
 def policy_latency(programs: dict[str, Program], actors: dict[str, SparseNetwork]) -> dict[str, float]:
