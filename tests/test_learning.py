@@ -1,4 +1,4 @@
-"""Does it learn? The default job on real Brax, several seeds, finite throughout."""
+"""Does it learn? The quick task on real Brax, several seeds, finite throughout."""
 
 import json
 
@@ -13,7 +13,9 @@ from tests.conftest import cached, launch
 @pytest.mark.parametrize(("compute", "seed"), [("packed", 0), ("packed", 1), ("packed", 2), ("masked", 0)])
 @pytest.mark.parametrize("agent", ["td3", "sac"])
 def test_rlx2_at_90_percent_reaches_950_on_inverted_pendulum(agent, compute, seed, tmp_path):
-    flags = (f"--agent={agent}", f"--compute={compute}", f"--seed={seed}", f"--workdir={tmp_path}")
+    # The slowest seed of TD3 needs more than the quick 25,000 steps.
+    run = (f"--agent={agent}", f"--compute={compute}", f"--seed={seed}", "--total_steps=40000")
+    flags = (*run, f"--workdir={tmp_path}")
     done = launch("train.py", *flags, cached())
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())

@@ -13,19 +13,20 @@ COLORS = {"dense": "#5c5c5c", "tiny": "#e08e2b", "masked": "#0b62a4", "packed": 
 def draw(results: Sequence[Mapping[str, Any]]) -> Figure:
     """Updates per second of each mode, one panel per width; a tick marks the floor that the mode cannot pass."""
     widths = sorted({r["width"] for r in results})
-    rows = list(dict.fromkeys((r["agent"], r["env"]) for r in results))
+    rows = {w: list(dict.fromkeys((r["agent"], r["env"]) for r in results if r["width"] == w)) for w in widths}
     modes = [mode for mode in COLORS if any(r["mode"] == mode for r in results)]
-    figure = Figure(figsize=(2.2 + 1.15 * len(rows) * len(widths), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
+    counts = [len(rows[width]) for width in widths]
+    figure = Figure(figsize=(2.2 + 1.15 * sum(counts), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=counts)[0]
     step = 0.8 / len(modes)
     for panel, width in zip(panels, widths, strict=True):
         for result in (r for r in results if r["width"] == width):
             mode = result["mode"]
-            x = rows.index((result["agent"], result["env"])) - 0.4 + step * (modes.index(mode) + 0.5)
+            x = rows[width].index((result["agent"], result["env"])) - 0.4 + step * (modes.index(mode) + 0.5)
             panel.bar(x, result["updates_per_second"], step * 0.9, color=COLORS[mode])
             panel.plot([x - step / 2, x + step / 2], [result["floor_updates_per_second"]] * 2, color="black", lw=1.2)
         panel.set_yscale("log")
-        panel.set_xticks(range(len(rows)), [f"{agent}\n{env}" for agent, env in rows], fontsize=8)
+        panel.set_xticks(range(len(rows[width])), [f"{agent}\n{env}" for agent, env in rows[width]], fontsize=8)
         panel.set_title(f"width {width}")
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("updates per second (log scale)")
