@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from rlx2_jax import envs, evaluation, policies
+from rlx2_jax import envs, evaluation, policies, statistics
 from rlx2_jax import flags as launcher
 from rlx2_jax.compilation import use_cache
 from rlx2_jax.errors import ConfigError
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int | None:
         first = jax.vmap(env.reset)(jax.random.split(key, EPISODES.value))
         return evaluation.episode_returns(env, policy.act, first, about["episode_length"])
 
-    result = evaluation.summarize(jax.device_get(play(jax.random.PRNGKey(SEED.value))))
+    result = statistics.summarize(jax.device_get(play(jax.random.PRNGKey(SEED.value))))
     if AS_JSON.value:
         print(json.dumps({**result._asdict(), "env_steps": about["env_steps"], "seed": SEED.value}))
         return 0

@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int | None:
         agents=AGENTS.value,
         methods=METHODS.value,
         sparsities=SPARSITIES.value,
-        seeds=parse_seeds(SEEDS.value),
+        seeds=launcher.parse_seeds(SEEDS.value),
         fields=fields,
     )
     with hosts.joined(_cluster()):
@@ -72,20 +72,6 @@ def main(argv: Sequence[str]) -> int | None:
             return 0
         result = sweep(configs, workdir, **options)
         return 1 if result.failed else 0
-
-
-def parse_seeds(text: str | None) -> list[int]:
-    """`4` is 0 to 3, `3,7` those two, `7,` that one.
-
-    Raises:
-      ConfigError: anything else.
-    """
-    if text is None:
-        return []
-    parts = [part for part in text.split(",") if part]
-    if not parts or not all(part.isdigit() for part in parts) or parts == ["0"]:
-        raise ConfigError(f"seeds={text}: write 4 for the seeds 0 to 3, 3,7 for those two, or 7, for that one.")
-    return list(range(int(text))) if text.isdigit() else list(map(int, parts))
 
 
 def _options(fields: dict[str, list[Any]]) -> dict[str, Any]:

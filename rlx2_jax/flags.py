@@ -71,18 +71,38 @@ def define_cache_flag(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolde
     )
 
 
+def read_given(values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
+    """The settings that the command line names, and the presets under `preset` if it names any."""
+    given: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        value = values[field.name].value
+        if value is not None:
+            given[field.name] = tuple(map(int, value)) if field.name == "hidden" else value
+    return given | ({"preset": values["preset"].value} if values["preset"].value else {})
+
+
 def read_config(values: flags.FlagValues = flags.FLAGS) -> Config:
     """The configuration the command line asks for.
 
     Raises:
       ConfigError: an unknown preset.
     """
-    overrides: dict[str, Any] = {}
-    for field in dataclasses.fields(Config):
-        value = values[field.name].value
-        if value is not None:
-            overrides[field.name] = tuple(map(int, value)) if field.name == "hidden" else value
-    return presets.make_config(values["preset"].value or (), overrides)
+    given = read_given(values)
+    return presets.make_config(given.pop("preset", ()), given)
+
+
+def parse_seeds(text: str | None) -> list[int]:
+    """`4` is 0 to 3, `3,7` those two, `7,` that one.
+
+    Raises:
+      ConfigError: anything else.
+    """
+    if text is None:
+        return []
+    parts = [part for part in text.split(",") if part]
+    if not parts or not all(part.isdigit() for part in parts) or parts == ["0"]:
+        raise ConfigError(f"seeds={text}: write 4 for the seeds 0 to 3, 3,7 for those two, or 7, for that one.")
+    return list(range(int(text))) if text.isdigit() else list(map(int, parts))
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:

@@ -1,4 +1,4 @@
-"""Scores: returns of known policies, and the statistics of a handful of values."""
+"""Scores: returns of known policies."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlx2_jax import envs
-from rlx2_jax.evaluation import episode_returns, summarize
+from rlx2_jax.evaluation import episode_returns
 
 
 def returns(name, policy, episode_length=7):
@@ -63,29 +63,3 @@ def test_one_broken_episode_does_not_spoil_the_others():
     found = returns("observed", policy)
     assert np.isnan(found).any()
     np.testing.assert_array_equal(found[~np.isnan(found)], 1)
-
-
-def test_summary_of_one_value_is_that_value_with_no_spread():
-    assert summarize(np.array([3.5])) == (1, 3.5, 0.0, 3.5, 3.5)
-
-
-def test_summary_has_the_sample_deviation_and_an_interval_around_the_mean():
-    summary = summarize(np.array([1.0, 2.0, 3.0, 6.0]))
-    assert summary.n == 4
-    assert summary.mean == 3
-    assert np.isclose(summary.std, np.sqrt(14 / 3))
-    assert 1 <= summary.low < 3 < summary.high <= 6
-
-
-def test_the_bootstrap_interval_of_many_values_is_that_of_the_central_limit():
-    values = np.random.default_rng(0).normal(5.0, 2.0, 400)
-    summary = summarize(values)
-    half = 1.96 * summary.std / np.sqrt(400)
-    np.testing.assert_allclose((summary.low, summary.high), (summary.mean - half, summary.mean + half), atol=0.02)
-
-
-def test_the_same_values_give_the_same_interval():
-    values = np.arange(8.0)
-    assert summarize(values) == summarize(values)
-    other = summarize(np.random.default_rng(1).normal(size=8), seed=1)
-    assert other != summarize(np.random.default_rng(1).normal(size=8))

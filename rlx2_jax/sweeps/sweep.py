@@ -116,6 +116,7 @@ def sweep(
     runs_per_device: int | None = None,
     worker_count: int | None = None,
     show_progress: bool = True,
+    on_table: table.Listener | None = None,
 ) -> Result:
     """Train all runs; continue where the workdir is, if it holds this sweep or a part of it.
 
@@ -128,6 +129,7 @@ def sweep(
       runs_per_device: see `make_plan`.
       worker_count: see `make_plan`.
       show_progress: lines and a bar on standard error.
+      on_table: told of the plan and its table whenever that was written, in the process that writes it.
 
     Returns:
       Plan and table. On SIGINT or SIGTERM the sweep saves, and returns unfinished.
@@ -160,19 +162,27 @@ def sweep(
         if parallel == "processes":
             assert held is not None
             plan.write(directory, laid_out)
-            lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display)
+            lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display, on_table)
             finished = all(line["finished"] or line["diverged"] for line in lines)
             display.say(_last_words(laid_out, directory, finished, stop.received or "the end of a worker"))
             return Result(laid_out, lines, finished, tuple(failed))
         over = layout.Layout(jax.devices()[: laid_out.devices], parallel)
-        return _Sweep(laid_out, directory, over, display).go(stop)
+        return _Sweep(laid_out, directory, over, display, on_table).go(stop)
 
 
 class _Sweep:
     """Batches, one after another."""
 
-    def __init__(self, laid_out: plan.Plan, directory: Path, over: layout.Layout, display: Display):
+    def __init__(
+        self,
+        laid_out: plan.Plan,
+        directory: Path,
+        over: layout.Layout,
+        display: Display,
+        on_table: table.Listener | None,
+    ):
         self.plan = laid_out
+        self.on_table = on_table
         self.directory = directory
         self.layout = over
         self.display = display
@@ -238,6 +248,8 @@ class _Sweep:
         lines = self._table()
         if hosts.is_first():
             table.write(self.directory, lines)
+            if self.on_table is not None:
+                self.on_table(self.plan, lines)
         means = table.means_text(lines)
         self.display.advance(sum(line["env_steps"] for line in lines), means)
         return means

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,10 @@ from rlx2_jax.training.record import Row
 
 Line = dict[str, Any]
 """One run in the table."""
+
+
+Listener = Callable[[Plan, Sequence[Line]], None]
+"""Wants to know of every table that is written."""
 
 
 class Standing(NamedTuple):

@@ -1,7 +1,7 @@
 """One run as a process of its own: `python -m rlx2_jax.sweeps.worker`, started by `sweeps.workers`.
 
-The first line of standard input says what to do, as JSON: `config`, `workdir`, `cores`, `cache`. When standard input
-ends, the parent is gone, and the run saves and ends.
+The first line of standard input says what to do, as JSON: `config`, `workdir`, `cores`, `cache`, `argv`. When
+standard input ends, the parent is gone, and the run saves and ends.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rlx2_jax.training.run import train
 def main() -> int:
     """Train one run, from its last checkpoint if it has one."""
     task = json.loads(sys.stdin.readline())
+    sys.argv = task["argv"]  # The command that a person gave, for the run's records.
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, task["cores"])
     use_cache(task["cache"])

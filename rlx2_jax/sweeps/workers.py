@@ -58,7 +58,13 @@ def core_groups(count: int | None) -> list[tuple[int, ...]]:
 
 
 def go(
-    plan: plans.Plan, workdir: Path, count: int | None, lock: int, stop: StopSignals, display: Display
+    plan: plans.Plan,
+    workdir: Path,
+    count: int | None,
+    lock: int,
+    stop: StopSignals,
+    display: Display,
+    on_table: table.Listener | None = None,
 ) -> tuple[list[table.Line], list[str]]:
     """Train every run that is not done, `count` at a time, until all are done or a stop is asked for.
 
@@ -69,11 +75,12 @@ def go(
       lock: file descriptor of the workdir's lock, which workers hold as long as they live.
       stop: asked between two looks.
       display: shows what comes in.
+      on_table: told of every table that is written.
 
     Returns:
       The table, and the names of runs whose worker died.
     """
-    watch = _Watch(plan, workdir, display)
+    watch = _Watch(plan, workdir, display, on_table)
     free = core_groups(count)
     waiting = [run for run in plan.runs if not watch.done(run)]
     active: list[_Worker] = []
@@ -104,8 +111,9 @@ def go(
 class _Watch:
     """What the workers have written so far."""
 
-    def __init__(self, plan: plans.Plan, workdir: Path, display: Display):
+    def __init__(self, plan: plans.Plan, workdir: Path, display: Display, on_table: table.Listener | None):
         self.plan = plan
+        self.on_table = on_table
         self.workdir = workdir
         self.display = display
         self.diverged: dict[str, int] = files.read_json(workdir / "diverged.json", {})
@@ -145,6 +153,8 @@ class _Watch:
         self.standings |= found
         self.lines = table.lines(self.plan, self.standings)
         table.write(self.workdir, self.lines)
+        if self.on_table is not None:
+            self.on_table(self.plan, self.lines)
         self.display.advance(sum(line["env_steps"] for line in self.lines), table.means_text(self.lines))
 
     def _standing(self, run: plans.Run) -> table.Standing:
@@ -171,6 +181,7 @@ def _start(run: plans.Run, workdir: Path, cores: tuple[int, ...], lock: int) -> 
         "workdir": str(workdir / "runs" / run.name),
         "cores": cores,
         "cache": jax.config.values["jax_compilation_cache_dir"],
+        "argv": sys.argv,
     }
     assert process.stdin is not None
     process.stdin.write(json.dumps(task).encode() + b"\n")

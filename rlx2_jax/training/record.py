@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from rlx2_jax import __version__, accounting, files, networks, policies
+from rlx2_jax import __version__, accounting, files, networks, policies, provenance
 from rlx2_jax.config import Config
 from rlx2_jax.envs import Environment
 from rlx2_jax.training import workdir as workdirs
@@ -21,9 +17,6 @@ from rlx2_jax.viz import curves
 
 Row = dict[str, Any]
 """One evaluation, as in metrics.jsonl."""
-
-STACK = ("jax", "jaxlib", "flax", "optax", "brax", "mujoco", "orbax-checkpoint", "numpy")
-"""Packages whose versions a summary names."""
 
 
 class Totals(NamedTuple):
@@ -56,6 +49,7 @@ class Record:
         self.rows: list[Row] = []
         self._account = accounting.account(config, env.observation_size, env.action_size)
         self._events: Any = None
+        self._commit = provenance.commit()
 
     def open(self, env_steps: int) -> None:
         """Begin at a step: what a directory holds of later ones is forgotten, what it holds of earlier ones is kept."""
@@ -134,22 +128,16 @@ class Record:
             "compile_seconds": totals.compile_seconds,
             "nonfinite": totals.nonfinite,
             "compute": self.config.compute,
-            "device": jax.devices()[0].device_kind,
-            "versions": _versions(),
+            "command": provenance.command(),
+            "commit": self._commit,
+            "device": provenance.device(),
+            "versions": provenance.versions(),
         }
 
 
 def plain_row(report: Mapping[str, Any]) -> Row:
     """A report's scalars as Python numbers."""
     return {name: np.asarray(value).item() for name, value in report.items()}
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0], "rlx2-jax": __version__}
-    for name in STACK:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def _event_writer(directory: Path, steps: int) -> Any:

@@ -234,6 +234,7 @@ class _Run:
             if self.saved_at >= 0
             else "no checkpoint had been made yet"
         )
+        self._finish(finished=False)
         raise DivergedError(
             f"diverged between steps {self.steps - (self.config.chunk_steps or 0):,} and {self.steps:,}: {what} no "
             f"longer finite ({int(self.state.nonfinite):,} non-finite transitions were kept out of replay); {kept}; "

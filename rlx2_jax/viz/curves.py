@@ -48,7 +48,7 @@ def draw_run(rows: Rows, title: str) -> Figure:
     axes["value"].plot(steps, column(rows, "q_mean"), color=COLORS[1])
     axes["value"].set(title="mean Q on batches")
     for axis in axes.values():
-        _tidy(axis)
+        tidy(axis)
         axis.set_xlabel("environment steps")
     return figure
 
@@ -63,23 +63,24 @@ def draw_comparison(runs: Mapping[str, Rows], title: str) -> Figure:
         axis.plot(steps, mean, color=color, label=name)
     axis.set(title=title, xlabel="environment steps", ylabel="return per episode (± 1 std)")
     axis.legend(loc="best", frameon=False)
-    _tidy(axis)
+    tidy(axis)
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as a PNG file's bytes."""
+def png(figure: Figure, source: str | None = None) -> bytes:
+    """A figure as a PNG file's bytes, with a word on its data kept inside."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Source": source} if source else None)
     return buffer.getvalue()
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
-    files.write_bytes(path, png(figure))
+def save(figure: Figure, path: Path, source: str | None = None) -> None:
+    """Write a figure as PNG; see `png`."""
+    files.write_bytes(path, png(figure, source))
 
 
-def _tidy(axis: Any) -> None:
+def tidy(axis: Any) -> None:
+    """The look of all panels."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
     axis.margins(x=0.01)

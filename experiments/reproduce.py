@@ -1,0 +1,142 @@
+"""Run a table or figure of the paper, and see our numbers beside its own.
+
+python experiments/reproduce.py --study=table2 --smoke --results=runs/smoke           every part of it, in a minute
+python experiments/reproduce.py --study=table2 --rows=td3/hopper --seeds=4 --total_steps=500000 --kernel_init=lecun
+python experiments/reproduce.py --study=buffer --rows=td3/hopper --seeds=3 --scale=0.1
+python experiments/reproduce.py --study=table2 --report_only                       the report again, from what is kept
+
+Runs end up in <results>/<study>/runs.jsonl, and what they say in README.md beside it. The same command continues what
+was stopped; more rows, seeds or another length add to the same files. A run that any study has recorded is not made
+again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from rlx2_jax import files
+from rlx2_jax import flags as launcher
+from rlx2_jax.compilation import use_cache
+from rlx2_jax.config import PAPER_STEPS
+from rlx2_jax.errors import ConfigError
+from rlx2_jax.studies import catalogue, records, report
+from rlx2_jax.sweeps import plan as plans
+from rlx2_jax.sweeps import sweep, table
+
+STUDY = flags.DEFINE_string("study", None, "which: " + ", ".join(catalogue.STUDIES))
+ROWS = flags.DEFINE_list("rows", [], "agent/env, such as td3/hopper,sac/ant (default: the study's)")
+SEEDS = flags.DEFINE_string("seeds", None, "4 for the seeds 0 to 3; 3,7 for those two (default: the study's)")
+ARMS = flags.DEFINE_list("arms", [], "of the study's arms, these alone")
+SCALE = flags.DEFINE_float("scale", None, "length of the runs as a share of the paper's 3 million steps")
+SMOKE = flags.DEFINE_bool("smoke", False, "tiny runs on a probe task: shows that all parts work, and nothing else")
+RESULTS = flags.DEFINE_string("results", "experiments/results", "where studies keep runs and reports")
+WORKDIR = flags.DEFINE_string("workdir", None, "where the runs leave their files (default: runs/<study>)")
+PARALLEL = flags.DEFINE_string("parallel", None, "as of sweep.py (default: processes on a CPU, else shard_map)")
+WORKERS = flags.DEFINE_integer("workers", None, "processes at once (default: one per core)")
+REPORT_ONLY = flags.DEFINE_bool("report_only", False, "train nothing: gather what the workdir holds, write the report")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be run, and stop")
+CACHE = launcher.define_cache_flag()
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Reproduce as the flags say."""
+    del argv
+    if STUDY.value not in catalogue.STUDIES:
+        raise ConfigError(f"unknown study {STUDY.value!r}; valid: {', '.join(catalogue.STUDIES)}.")
+    study = catalogue.STUDIES[STUDY.value]
+    directory = Path(RESULTS.value) / STUDY.value
+    workdir = Path(WORKDIR.value or f"runs/{STUDY.value}")
+    wanted = {records.identity(run.config): run for run in _wanted(study)}
+    finished = _gather(wanted, directory, workdir) if REPORT_ONLY.value else _train(wanted, directory, workdir)
+    if DRY_RUN.value:
+        return 0
+    if not records.read(directory):
+        raise ConfigError(f"{directory} holds no run yet; let one come to its end first.")
+    report.write(directory, STUDY.value, study)
+    print(f"report in {directory}/README.md", file=sys.stderr)
+    return 0 if finished else 1
+
+
+def _wanted(study: catalogue.Study) -> list[catalogue.Run]:
+    """The runs that the flags ask for."""
+    given = launcher.read_given()
+    for name in ("preset", "env", "agent", "seed"):
+        if given.pop(name, None) is not None:
+            raise ConfigError(f"--{name} says nothing to a study; use --rows and --seeds.")
+    if SCALE.value is not None:
+        if "total_steps" in given or SCALE.value <= 0:
+            raise ConfigError(f"scale={SCALE.value}: a positive share of {PAPER_STEPS:,} steps, without --total_steps.")
+        given["total_steps"] = round(SCALE.value * PAPER_STEPS)
+    rows = ROWS.value or study.rows
+    seeds = launcher.parse_seeds(SEEDS.value) or list(range(study.seeds))
+    if SMOKE.value:
+        given = {**catalogue.SMOKE, **given}
+        rows, seeds = ROWS.value or [catalogue.SMOKE_ROW], launcher.parse_seeds(SEEDS.value) or [0, 1]
+    elif given.get("compute") is None and _parallel() == "processes":
+        given["compute"] = "auto"
+    return catalogue.runs(study, rows, seeds, given, ARMS.value)
+
+
+def _train(wanted: Mapping[str, catalogue.Run], directory: Path, workdir: Path) -> bool:
+    """Make and record the runs that no study has recorded yet; whether all came to their end."""
+    known = records.known(directory.parent)
+    held = plans.read(workdir)
+    of_workdir = {records.identity(run.config) for run in held.runs} if held else set()
+    configs = [run.config for key, run in wanted.items() if key in of_workdir or key not in known]
+    borrowed = [records.relabelled(known[key], directory.name, run) for key, run in wanted.items() if key in known]
+    print(f"{len(wanted)} runs: {len(borrowed)} recorded, {len(configs)} in {workdir}", file=sys.stderr)
+    if DRY_RUN.value:
+        return True
+    records.append(directory, borrowed)
+    if not configs:
+        return True
+    use_cache(CACHE.value)
+    return sweep(
+        configs,
+        workdir,
+        parallel=_parallel(),
+        worker_count=WORKERS.value,
+        on_table=lambda plan, lines: _keep(wanted, plan, lines, directory, workdir),
+    ).finished
+
+
+def _gather(wanted: Mapping[str, catalogue.Run], directory: Path, workdir: Path) -> bool:
+    """Record what is at its end in the workdir."""
+    held = plans.read(workdir)
+    if held is not None:
+        _keep(wanted, held, files.read_json(workdir / "sweep.json", []), directory, workdir)
+    return True
+
+
+def _keep(
+    wanted: Mapping[str, catalogue.Run],
+    plan: plans.Plan,
+    lines: Sequence[table.Line],
+    directory: Path,
+    workdir: Path,
+) -> None:
+    """Record the runs of a sweep that are at their end."""
+    found = []
+    for line in lines:
+        run = wanted.get(records.identity(plan.run(line["run"]).config))
+        where = workdir / "runs" / line["run"]
+        # A summary is the last that a run writes.
+        if run is not None and (line["finished"] or line["diverged"]) and (where / "summary.json").exists():
+            found.append(records.of_directory(run, directory.name, where, diverged=line["diverged"]))
+    records.append(directory, found)
+
+
+def _parallel() -> str:
+    if PARALLEL.value is not None:
+        return PARALLEL.value
+    return "processes" if jax.default_backend() == "cpu" and not SMOKE.value else "shard_map"
+
+
+if __name__ == "__main__":
+    launcher.define_config_flags()
+    launcher.run(main)

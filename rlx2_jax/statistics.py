@@ -1,0 +1,114 @@
+"""What can be said of a handful of runs: point estimates with 95 % bootstrap intervals.
+
+A sample is one array of per-seed scores for each task, `[n_task]`. Intervals are percentile intervals of the stratified
+bootstrap: seeds are drawn again with replacement within each task, all tasks together (Agarwal et al., *Deep
+Reinforcement Learning at the Edge of the Statistical Precipice*, 2021). With three or four seeds such an interval is a
+rough one, and too narrow rather than too wide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Sample = Sequence[np.ndarray]
+"""One array per task; the last axis of each is seeds, leading axes are resamples."""
+
+RESAMPLES = 10_000
+
+TRIM = 0.25
+"""Share of the scores that the interquartile mean leaves out at either end."""
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval."""
+
+    n: int
+    """Runs in the (first) sample."""
+    value: float
+    low: float
+    high: float
+
+
+class Summary(NamedTuple):
+    """A mean with what is needed to judge it."""
+
+    n: int
+    mean: float
+    std: float
+    """Sample standard deviation; 0 for one value."""
+    low: float
+    """Lower end of the 95 % percentile-bootstrap interval of the mean."""
+    high: float
+    """Upper end."""
+
+
+def mean(sample: Sample) -> np.ndarray:
+    """Mean over tasks of the mean over seeds."""
+    return np.mean([scores.mean(-1) for scores in sample], axis=0)
+
+
+def iqm(sample: Sample) -> np.ndarray:
+    """Interquartile mean of all scores of all tasks, which must share a scale: the mean without a quarter at each end.
+
+    A quarter of less than four scores is none, and this is the mean then.
+    """
+    pooled = np.sort(np.concatenate(sample, -1), -1)
+    cut = int(TRIM * pooled.shape[-1])
+    return pooled[..., cut : pooled.shape[-1] - cut].mean(-1)
+
+
+def ratio(sample: Sample, reference: Sample) -> np.ndarray:
+    """Mean over tasks of the ratio of means."""
+    return np.mean([a.mean(-1) / b.mean(-1) for a, b in zip(sample, reference, strict=True)], axis=0)
+
+
+def improvement(sample: Sample, other: Sample) -> np.ndarray:
+    """Probability that a run of one method beats a run of the other, ties counting half; mean over tasks."""
+    wins = []
+    for a, b in zip(sample, other, strict=True):
+        difference = a[..., :, None] - b[..., None, :]
+        wins.append(((difference > 0) + 0.5 * (difference == 0)).mean((-2, -1)))
+    return np.mean(wins, axis=0)
+
+
+def estimate(
+    statistic: Callable[..., np.ndarray], *samples: Sample, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate:
+    """A statistic of independent samples with its stratified-bootstrap interval.
+
+    Args:
+      statistic: of as many samples as given; works on leading axes.
+      samples: tasks in the same order in each, every task with at least one score.
+      resamples: bootstrap resamples.
+      seed: of the bootstrap, fixed so that the same scores give the same interval.
+
+    Raises:
+      ValueError: an empty sample, or a score that is not finite.
+    """
+    plain = [[np.asarray(scores, np.float64) for scores in sample] for sample in samples]
+    if not plain or any(not sample or any(s.size == 0 or not np.isfinite(s).all() for s in sample) for sample in plain):
+        raise ValueError("an estimate needs at least one finite score for each task.")
+    rng = np.random.default_rng(seed)
+    drawn = [[scores[rng.integers(0, scores.size, (resamples, scores.size))] for scores in sample] for sample in plain]
+    low, high = np.percentile(statistic(*drawn), [2.5, 97.5])
+    return Estimate(sum(scores.size for scores in plain[0]), float(statistic(*plain)), float(low), float(high))
+
+
+def summarize(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Summary:
+    """Mean, spread and a 95 % bootstrap interval of the mean of independent values.
+
+    Args:
+      values: `[n]`, at least one; one that is not finite makes all of it so.
+      resamples: bootstrap resamples.
+      seed: of the bootstrap.
+    """
+    values = np.asarray(values, np.float64)
+    std = float(values.std(ddof=1)) if values.size > 1 else 0.0
+    if not np.isfinite(values).all():
+        return Summary(values.size, float(values.mean()), std, math.nan, math.nan)
+    found = estimate(mean, [values], resamples=resamples, seed=seed)
+    return Summary(found.n, found.value, std, found.low, found.high)

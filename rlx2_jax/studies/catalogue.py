@@ -1,0 +1,258 @@
+"""The studies of the paper. Each is a table of arms, settings that differ, over rows, an agent on a task.
+
+| study | paper | arms, beside the dense agent |
+|---|---|---|
+| `table2` | Table 2 | Tiny, SS, SET, RigL, RLx2 at the row's sparsities |
+| `table3-topology` | Table 3, left | RLx2's value learning on Tiny, static, randomly and gradient-grown links |
+| `table3-nstep` | Table 3, right | RLx2 with targets of 1 to 5 steps |
+| `buffer` | section 4.2.2 | RLx2 with a dynamic buffer, with fixed ones, and with one that forgets nothing |
+| `sparsity-curve` | sensitivity to sparsity | RLx2, RigL and SS at sparsities from 80 to 99 % |
+
+To add one, add it here; runs, records and reports follow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rlx2_jax import presets
+from rlx2_jax.config import PAPER_STEPS, Config, resolve
+from rlx2_jax.errors import ConfigError
+from rlx2_jax.sparsity import methods
+
+Settings = Mapping[str, Any]
+"""Values of `Config` fields."""
+
+DENSE = "dense"
+"""The arm that scores are measured by."""
+
+
+class Arm(NamedTuple):
+    """One column of a study: what it changes in the row's configuration."""
+
+    name: str
+    settings: Settings
+
+
+class Study(NamedTuple):
+    """A table or figure of the paper."""
+
+    title: str
+    question: str
+    """What it answers, in one or two sentences."""
+    rows: tuple[str, ...]
+    """`agent/env` in the order in which they are run by default."""
+    seeds: int
+    """How many, by default."""
+    arms: Callable[[int], tuple[Arm, ...]]
+    """Of a run of that many environment steps."""
+    hero: str
+    """The arm that the study is about."""
+    paper: Mapping[str, Mapping[str, float]] = {}
+    """By row and arm, the paper's return in percent of the dense agent's."""
+    figure: str | None = None
+    """What is drawn beside learning curves and bars: `buffer` or `sparsity`."""
+
+
+class Run(NamedTuple):
+    """One run of a study."""
+
+    row: str
+    arm: str
+    config: Config
+    """Resolved."""
+
+
+TABLE_2 = {
+    "td3/halfcheetah": {"tiny": 86.3, "ss": 77.1, "set": 92.6, "rigl": 90.8, "rlx2": 99.8},
+    "td3/hopper": {"tiny": 64.5, "ss": 67.7, "set": 66.5, "rigl": 90.6, "rlx2": 97.0},
+    "td3/walker2d": {"tiny": 60.8, "ss": 42.9, "set": 39.3, "rigl": 35.7, "rlx2": 98.1},
+    "td3/ant": {"tiny": 16.5, "ss": 49.6, "set": 62.5, "rigl": 68.5, "rlx2": 103.9},
+    "sac/halfcheetah": {"tiny": 95.0, "ss": 75.4, "set": 94.8, "rigl": 89.8, "rlx2": 102.2},
+    "sac/hopper": {"tiny": 89.1, "ss": 81.6, "set": 103.9, "rigl": 110.0, "rlx2": 109.7},
+    "sac/walker2d": {"tiny": 73.8, "ss": 83.4, "set": 95.8, "rigl": 81.9, "rlx2": 103.2},
+    "sac/ant": {"tiny": 49.6, "ss": 49.3, "set": 79.8, "rigl": 90.9, "rlx2": 105.6},
+}
+
+_TD3_ROWS = ("td3/hopper", "td3/walker2d", "td3/ant", "td3/halfcheetah")
+_SAC_ROWS = ("sac/hopper", "sac/walker2d", "sac/halfcheetah", "sac/ant")
+
+
+def _by_row(**columns: tuple[float, ...]) -> dict[str, dict[str, float]]:
+    """Columns of Table 3, whose rows are HalfCheetah, Hopper, Walker2d, Ant."""
+    rows = ("td3/halfcheetah", "td3/hopper", "td3/walker2d", "td3/ant")
+    return {row: {arm.replace("_", "-"): column[i] for arm, column in columns.items()} for i, row in enumerate(rows)}
+
+
+def _methods(steps: int) -> tuple[Arm, ...]:
+    del steps
+    return tuple(Arm(name, {"method": name}) for name in methods.METHODS)
+
+
+def _topologies(steps: int) -> tuple[Arm, ...]:
+    del steps
+    value_learning = {"n_step": 3, "dynamic_buffer": True}
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        *(Arm(name, {"method": name, **value_learning}) for name in ("tiny", "ss", "set")),
+        Arm("rlx2", {"method": "rlx2"}),
+    )
+
+
+def _n_steps(steps: int) -> tuple[Arm, ...]:
+    del steps
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        *(Arm(f"{n}-step", {"method": "rlx2", "n_step": n}) for n in range(1, 6)),
+    )
+
+
+BUFFER_SHARES = (1 / 30, 1 / 10, 1 / 3)
+"""Capacities of the fixed buffers: 100,000, 300,000 and 1 million transitions of the paper's 3 million steps."""
+
+
+def _buffers(steps: int) -> tuple[Arm, ...]:
+    fixed = {"method": "rlx2", "dynamic_buffer": False}
+    sizes = [round(share * steps) for share in BUFFER_SHARES]
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        Arm("dynamic", {"method": "rlx2"}),
+        *(Arm(f"fixed-{_short(size)}", {**fixed, "buffer_max": size}) for size in sizes),
+        Arm("unlimited", {**fixed, "buffer_max": steps}),
+    )
+
+
+SPARSITIES = (0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
+
+
+def _sparsities(steps: int) -> tuple[Arm, ...]:
+    del steps
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        *(
+            Arm(f"{method}@{sparsity:g}", {"method": method, "actor_sparsity": sparsity, "critic_sparsity": sparsity})
+            for method in ("rlx2", "rigl", "ss")
+            for sparsity in SPARSITIES
+        ),
+    )
+
+
+def _short(transitions: int) -> str:
+    return f"{transitions / 1000:.3g}k"
+
+
+STUDIES: dict[str, Study] = {
+    "table2": Study(
+        title="Table 2: sparse agents beside the dense one",
+        question="At the paper's sparsities, which training schemes keep the dense agent's return?",
+        rows=(*_TD3_ROWS, *_SAC_ROWS),
+        seeds=8,
+        arms=_methods,
+        hero="rlx2",
+        paper=TABLE_2,
+    ),
+    "table3-topology": Study(
+        title="Table 3, left: what topology evolution does",
+        question="With RLx2's value learning kept, how much does it matter how links move?",
+        rows=_TD3_ROWS,
+        seeds=8,
+        arms=_topologies,
+        hero="rlx2",
+        paper=_by_row(
+            tiny=(93.3, 74.4, 84.1, 28.7),
+            ss=(86.1, 84.2, 83.8, 80.2),
+            set=(100.1, 88.8, 89.4, 83.5),
+            rlx2=(99.8, 97.0, 98.1, 103.9),
+        ),
+    ),
+    "table3-nstep": Study(
+        title="Table 3, right: the length of the TD target",
+        question="How many steps should a sparse agent's TD target span?",
+        rows=_TD3_ROWS,
+        seeds=8,
+        arms=_n_steps,
+        hero="3-step",
+        paper=_by_row(
+            **{
+                "1_step": (96.5, 77.9, 73.9, 103.9),
+                "2_step": (101.7, 91.7, 93.7, 105.1),
+                "3_step": (99.8, 97.0, 98.1, 103.9),
+                "4_step": (98.8, 84.0, 99.1, 96.7),
+                "5_step": (97.0, 87.5, 99.3, 94.5),
+            }
+        ),
+    ),
+    "buffer": Study(
+        title="The dynamic buffer beside fixed ones",
+        question="Does dropping old off-policy data help, and can a fixed capacity do the same?",
+        rows=("td3/hopper", "td3/ant"),
+        seeds=8,
+        arms=_buffers,
+        hero="dynamic",
+        figure="buffer",
+    ),
+    "sparsity-curve": Study(
+        title="Return over sparsity",
+        question="How far can actor and critics be thinned, both alike, before the return falls?",
+        rows=("td3/hopper", "td3/ant"),
+        seeds=8,
+        arms=_sparsities,
+        hero="rlx2@0.95",
+        figure="sparsity",
+    ),
+}
+
+
+SMOKE = {
+    "hidden": (64, 64),
+    "batch_size": 16,
+    "num_envs": 4,
+    "total_steps": 1200,
+    "warmup_steps": 200,
+    "episode_length": 10,
+    "eval_every": 400,
+    "eval_episodes": 4,
+    "reset_pool": 8,
+    "n_max": 5,
+}
+"""What `--smoke` sets, on the row of `SMOKE_ROW`: a minute for a study, most of it compilation of one program."""
+
+SMOKE_ROW = "td3/probe/action"
+
+
+def runs(
+    study: Study, rows: Sequence[str], seeds: Sequence[int], settings: Settings, arms: Sequence[str] = ()
+) -> list[Run]:
+    """All runs of a study.
+
+    Args:
+      study: one of `STUDIES`.
+      rows: `agent/env` each, with the sparsities of Table 2 where it has the row.
+      seeds: of each arm of each row.
+      settings: what all runs have, over the row's own; the length of the paper's runs if no `total_steps` is named.
+      arms: these alone; empty for all.
+
+    Raises:
+      ConfigError: a row, an arm or a setting that cannot be.
+    """
+    found = []
+    for row in rows:
+        agent, _, env = row.partition("/")
+        if not env:
+            raise ConfigError(f"rows={row}: name an agent and a task, such as td3/hopper.")
+        values = {**presets.ROWS.get(row, {"agent": agent, "env": env, "total_steps": PAPER_STEPS}), **settings}
+        base = dataclasses.replace(Config(), **values)
+        steps = resolve(dataclasses.replace(base, method="dense")).total_steps
+        assert steps is not None
+        offered = study.arms(steps)
+        if unknown := sorted(set(arms) - {arm.name for arm in offered}):
+            raise ConfigError(f"unknown arms {unknown}; valid: {', '.join(arm.name for arm in offered)}.")
+        for arm in offered:
+            if clash := sorted(set(arm.settings) & set(settings) - {"actor_sparsity", "critic_sparsity"}):
+                raise ConfigError(f"--{clash[0]} is what this study varies; leave it out.")
+            if not arms or arm.name in arms:
+                configs = [resolve(dataclasses.replace(base, **arm.settings, seed=seed)) for seed in seeds]
+                found += [Run(row, arm.name, config) for config in configs]
+    return found

@@ -1,0 +1,141 @@
+"""What is kept of a study's runs: `runs.jsonl`, one line per run, small enough to be committed.
+
+Runs append. A line holds the run's whole configuration, so that a run which any study has recorded is not made again,
+its evaluations, and where it comes from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlx2_jax import files
+from rlx2_jax.config import Config, resolve
+from rlx2_jax.errors import ConfigError, WorkdirError
+from rlx2_jax.studies.catalogue import Run
+from rlx2_jax.training import workdir as workdirs
+
+FILE = "runs.jsonl"
+
+Line = dict[str, Any]
+"""One run."""
+
+COLUMNS = (
+    "env_steps",
+    "return_mean",
+    "return_std",
+    "replay_size",
+    "policy_distance",
+    "links_grown",
+)
+"""What is kept of every evaluation."""
+
+DIGITS = 6
+"""Significant ones of what is kept of an evaluation."""
+
+COPIED = ("size_ratio", "flops_train_ratio", "flops_test_ratio", "updates_per_second", "wall_seconds")
+"""What is kept of a summary as it is."""
+
+PROVENANCE = ("command", "commit", "device", "versions", "compute")
+
+
+def read(directory: Path) -> list[Line]:
+    """The lines of a study's directory.
+
+    Raises:
+      WorkdirError: a line that cannot be read.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError:
+        raise WorkdirError(f"{path} is damaged; restore it from its repository.") from None
+
+
+def append(directory: Path, lines: Iterable[Line]) -> None:
+    """Add runs that the directory does not hold yet."""
+    held = read(directory)
+    known = {_name(line) for line in held}
+    added = [line for line in lines if _name(line) not in known]
+    if added:
+        directory.mkdir(parents=True, exist_ok=True)
+        files.write_json_lines(directory / FILE, [*held, *added])
+
+
+def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Line:
+    """The line of a run that is at its end.
+
+    Args:
+      run: which it is in the study.
+      study: its name.
+      directory: of the run, as `training.workdir` describes it.
+      diverged: whether its values stopped being finite; its score is then that of its last evaluations before.
+    """
+    c = run.config
+    rows = files.read_json_lines(directory / "metrics.jsonl")
+    summary = files.read_json(directory / "summary.json", {})
+    last = workdirs.last_scores(rows, c.score_evaluations or 1)
+    return {
+        "study": study,
+        "row": run.row,
+        "arm": run.arm,
+        "agent": c.agent,
+        "env": c.env,
+        "backend": c.backend,
+        "method": c.method,
+        "actor_sparsity": c.actor_sparsity,
+        "critic_sparsity": c.critic_sparsity,
+        "seed": c.seed,
+        "env_steps": rows[-1]["env_steps"] if rows else 0,
+        "score": float(np.mean(last)) if last else None,
+        "score_evaluations": len(last),
+        "best": max((row["return_mean"] for row in rows), default=None),
+        "diverged": diverged,
+        **{name: summary.get(name) for name in COPIED},
+        "evaluations": {name: [_rounded(row.get(name)) for row in rows] for name in COLUMNS},
+        "provenance": {name: summary.get(name) for name in PROVENANCE},
+        "config": c.to_dict(),
+    }
+
+
+def known(root: Path) -> dict[str, Line]:
+    """By identity, the runs that any study under a directory has recorded."""
+    found: dict[str, Line] = {}
+    for path in sorted(root.glob(f"*/{FILE}")):
+        for line in read(path.parent):
+            try:
+                found.setdefault(identity(resolve(Config.from_dict(line["config"]))), line)
+            except ConfigError:
+                continue  # Of another version of the package, whose settings are not today's.
+    return found
+
+
+def identity(config: Config) -> str:
+    """A text that is the same for the same run."""
+    return json.dumps(workdirs.identity(config), sort_keys=True)
+
+
+def relabelled(line: Line, study: str, run: Run) -> Line:
+    """A run that another study recorded, as one of this study."""
+    return {**line, "study": study, "row": run.row, "arm": run.arm}
+
+
+def scores(lines: Sequence[Line], arm: str) -> np.ndarray:
+    """Per-seed scores of one arm, in the order of the seeds."""
+    mine = sorted((line for line in lines if line["arm"] == arm), key=lambda line: line["seed"])
+    return np.array([line["score"] for line in mine], float)
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _name(line: Line) -> tuple[Any, ...]:
+    settings = {name: value for name, value in line["config"].items() if name != workdirs.COMPUTE}
+    return line["row"], line["arm"], json.dumps(settings, sort_keys=True)

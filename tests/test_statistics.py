@@ -1,0 +1,102 @@
+"""Statistics of a handful of runs: known values, and what the definitions promise for any scores."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlx2_jax import statistics
+from rlx2_jax.statistics import estimate, summarize
+
+SCORES = st.lists(st.integers(-100, 3000).map(float), min_size=1, max_size=9).map(np.array)
+
+
+@given(SCORES)
+def test_the_interquartile_mean_leaves_out_the_lowest_and_highest_quarter(scores):
+    cut = len(scores) // 4
+    kept = sorted(scores)[cut : len(scores) - cut]
+    np.testing.assert_allclose(statistics.iqm([scores]), np.mean(kept))
+
+
+def test_the_interquartile_mean_does_not_see_one_run_in_four_that_failed():
+    assert statistics.iqm([np.array([0.0, 90.0, 100.0, 1e9])]) == 95
+
+
+def test_the_interquartile_mean_pools_tasks():
+    assert statistics.iqm([np.array([0.0, 10.0]), np.array([20.0, 90.0])]) == 15
+
+
+@given(SCORES, SCORES)
+def test_the_probability_of_improvement_is_the_share_of_pairs(a, b):
+    wins = np.mean([1.0 if x > y else 0.5 if x == y else 0.0 for x in a for y in b])
+    np.testing.assert_allclose(statistics.improvement([a], [b]), wins)
+    np.testing.assert_allclose(statistics.improvement([b], [a]), 1 - wins, atol=1e-12)
+
+
+def test_tasks_weigh_the_same_however_many_seeds_they_have():
+    many, few = np.full(8, 2.0), np.full(2, 1.0)
+    assert statistics.mean([many, few]) == 1.5
+    assert statistics.ratio([many, few], [np.full(3, 4.0), np.full(5, 1.0)]) == 0.75
+
+
+@given(SCORES)
+def test_an_interval_lies_within_the_scores_and_around_the_mean(scores):
+    found = estimate(statistics.mean, [scores], resamples=200)
+    assert scores.min() - 1e-9 <= found.low <= found.high <= scores.max() + 1e-9
+    assert found.n == len(scores)
+    assert found.value == pytest.approx(scores.mean())
+
+
+def test_strata_are_drawn_each_by_itself():
+    # Two tasks without spread: however far apart they are, nothing is uncertain.
+    found = estimate(statistics.mean, [np.full(4, 1.0), np.full(4, 1000.0)])
+    assert found == (8, 500.5, 500.5, 500.5)
+
+
+def test_a_ratio_is_uncertain_by_both_its_parts():
+    spread, steady = np.array([80.0, 90.0, 110.0, 120.0]), np.full(4, 100.0)
+    of_spread = estimate(statistics.ratio, [spread], [steady])
+    by_spread = estimate(statistics.ratio, [steady], [spread])
+    assert of_spread.value == by_spread.value == 1
+    assert of_spread.low < 0.95 < 1.05 < of_spread.high
+    assert by_spread.low < 0.95 < 1.05 < by_spread.high
+
+
+def test_the_interval_of_a_ratio_of_many_is_that_of_the_delta_method():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(95, 5, 400), rng.normal(100, 10, 400)
+    found = estimate(statistics.ratio, [a], [b])
+    half = 1.96 * found.value * np.sqrt(a.var() / 400 / a.mean() ** 2 + b.var() / 400 / b.mean() ** 2)
+    np.testing.assert_allclose((found.low, found.high), (found.value - half, found.value + half), atol=5e-4)
+
+
+@pytest.mark.parametrize("bad", [[], [np.array([])], [np.array([1.0, np.nan])]])
+def test_nothing_is_estimated_from_nothing_or_from_what_is_not_finite(bad):
+    with pytest.raises(ValueError, match="finite score"):
+        estimate(statistics.mean, bad)
+
+
+def test_summary_of_one_value_is_that_value_with_no_spread():
+    assert summarize(np.array([3.5])) == (1, 3.5, 0.0, 3.5, 3.5)
+
+
+def test_summary_has_the_sample_deviation_and_an_interval_around_the_mean():
+    summary = summarize(np.array([1.0, 2.0, 3.0, 6.0]))
+    assert summary.n == 4
+    assert summary.mean == 3
+    assert np.isclose(summary.std, np.sqrt(14 / 3))
+    assert 1 <= summary.low < 3 < summary.high <= 6
+
+
+def test_the_bootstrap_interval_of_many_values_is_that_of_the_central_limit():
+    values = np.random.default_rng(0).normal(5.0, 2.0, 400)
+    summary = summarize(values)
+    half = 1.96 * summary.std / np.sqrt(400)
+    np.testing.assert_allclose((summary.low, summary.high), (summary.mean - half, summary.mean + half), atol=0.02)
+
+
+def test_the_same_values_give_the_same_interval():
+    values = np.arange(8.0)
+    assert summarize(values) == summarize(values)
+    other = summarize(np.random.default_rng(1).normal(size=8), seed=1)
+    assert other != summarize(np.random.default_rng(1).normal(size=8))
