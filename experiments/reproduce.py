@@ -24,7 +24,7 @@ from rlx2_jax import flags as launcher
 from rlx2_jax.compilation import use_cache
 from rlx2_jax.config import PAPER_STEPS
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.studies import catalogue, records, report
+from rlx2_jax.studies import catalogue, frontier, records, report
 from rlx2_jax.sweeps import plan as plans
 from rlx2_jax.sweeps import sweep, table
 
@@ -52,7 +52,12 @@ def main(argv: Sequence[str]) -> int | None:
     directory = Path(RESULTS.value) / STUDY.value
     workdir = Path(WORKDIR.value or f"runs/{STUDY.value}")
     wanted = {records.identity(run.config): run for run in _wanted(study)}
-    finished = _gather(wanted, directory, workdir) if REPORT_ONLY.value else _train(wanted, directory, workdir)
+    if REPORT_ONLY.value:
+        finished = _gather(wanted, directory, workdir)
+    elif study.search and not DRY_RUN.value:
+        finished = _search(wanted, directory, workdir)
+    else:
+        finished = _train(wanted, directory, workdir)
     if DRY_RUN.value:
         return 0
     if not records.read(directory):
@@ -103,6 +108,30 @@ def _train(wanted: Mapping[str, catalogue.Run], directory: Path, workdir: Path) 
         worker_count=WORKERS.value,
         on_table=lambda plan, lines: _keep(wanted, plan, lines, directory, workdir),
     ).finished
+
+
+def _search(wanted: Mapping[str, catalogue.Run], directory: Path, workdir: Path) -> bool:
+    """Train what the search for the largest sparsity asks for, row by row; whether it came to its end."""
+    for row in dict.fromkeys(run.row for run in wanted.values()):
+        mine = {key: run for key, run in wanted.items() if run.row == row}
+        seeds = list(dict.fromkeys(run.config.seed for run in mine.values()))
+        while True:
+            scores: dict[float, dict[int, float]] = {}
+            for line in records.read(directory):
+                if line["row"] == row and records.of_line(line) in mine:
+                    scores.setdefault(line["actor_sparsity"], {})[line["seed"]] = line["score"]
+            found = frontier.search(scores, seeds)
+            if found.missing is None:
+                break
+            sparsity, lacking = found.missing
+            at = {k: r for k, r in mine.items() if r.config.actor_sparsity == sparsity}
+            # All seeds so far, because a sweep may be extended, not replaced.
+            most = seeds.index(lacking[-1])
+            asked = {k: r for k, r in at.items() if seeds.index(r.config.seed) <= most}
+            arm = next(iter(asked.values())).arm
+            if not _train(asked, directory, workdir / row.replace("/", "-") / arm):
+                return False
+    return True
 
 
 def _gather(wanted: Mapping[str, catalogue.Run], directory: Path, workdir: Path) -> bool:

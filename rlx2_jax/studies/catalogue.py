@@ -7,6 +7,7 @@
 | `table3-nstep` | Table 3, right | RLx2 with targets of 1 to 5 steps |
 | `buffer` | section 4.2.2 | RLx2 with a dynamic buffer, with fixed ones, and with one that forgets nothing |
 | `sparsity-curve` | sensitivity to sparsity | RLx2, RigL and SS at sparsities from 80 to 99 % |
+| `frontier` | ultimate compression ratio | RLx2 at the sparsities that a search asks for (see `frontier`) |
 
 To add one, add it here; runs, records and reports follow.
 """
@@ -21,6 +22,7 @@ from rlx2_jax import presets
 from rlx2_jax.config import PAPER_STEPS, Config, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sparsity import methods
+from rlx2_jax.studies import frontier
 
 Settings = Mapping[str, Any]
 """Values of `Config` fields."""
@@ -54,6 +56,8 @@ class Study(NamedTuple):
     """By row and arm, the paper's return in percent of the dense agent's."""
     figure: str | None = None
     """What is drawn beside learning curves and bars: `buffer` or `sparsity`."""
+    search: bool = False
+    """Whether `frontier.search` chooses which arms are run, with how many seeds."""
 
 
 class Run(NamedTuple):
@@ -131,12 +135,17 @@ def _sparsities(steps: int) -> tuple[Arm, ...]:
     del steps
     return (
         Arm(DENSE, {"method": "dense"}),
-        *(
-            Arm(f"{method}@{sparsity:g}", {"method": method, "actor_sparsity": sparsity, "critic_sparsity": sparsity})
-            for method in ("rlx2", "rigl", "ss")
-            for sparsity in SPARSITIES
-        ),
+        *(_thinned(method, sparsity) for method in ("rlx2", "rigl", "ss") for sparsity in SPARSITIES),
     )
+
+
+def _frontier(steps: int) -> tuple[Arm, ...]:
+    del steps
+    return (Arm(DENSE, {"method": "dense"}), *(_thinned("rlx2", sparsity) for sparsity in frontier.GRID))
+
+
+def _thinned(method: str, sparsity: float) -> Arm:
+    return Arm(f"{method}@{sparsity:g}", {"method": method, "actor_sparsity": sparsity, "critic_sparsity": sparsity})
 
 
 def _short(transitions: int) -> str:
@@ -201,6 +210,16 @@ STUDIES: dict[str, Study] = {
         arms=_sparsities,
         hero="rlx2@0.95",
         figure="sparsity",
+    ),
+    "frontier": Study(
+        title="The largest sparsity that keeps the return",
+        question="Up to which sparsity of actor and critics, both alike, does RLx2 keep 97 % of the dense return?",
+        rows=(*_TD3_ROWS, *_SAC_ROWS),
+        seeds=8,
+        arms=_frontier,
+        hero="rlx2@0.95",
+        figure="sparsity",
+        search=True,
     ),
 }
 

@@ -93,7 +93,8 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
         "critic_sparsity": c.critic_sparsity,
         "seed": c.seed,
         "env_steps": rows[-1]["env_steps"] if rows else 0,
-        "score": float(np.mean(last)) if last else None,
+        # A run that diverged before its first evaluation has earned nothing.
+        "score": float(np.mean(last)) if last else 0.0,
         "score_evaluations": len(last),
         "best": max((row["return_mean"] for row in rows), default=None),
         "diverged": diverged,
@@ -109,11 +110,18 @@ def known(root: Path) -> dict[str, Line]:
     found: dict[str, Line] = {}
     for path in sorted(root.glob(f"*/{FILE}")):
         for line in read(path.parent):
-            try:
-                found.setdefault(identity(resolve(Config.from_dict(line["config"]))), line)
-            except ConfigError:
-                continue  # Of another version of the package, whose settings are not today's.
+            key = of_line(line)
+            if key is not None:
+                found.setdefault(key, line)
     return found
+
+
+def of_line(line: Line) -> str | None:
+    """The identity of a recorded run; None for one of another version, whose settings are not today's."""
+    try:
+        return identity(resolve(Config.from_dict(line["config"])))
+    except ConfigError:
+        return None
 
 
 def identity(config: Config) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from rlx2_jax import files, statistics
 from rlx2_jax.config import PAPER_STEPS, Config
 from rlx2_jax.statistics import Estimate
-from rlx2_jax.studies import records
+from rlx2_jax.studies import frontier, records
 from rlx2_jax.studies.catalogue import DENSE, Study
 from rlx2_jax.studies.records import Line
 from rlx2_jax.viz import curves
@@ -71,9 +71,8 @@ def groups(lines: Sequence[Line]) -> list[Group]:
 
 def write(directory: Path, name: str, study: Study) -> None:
     """Make README.md and the pictures of a study's directory."""
-    lines = [line for line in records.read(directory) if line["score"] is not None]
     source = digest(directory)
-    found = groups(lines)
+    found = groups(records.read(directory))
     for group, stem in zip(found, _stems(found), strict=True):
         _draw(group, study, directory, stem, source)
     files.write_bytes(directory / "README.md", markdown(directory, name, study).encode())
@@ -87,7 +86,6 @@ def digest(directory: Path) -> str:
 def markdown(directory: Path, name: str, study: Study) -> str:
     """The text of README.md."""
     lines = records.read(directory)
-    judged = [line for line in lines if line["score"] is not None]
     parts = [
         f"# {study.title}",
         study.question,
@@ -95,7 +93,7 @@ def markdown(directory: Path, name: str, study: Study) -> str:
         f"`python experiments/reproduce.py --study={name} --report_only`. Intervals are 95 % bootstrap intervals over "
         "seeds; with a handful of seeds they are rough, and too narrow rather than too wide.",
     ]
-    found = groups(judged)
+    found = groups(lines)
     for group, stem in zip(found, _stems(found), strict=True):
         parts += _section(group, study, stem)
     parts += _across(found, study)
@@ -112,7 +110,35 @@ def _section(group: Group, study: Study, stem: str) -> list[str]:
     shown = [f"![learning curves and scores]({stem}.png)"]
     if study.figure is not None:
         shown.append(f"![{study.figure}]({stem}-{study.figure}.png)")
-    return [f"## {title}", _conditions(group), *shown, _table(group, study)]
+    searched = [_search(group)] if study.search else []
+    return [f"## {title}", _conditions(group), *shown, *searched, _table(group, study)]
+
+
+def _search(group: Group) -> str:
+    """What the search has found so far."""
+    scores: dict[float, dict[int, float]] = {}
+    for line in group.lines:
+        scores.setdefault(line["actor_sparsity"], {})[line["seed"]] = line["score"]
+    found = frontier.search(scores, sorted({line["seed"] for line in group.lines}))
+    rows = [["sparsity", "n", "% of dense", "verdict"]]
+    for step in found.steps:
+        verdict = "kept" if step.kept else "lost"
+        rows.append(
+            [
+                f"{100 * step.sparsity:g} %",
+                str(step.ratio.n),
+                _shown(step.ratio, 100, 1),
+                verdict if step.decided else f"{verdict}, by the ratio alone: its interval holds 97 %",
+            ]
+        )
+    if found.missing is not None:
+        sparsity, seeds = found.missing
+        end = f"Not at its end: next are {len(seeds)} runs at {100 * sparsity:g} %."
+    elif found.largest is None:
+        end = f"**No sparsity of the grid, from {100 * frontier.GRID[0]:g} % on, keeps 97 % of the dense return.**"
+    else:
+        end = f"**Largest sparsity of the grid that keeps 97 % of the dense return: {100 * found.largest:g} %.**"
+    return "\n\n".join([_markdown_table(rows), end]) if found.steps else end
 
 
 def _conditions(group: Group) -> str:

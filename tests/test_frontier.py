@@ -1,0 +1,68 @@
+"""The search for the largest sparsity: finds what is there, asks for no run twice, says what was close."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlx2_jax.studies import frontier
+
+SEEDS = tuple(range(12))
+
+
+def play(score, seeds=SEEDS):
+    """A search to its end; what it asked for, in order."""
+    scores, asked = {}, []
+    while (found := frontier.search(scores, seeds)).missing is not None:
+        sparsity, lacking = found.missing
+        asked += [(sparsity, seed) for seed in lacking]
+        for seed in lacking:
+            scores.setdefault(sparsity, {})[seed] = score(sparsity, seed)
+    return found, asked
+
+
+@given(st.integers(0, len(frontier.GRID)))
+def test_a_sharp_edge_is_found_wherever_it_is(edge):
+    kept = frontier.GRID[:edge]
+    found, asked = play(lambda sparsity, seed: (1000 if sparsity in (0, *kept) else 500) + seed)
+    assert found.largest == (kept[-1] if kept else None)
+    assert len(asked) == len(set(asked))
+    assert len(found.steps) <= 1 + np.log2(len(frontier.GRID) + 1)
+    assert all(step.decided and step.ratio.n == frontier.FIRST_SEEDS for step in found.steps)
+
+
+def test_only_a_close_thing_takes_more_seeds_and_is_marked():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 300, 1000)
+    close = frontier.GRID[len(frontier.GRID) // 2]
+
+    def score(sparsity, seed):
+        if sparsity in (0, close):
+            return 1000 + noise[seed + (100 if sparsity else 0)]
+        return 100.0
+
+    found, asked = play(score)
+    first, *others = found.steps
+    assert (first.sparsity, first.ratio.n, first.decided) == (close, len(SEEDS), False)
+    assert all(step.decided for step in others)
+    assert len([1 for sparsity, _ in asked if sparsity == others[-1].sparsity]) == frontier.FIRST_SEEDS
+    assert first.kept == (first.ratio.value >= frontier.TOLERANCE)
+
+
+def test_the_recorded_scores_say_the_same_again():
+    rng = np.random.default_rng(1)
+    values = {}
+
+    def score(sparsity, seed):
+        return values.setdefault((sparsity, seed), 1000 * (1 - sparsity**30) + rng.normal(0, 40))
+
+    found, _ = play(score)
+    scores = {}
+    for (sparsity, seed), value in values.items():
+        scores.setdefault(sparsity, {})[seed] = value
+    assert frontier.search(scores, SEEDS) == found
+    assert found.largest is not None
+
+
+def test_nothing_is_decided_with_seeds_that_are_not_there():
+    scores = {0.0: {0: 1.0, 1: 1.0}, frontier.GRID[6]: {0: 1.0, 1: 1.0, 2: 1.0}}
+    assert frontier.search(scores, SEEDS) == ((), (0.0, (2,)), None)
