@@ -13,20 +13,17 @@ again.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from absl import flags
 
-from rlx2_jax import files
 from rlx2_jax import flags as launcher
 from rlx2_jax.compilation import use_cache
 from rlx2_jax.config import PAPER_STEPS
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.studies import catalogue, frontier, records, report
-from rlx2_jax.sweeps import plan as plans
-from rlx2_jax.sweeps import sweep, table
+from rlx2_jax.studies import catalogue, conduct, records, report
 
 STUDY = flags.DEFINE_string("study", None, "which: " + ", ".join(catalogue.STUDIES))
 ROWS = flags.DEFINE_list("rows", [], "agent/env, such as td3/hopper,sac/ant (default: the study's)")
@@ -51,15 +48,17 @@ def main(argv: Sequence[str]) -> int | None:
     study = catalogue.STUDIES[STUDY.value]
     directory = Path(RESULTS.value) / STUDY.value
     workdir = Path(WORKDIR.value or f"runs/{STUDY.value}")
-    wanted = {records.identity(run.config): run for run in _wanted(study)}
-    if REPORT_ONLY.value:
-        finished = _gather(wanted, directory, workdir)
-    elif study.search and not DRY_RUN.value:
-        finished = _search(wanted, directory, workdir)
-    else:
-        finished = _train(wanted, directory, workdir)
+    runs = _wanted(study)
+    place = conduct.Place(directory, workdir, _parallel(), WORKERS.value)
     if DRY_RUN.value:
+        print(f"{len(runs)} runs, {len(conduct.missing(runs, place))} of them not recorded yet", file=sys.stderr)
         return 0
+    finished = True
+    if REPORT_ONLY.value:
+        conduct.gather(runs, place)
+    else:
+        use_cache(CACHE.value)
+        finished = conduct.conduct(study, runs, place)
     if not records.read(directory):
         raise ConfigError(f"{directory} holds no run yet; let one come to its end first.")
     report.write(directory, STUDY.value, study)
@@ -85,79 +84,6 @@ def _wanted(study: catalogue.Study) -> list[catalogue.Run]:
     elif given.get("compute") is None and _parallel() == "processes":
         given["compute"] = "auto"
     return catalogue.runs(study, rows, seeds, given, ARMS.value)
-
-
-def _train(wanted: Mapping[str, catalogue.Run], directory: Path, workdir: Path) -> bool:
-    """Make and record the runs that no study has recorded yet; whether all came to their end."""
-    known = records.known(directory.parent)
-    held = plans.read(workdir)
-    of_workdir = {records.identity(run.config) for run in held.runs} if held else set()
-    configs = [run.config for key, run in wanted.items() if key in of_workdir or key not in known]
-    borrowed = [records.relabelled(known[key], directory.name, run) for key, run in wanted.items() if key in known]
-    print(f"{len(wanted)} runs: {len(borrowed)} recorded, {len(configs)} in {workdir}", file=sys.stderr)
-    if DRY_RUN.value:
-        return True
-    records.append(directory, borrowed)
-    if not configs:
-        return True
-    use_cache(CACHE.value)
-    return sweep(
-        configs,
-        workdir,
-        parallel=_parallel(),
-        worker_count=WORKERS.value,
-        on_table=lambda plan, lines: _keep(wanted, plan, lines, directory, workdir),
-    ).finished
-
-
-def _search(wanted: Mapping[str, catalogue.Run], directory: Path, workdir: Path) -> bool:
-    """Train what the search for the largest sparsity asks for, row by row; whether it came to its end."""
-    for row in dict.fromkeys(run.row for run in wanted.values()):
-        mine = {key: run for key, run in wanted.items() if run.row == row}
-        seeds = list(dict.fromkeys(run.config.seed for run in mine.values()))
-        while True:
-            scores: dict[float, dict[int, float]] = {}
-            for line in records.read(directory):
-                if line["row"] == row and records.of_line(line) in mine:
-                    scores.setdefault(line["actor_sparsity"], {})[line["seed"]] = line["score"]
-            found = frontier.search(scores, seeds)
-            if found.missing is None:
-                break
-            sparsity, lacking = found.missing
-            at = {k: r for k, r in mine.items() if r.config.actor_sparsity == sparsity}
-            # All seeds so far, because a sweep may be extended, not replaced.
-            most = seeds.index(lacking[-1])
-            asked = {k: r for k, r in at.items() if seeds.index(r.config.seed) <= most}
-            arm = next(iter(asked.values())).arm
-            if not _train(asked, directory, workdir / row.replace("/", "-") / arm):
-                return False
-    return True
-
-
-def _gather(wanted: Mapping[str, catalogue.Run], directory: Path, workdir: Path) -> bool:
-    """Record what is at its end in the workdir."""
-    held = plans.read(workdir)
-    if held is not None:
-        _keep(wanted, held, files.read_json(workdir / "sweep.json", []), directory, workdir)
-    return True
-
-
-def _keep(
-    wanted: Mapping[str, catalogue.Run],
-    plan: plans.Plan,
-    lines: Sequence[table.Line],
-    directory: Path,
-    workdir: Path,
-) -> None:
-    """Record the runs of a sweep that are at their end."""
-    found = []
-    for line in lines:
-        run = wanted.get(records.identity(plan.run(line["run"]).config))
-        where = workdir / "runs" / line["run"]
-        # A summary is the last that a run writes.
-        if run is not None and (line["finished"] or line["diverged"]) and (where / "summary.json").exists():
-            found.append(records.of_directory(run, directory.name, where, diverged=line["diverged"]))
-    records.append(directory, found)
 
 
 def _parallel() -> str:

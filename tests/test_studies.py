@@ -29,6 +29,7 @@ def line(arm="rlx2", seed=0, score=100.0, row="td3/hopper", study="table2", **se
         "study": study,
         "row": row,
         "arm": arm,
+        "kind": "learning",
         "agent": run.config.agent,
         "env": run.config.env,
         "backend": run.config.backend,
@@ -36,12 +37,12 @@ def line(arm="rlx2", seed=0, score=100.0, row="td3/hopper", study="table2", **se
         "actor_sparsity": run.config.actor_sparsity,
         "critic_sparsity": run.config.critic_sparsity,
         "seed": seed,
-        "env_steps": 60_000,
+        "steps": 60_000,
         "score": score,
         "diverged": False,
         "size_ratio": account.size_ratio,
         "flops_train_ratio": account.flops_train_ratio,
-        "evaluations": {name: [float(s) for s in steps] for name in records.COLUMNS},
+        "evaluations": {name: [float(s) for s in steps] for name in ("steps", *records.COLUMNS)},
         "provenance": {"command": "python x", "commit": "c0ffee", "device": "d", "versions": {}, "compute": "masked"},
         "config": run.config.to_dict(),
     }
@@ -73,7 +74,7 @@ def test_every_study_has_distinct_runs_of_every_arm_row_and_seed(name):
     found = runs(study, study.rows, [0, 1], {"total_steps": 60_000})
     arms = study.arms(60_000)
     assert len(found) == len(study.rows) * len(arms) * 2
-    assert len({records.identity(run.config) for run in found}) == len(found)
+    assert len({(records.identity(run.config), run.needs) for run in found}) == len(found)
     assert study.hero in {arm.name for arm in arms}
     for row, numbers in study.paper.items():
         assert row in study.rows
@@ -220,8 +221,8 @@ def test_a_study_in_small_from_the_command_line_to_its_report_and_on(tmp_path):
         (arm, seed) for arm in ("dense", "tiny", "ss", "set", "rigl", "rlx2") for seed in (0, 1)
     )
     for run in made:
-        assert run["env_steps"] == 1200
-        assert run["evaluations"]["env_steps"] == [400, 800, 1200]
+        assert run["steps"] == 1200
+        assert run["evaluations"]["steps"] == [400, 800, 1200]
         assert run["score"] == pytest.approx(np.mean(run["evaluations"]["return_mean"]), rel=1e-5)
         assert run["provenance"]["command"].endswith(f"--workdir=work {cached()}")
         assert run["provenance"]["versions"]["jax"]
@@ -280,5 +281,5 @@ def test_bad_input_is_one_sentence_and_nothing_written(flags, sentence, tmp_path
 def test_a_dry_run_counts_and_writes_nothing(tmp_path):
     done = launch("reproduce.py", "--study=table2", "--dry_run", cwd=tmp_path)
     assert done.returncode == 0
-    assert done.stderr == "384 runs: 0 recorded, 384 in runs/table2\n"
+    assert done.stderr == "384 runs, 384 of them not recorded yet\n"
     assert list(tmp_path.iterdir()) == []

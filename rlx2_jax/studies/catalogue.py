@@ -7,6 +7,8 @@
 | `table3-nstep` | Table 3, right | RLx2 with targets of 1 to 5 steps |
 | `buffer` | section 4.2.2 | RLx2 with a dynamic buffer, with fixed ones, and with one that forgets nothing |
 | `sparsity-curve` | sensitivity to sparsity | RLx2, RigL and SS at sparsities from 80 to 99 % |
+| `tickets` | lottery tickets | random, winning and dynamic ticket, under reinforcement learning and imitating the dense agent |
+| `mask-quality` | masks found | a fixed random mask, and those that RigL and RLx2 found, trained anew |
 | `frontier` | ultimate compression ratio | RLx2 at the sparsities that a search asks for (see `frontier`) |
 
 To add one, add it here; runs, records and reports follow.
@@ -36,6 +38,10 @@ class Arm(NamedTuple):
 
     name: str
     settings: Settings
+    ticket: str | None = None
+    """The arm whose run, of the same seed, found the masks that this one begins with."""
+    teacher: str | None = None
+    """The arm whose run, of the same seed, this one imitates; None for reinforcement learning."""
 
 
 class Study(NamedTuple):
@@ -66,7 +72,26 @@ class Run(NamedTuple):
     row: str
     arm: str
     config: Config
-    """Resolved."""
+    """Resolved; of a run that begins with another one's masks, without their place."""
+    ticket: str | None = None
+    """As of its arm."""
+    teacher: str | None = None
+    """As of its arm."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The arms whose runs have to be there before it."""
+        return tuple(arm for arm in (self.ticket, self.teacher) if arm is not None)
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Row, arm and seed."""
+        return self.row, self.arm, self.config.seed
+
+    @property
+    def sources(self) -> tuple[tuple[str, str, int], ...]:
+        """Keys of the runs that have to be there before it."""
+        return tuple((self.row, arm, self.config.seed) for arm in self.needs)
 
 
 TABLE_2 = {
@@ -144,6 +169,37 @@ def _frontier(steps: int) -> tuple[Arm, ...]:
     return (Arm(DENSE, {"method": "dense"}), *(_thinned("rlx2", sparsity) for sparsity in frontier.GRID))
 
 
+def _tickets(steps: int) -> tuple[Arm, ...]:
+    del steps
+    fixed = {"method": "rlx2", "topology": "fixed"}
+    release = {**fixed, "ticket_weights": "release"}
+    random = {**fixed, "initial_mask": "random"}
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        Arm("random", random),
+        Arm("winning", fixed, ticket="dynamic"),
+        Arm("winning-release", release, ticket="dynamic"),
+        Arm("dynamic", {"method": "rlx2"}),
+        Arm("clone-random", random, teacher=DENSE),
+        Arm("clone-winning", fixed, ticket="clone-dynamic", teacher=DENSE),
+        Arm("clone-winning-release", release, ticket="clone-dynamic", teacher=DENSE),
+        Arm("clone-dynamic", {"method": "rlx2"}, teacher=DENSE),
+    )
+
+
+def _mask_quality(steps: int) -> tuple[Arm, ...]:
+    del steps
+    fixed = {"method": "rlx2", "topology": "fixed"}
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        Arm("rigl", {"method": "rigl"}),
+        Arm("rlx2", {"method": "rlx2"}),
+        Arm("mask-random", {**fixed, "initial_mask": "random"}),
+        Arm("mask-of-rigl", fixed, ticket="rigl"),
+        Arm("mask-of-rlx2", fixed, ticket="rlx2"),
+    )
+
+
 def _thinned(method: str, sparsity: float) -> Arm:
     return Arm(f"{method}@{sparsity:g}", {"method": method, "actor_sparsity": sparsity, "critic_sparsity": sparsity})
 
@@ -211,6 +267,26 @@ STUDIES: dict[str, Study] = {
         hero="rlx2@0.95",
         figure="sparsity",
     ),
+    "tickets": Study(
+        title="Lottery tickets",
+        question=(
+            "Does a sparse network that was found by training do well when it is trained anew with its links fixed "
+            "(winning ticket), beside one that keeps moving them (dynamic) and one drawn at random, under "
+            "reinforcement learning and when it only has to imitate the trained dense agent (clone)?"
+        ),
+        rows=("td3/ant",),
+        seeds=8,
+        arms=_tickets,
+        hero="dynamic",
+    ),
+    "mask-quality": Study(
+        title="Masks found by RigL and by RLx2",
+        question="Trained anew with RLx2's value learning and kept fixed, which method's masks are the better ones?",
+        rows=("td3/hopper", "td3/ant"),
+        seeds=8,
+        arms=_mask_quality,
+        hero="mask-of-rlx2",
+    ),
     "frontier": Study(
         title="The largest sparsity that keeps the return",
         question="Up to which sparsity of actor and critics, both alike, does RLx2 keep 97 % of the dense return?",
@@ -271,7 +347,10 @@ def runs(
         for arm in offered:
             if clash := sorted(set(arm.settings) & set(settings) - {"actor_sparsity", "critic_sparsity"}):
                 raise ConfigError(f"--{clash[0]} is what this study varies; leave it out.")
-            if not arms or arm.name in arms:
-                configs = [resolve(dataclasses.replace(base, **arm.settings, seed=seed)) for seed in seeds]
-                found += [Run(row, arm.name, config) for config in configs]
+            if arms and arm.name not in arms:
+                continue
+            if arms and (lacking := [name for name in (arm.ticket, arm.teacher) if name and name not in arms]):
+                raise ConfigError(f"arm {arm.name} begins with what {lacking[0]} leaves; name both.")
+            configs = [resolve(dataclasses.replace(base, **arm.settings, seed=seed)) for seed in seeds]
+            found += [Run(row, arm.name, config, arm.ticket, arm.teacher) for config in configs]
     return found

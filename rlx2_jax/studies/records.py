@@ -7,7 +7,7 @@ its evaluations, and where it comes from.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ FILE = "runs.jsonl"
 Line = dict[str, Any]
 """One run."""
 
+LEARNING, CLONING = "learning", "cloning"
+"""Kinds of runs: reinforcement learning, and imitation of a trained agent, whose steps are updates."""
+
 COLUMNS = (
-    "env_steps",
     "return_mean",
     "return_std",
     "replay_size",
@@ -61,15 +63,15 @@ def read(directory: Path) -> list[Line]:
 def append(directory: Path, lines: Iterable[Line]) -> None:
     """Add runs that the directory does not hold yet."""
     held = read(directory)
-    known = {_name(line) for line in held}
-    added = [line for line in lines if _name(line) not in known]
+    known = names(directory)
+    added = [line for line in lines if name(line["row"], line["arm"], line["config"]) not in known]
     if added:
         directory.mkdir(parents=True, exist_ok=True)
         files.write_json_lines(directory / FILE, [*held, *added])
 
 
 def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Line:
-    """The line of a run that is at its end.
+    """The line of a run, or a clone, that is at its end.
 
     Args:
       run: which it is in the study.
@@ -85,6 +87,7 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
         "study": study,
         "row": run.row,
         "arm": run.arm,
+        "kind": LEARNING if run.teacher is None else CLONING,
         "agent": c.agent,
         "env": c.env,
         "backend": c.backend,
@@ -92,16 +95,20 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
         "actor_sparsity": c.actor_sparsity,
         "critic_sparsity": c.critic_sparsity,
         "seed": c.seed,
-        "env_steps": rows[-1]["env_steps"] if rows else 0,
+        "steps": _steps(rows[-1]) if rows else 0,
         # A run that diverged before its first evaluation has earned nothing.
         "score": float(np.mean(last)) if last else 0.0,
         "score_evaluations": len(last),
         "best": max((row["return_mean"] for row in rows), default=None),
         "diverged": diverged,
         **{name: summary.get(name) for name in COPIED},
-        "evaluations": {name: [_rounded(row.get(name)) for row in rows] for name in COLUMNS},
+        "evaluations": {
+            "steps": list(map(_steps, rows)),
+            **{name: [_rounded(row.get(name)) for row in rows] for name in COLUMNS if any(name in row for row in rows)},
+        },
         "provenance": {name: summary.get(name) for name in PROVENANCE},
-        "config": c.to_dict(),
+        # Of masks to begin with, what they are and not where they lay.
+        "config": workdirs.identity(c) | {workdirs.COMPUTE: c.compute},
     }
 
 
@@ -119,13 +126,20 @@ def known(root: Path) -> dict[str, Line]:
 def of_line(line: Line) -> str | None:
     """The identity of a recorded run; None for one of another version, whose settings are not today's."""
     try:
-        return identity(resolve(Config.from_dict(line["config"])))
+        values = resolve(Config.from_dict(line["config"])).to_dict()
     except ConfigError:
         return None
+    if line["kind"] != LEARNING:
+        return None
+    return json.dumps({k: v for k, v in values.items() if k != workdirs.COMPUTE}, sort_keys=True)
 
 
 def identity(config: Config) -> str:
-    """A text that is the same for the same run."""
+    """A text that is the same for the same run.
+
+    Raises:
+      CheckpointError: masks to begin with that cannot be read.
+    """
     return json.dumps(workdirs.identity(config), sort_keys=True)
 
 
@@ -140,10 +154,21 @@ def scores(lines: Sequence[Line], arm: str) -> np.ndarray:
     return np.array([line["score"] for line in mine], float)
 
 
+def _steps(row: Mapping[str, Any]) -> int:
+    """Environment steps of a run, updates of a clone."""
+    return row["env_steps"] if "env_steps" in row else row["updates"]
+
+
 def _rounded(value: Any) -> Any:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
-def _name(line: Line) -> tuple[Any, ...]:
-    settings = {name: value for name, value in line["config"].items() if name != workdirs.COMPUTE}
-    return line["row"], line["arm"], json.dumps(settings, sort_keys=True)
+def name(row: str, arm: str, config: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What makes a run one and the same within a study; whose masks it begins with follows from its arm."""
+    settings = {k: v for k, v in config.items() if k not in (workdirs.COMPUTE, workdirs.TICKET)}
+    return row, arm, json.dumps(settings, sort_keys=True)
+
+
+def names(directory: Path) -> set[tuple[str, str, str]]:
+    """Of the runs that a study's directory holds."""
+    return {name(line["row"], line["arm"], line["config"]) for line in read(directory)}

@@ -29,7 +29,7 @@ FINDINGS = "findings.md"
 OF_ARMS = frozenset(
     {
         *("seed", "compute", "method", "topology", "n_step", "n_max", "dynamic_buffer", "buffer_max", "buffer_min"),
-        *("actor_sparsity", "critic_sparsity"),
+        *("actor_sparsity", "critic_sparsity", "initial_mask", "ticket", "ticket_weights"),
     }
 )
 """Settings in which the runs of a section may differ: what arms change, and what changes rounding alone."""
@@ -42,7 +42,16 @@ class Group(NamedTuple):
     """Runs that may be compared."""
 
     row: str
+    kind: str
+    """`learning` or `cloning`."""
     lines: tuple[Line, ...]
+
+    @property
+    def title(self) -> str:
+        """What they have in common, in short."""
+        agent, _, env = self.row.partition("/")
+        how = "" if self.kind == records.LEARNING else ", imitating the dense agent"
+        return f"{agent.upper()} on {env}{how}"
 
     @property
     def config(self) -> dict[str, Any]:
@@ -62,11 +71,11 @@ class Group(NamedTuple):
 
 def groups(lines: Sequence[Line]) -> list[Group]:
     """Runs by what they may be compared with, in the order of the file."""
-    found: dict[tuple[str, str], list[Line]] = {}
+    found: dict[tuple[str, ...], list[Line]] = {}
     for line in lines:
         rest = {name: value for name, value in line["config"].items() if name not in OF_ARMS}
-        found.setdefault((line["row"], json.dumps(rest, sort_keys=True)), []).append(line)
-    return [Group(row, tuple(members)) for (row, _), members in found.items()]
+        found.setdefault((line["row"], line["kind"], json.dumps(rest, sort_keys=True)), []).append(line)
+    return [Group(row, kind, tuple(members)) for (row, kind, _), members in found.items()]
 
 
 def write(directory: Path, name: str, study: Study) -> None:
@@ -105,8 +114,8 @@ def markdown(directory: Path, name: str, study: Study) -> str:
 
 
 def _section(group: Group, study: Study, stem: str) -> list[str]:
-    agent, _, env = group.row.partition("/")
-    title = f"{agent.upper()} on {env}, {group.config['total_steps']:,} steps"
+    unit = "steps" if group.kind == records.LEARNING else "updates"
+    title = f"{group.title}, {group.config['total_steps']:,} {unit}"
     shown = [f"![learning curves and scores]({stem}.png)"]
     if study.figure is not None:
         shown.append(f"![{study.figure}]({stem}-{study.figure}.png)")
@@ -143,6 +152,13 @@ def _search(group: Group) -> str:
 
 def _conditions(group: Group) -> str:
     c = group.config
+    if group.kind == records.CLONING:
+        return (
+            f"Actors that imitate the dense agent of their seed: {c['total_steps']:,} Adam steps on batches of "
+            f"{c['batch_size']} of its observations, gathered with exploration noise {c['explore_noise']:g}; links move every "
+            f"{c['evolve_interval']:,} updates. Score: mean of the last {c['score_evaluations']} evaluations, every "
+            f"{c['eval_every']:,} updates, of {c['eval_episodes']} episodes each."
+        )
     defaults = Config().to_dict()
     told = {*OF_ARMS, *SCALED, "agent", "env", "backend", "total_steps", "schedule_scale", "num_envs", "eval_episodes"}
     derived = {field.name for field in dataclasses.fields(Config) if defaults[field.name] is None}
@@ -180,8 +196,8 @@ def _table(group: Group, study: Study) -> str:
                 relative,
                 f"{paper[name]:g}" if name in paper else "-",
                 better,
-                f"{lines[0]['size_ratio']:.3f}",
-                f"{lines[0]['flops_train_ratio']:.3f}",
+                _ratio(lines[0]["size_ratio"]),
+                _ratio(lines[0]["flops_train_ratio"]),
                 ", ".join(f"{score:.4g}" for score in sample[0]),
             ]
         )
@@ -225,8 +241,7 @@ def _provenance(lines: Sequence[Line]) -> str:
 
 def _draw(group: Group, study: Study, directory: Path, stem: str, source: str) -> None:
     arms = group.arms(study)
-    agent, _, env = group.row.partition("/")
-    title = f"{agent.upper()} on {env}"
+    title = group.title
     estimates = {name: statistics.estimate(statistics.mean, group.sample(name)) for name in arms}
     if study.figure == "sparsity":
         shown = {name: lines for name, lines in arms.items() if name in (DENSE, study.hero)}
@@ -257,7 +272,8 @@ def _stems(found: Sequence[Group]) -> list[str]:
     """A file name for each group."""
     taken: list[str] = []
     for group in found:
-        stem = f"{group.row.replace('/', '-')}-{group.config['total_steps']}"
+        kind = "" if group.kind == records.LEARNING else f"-{group.kind}"
+        stem = f"{group.row.replace('/', '-')}{kind}-{group.config['total_steps']}"
         count = sum(other == stem or other.startswith(f"{stem}-") for other in taken)
         taken.append(stem if count == 0 else f"{stem}-{count + 1}")
     return taken
@@ -266,6 +282,10 @@ def _stems(found: Sequence[Group]) -> list[str]:
 def _failed(lines: Sequence[Line]) -> str:
     count = sum(line["diverged"] for line in lines)
     return f" ({count} diverged)" if count else ""
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _shown(found: Estimate, factor: float = 1, digits: int | None = None) -> str:

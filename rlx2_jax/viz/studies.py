@@ -35,7 +35,8 @@ def draw_arms(
     colors = _colors(arms)
     for name, lines in arms.items():
         _band(left, lines, "return_mean", colors[name], name)
-    left.set(title=title, xlabel="environment steps", ylabel="return per episode (mean, 95 % interval)")
+    cloned = any(line["kind"] == "cloning" for lines in arms.values() for line in lines)
+    left.set(title=title, xlabel="updates" if cloned else "environment steps", ylabel="return per episode (mean, 95 % interval)")
     left.legend(loc="best", frameon=False, fontsize=8)
     for i, (name, lines) in enumerate(arms.items()):
         found = estimates[name]
@@ -106,8 +107,8 @@ def _colors(arms: Mapping[str, Any]) -> dict[str, str]:
 def _band(axis: Any, lines: Lines, name: str, color: str, label: str) -> None:
     """Mean over seeds with its interval, as far as the shortest run goes."""
     runs = [line["evaluations"] for line in lines]
-    length = min(len(run["env_steps"]) for run in runs)
-    steps = np.asarray(runs[0]["env_steps"][:length], float)
+    length = min(len(run["steps"]) for run in runs)
+    steps = np.asarray(runs[0]["steps"][:length], float)
     values = np.array([run[name][:length] for run in runs], float)
     ok = np.isfinite(values).all(0)
     points = [statistics.estimate(statistics.mean, [v], resamples=RESAMPLES) for v in values[:, ok].T]
