@@ -99,8 +99,8 @@ def load(path: str | Path) -> Ticket:
                 return Ticket(initial, final, about)
     except FileNotFoundError:
         raise CheckpointError(f"no masks at {path}; name the directory of a finished run, or its {NAME}.") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise CheckpointError(f"the masks {path} are damaged ({error}); resume their run to write them again.") from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(f"the masks {path} are damaged ({error}); resume their run to rewrite them.") from None
     raise CheckpointError(f"the masks {path} are of format {about['format']}; this version reads format {FORMAT}.")
 
 
@@ -127,9 +127,8 @@ def load_for(
     if about["agent"] != agent:
         raise ConfigError(f"ticket={path} holds masks of agent={about['agent']}, not {agent}; name one of {agent}.")
     for network, expected in shapes.items():
-        if network not in ticket.final:
-            raise ConfigError(f"ticket={path} holds no masks of the {network}; name a run that trained one.")
-        found = [kernel.shape for kernel in masking.kernels(ticket.final[network])]
+        kernels = masking.kernels(ticket.final.get(network, {}))
+        found = [kernel.shape for kernel in kernels]
         twins = (2,) if network == "critic" else ()
         wanted = [(*twins, *shape) for shape in expected]
         if found != wanted:
@@ -137,7 +136,7 @@ def load_for(
                 f"ticket={path} has {network} matrices {_plain(found)}, this run {_plain(wanted)}; use the env and the "
                 "hidden widths that it was found with."
             )
-        for kernel, count in zip(masking.kernels(ticket.final[network]), links[network], strict=True):
+        for kernel, count in zip(kernels, links[network], strict=True):
             if (kernel.sum((-2, -1)) != count).any():
                 held = about["config"][f"{network}_sparsity"]
                 raise ConfigError(
@@ -177,4 +176,4 @@ def _tree(kernels: Sequence[np.ndarray]) -> masking.Masks:
 
 
 def _plain(shapes: Sequence[tuple[int, ...]]) -> str:
-    return ", ".join("x".join(map(str, shape[-2:])) for shape in shapes)
+    return ", ".join("x".join(map(str, shape[-2:])) for shape in shapes) or "none"

@@ -21,9 +21,9 @@ from rlx2_jax.sweeps import hosts
 from rlx2_jax.sweeps.layout import Compiled, Layout
 from rlx2_jax.sweeps.plan import Batch, Run
 from rlx2_jax.sweeps.table import Standing
+from rlx2_jax.training import program as programs
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.display import Display
-from rlx2_jax.training import program as programs
 from rlx2_jax.training.program import Program
 from rlx2_jax.training.record import Record, Totals, plain_row
 from rlx2_jax.training.signals import StopSignals
@@ -190,7 +190,7 @@ class BatchRun:
 
     def _masks(self) -> dict[int, tickets.Networks]:
         """Of each row on this host's devices."""
-        local = self.layout.local(programs.masks_of(self.state))
+        local = self.layout.local(programs.agent_masks(self.state.agent))
         rows = self.layout.local_rows(self.batch.rows)
         return {row: jax.tree.map(lambda x, k=k: x[k], local) for k, row in enumerate(rows)}
 

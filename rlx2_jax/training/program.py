@@ -334,10 +334,9 @@ def unpack(state: TrainState) -> TrainState:
     return state.replace(agent=agent.replace(actor=base.unpack(agent.actor), critic=base.unpack(agent.critic)))
 
 
-def masks_of(state: TrainState) -> dict[str, masks.Masks]:
-    """The boolean masks of both networks, by name, of a masked run or a packed one."""
-    agent = unpack(state).agent
-    return {"actor": agent.actor.mask, "critic": agent.critic.mask}
+def agent_masks(agent: AgentState) -> dict[str, masks.Masks]:
+    """The boolean masks of both networks, by name, masked or packed."""
+    return {"actor": base.unpack(agent.actor).mask, "critic": base.unpack(agent.critic).mask}
 
 
 def crossed(before: jax.Array, after: jax.Array, interval: jax.Array) -> jax.Array:

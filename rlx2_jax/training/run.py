@@ -295,7 +295,7 @@ def _compile(program: programs.Program) -> _Compiled:
         unpack=jax.jit(programs.unpack) if packed else _same,
         pack=jax.jit(program.pack) if packed else _same,
         actor=jax.jit(lambda state: programs.unpack(state).agent.actor.params),
-        masks=jax.jit(programs.masks_of),
+        masks=jax.jit(lambda state: programs.agent_masks(state.agent)),
         template=jax.eval_shape(programs.unpack, template),
         seconds=time.perf_counter() - began,
     )
