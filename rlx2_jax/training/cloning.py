@@ -86,6 +86,8 @@ class Cloning(NamedTuple):
     """(teacher's parameters, key) -> examples."""
     init: Callable[[jax.Array], tuple[State, tickets.Networks]]
     """(key) -> (state, first masks)."""
+    update: Callable[[State, Examples], State]
+    """(state, examples) -> state after one update, and a topology event if due."""
     learn: Callable[[State, Examples], State]
     """(state, examples) -> state, `config.eval_every` updates later."""
     report: Callable[[State], tuple[State, dict[str, jax.Array]]]
@@ -287,7 +289,7 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
         zero = jnp.zeros((), jnp.int32)
         return state.replace(key=key, loss=jnp.zeros(()), links_dropped=zero, links_grown=zero), row
 
-    return Cloning(config, collect, init, learn, report)
+    return Cloning(config, collect, init, update, learn, report)
 
 
 def _check_teacher(teacher: policies.Policy, config: Config, env: envs.Environment) -> None:
