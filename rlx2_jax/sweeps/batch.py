@@ -234,5 +234,6 @@ class BatchRun:
 
 
 def _identity(batch: Batch, runs: Sequence[Run]) -> dict[str, Any]:
-    digest = lambda run: hashlib.sha256(json.dumps(workdirs.identity(run.config), sort_keys=True).encode()).hexdigest()
+    identity = lambda run: json.dumps(workdirs.checkpoint_identity(run.config), sort_keys=True)
+    digest = lambda run: hashlib.sha256(identity(run).encode()).hexdigest()
     return {"rows": batch.rows, "runs": {run.name: digest(run) for run in runs}}

@@ -373,7 +373,7 @@ def _plural(count: int, one: str, many: str) -> str:
 
 
 def _identity(config: Config) -> str:
-    return json.dumps({k: v for k, v in config.to_dict().items() if k != workdirs.COMPUTE}, sort_keys=True)
+    return json.dumps(workdirs.identity(config), sort_keys=True)
 
 
 def _program_key(config: Config) -> str:

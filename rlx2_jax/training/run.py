@@ -102,7 +102,7 @@ def train(
         display = stack.enter_context(Display(program.config.total_steps, show_progress))
         checkpoints = None
         if directory is not None:
-            checkpoints = stack.enter_context(Checkpoints(directory, workdirs.identity(program.config)))
+            checkpoints = stack.enter_context(Checkpoints(directory, workdirs.checkpoint_identity(program.config)))
         chosen = compute.choose(program.config, display.say)
         if chosen != program.config:
             program = programs.make_program(chosen)

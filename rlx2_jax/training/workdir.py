@@ -46,12 +46,17 @@ TICKET = "ticket"
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The values that make a resolved configuration this run and no other: of a ticket, what it holds.
+    """The values that make a resolved configuration this run and no other."""
+    return {name: value for name, value in config.to_dict().items() if name != COMPUTE}
+
+
+def checkpoint_identity(config: Config) -> dict[str, Any]:
+    """The same for a checkpoint, which asks what a ticket holds, not where it lies.
 
     Raises:
       CheckpointError: a ticket that cannot be read.
     """
-    values = {name: value for name, value in config.to_dict().items() if name != COMPUTE}
+    values = identity(config)
     return values if config.ticket is None else values | {TICKET: tickets.digest(config.ticket)}
 
 
@@ -89,7 +94,7 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
                 f"{path} is damaged; name another --workdir, or replace the run with --overwrite."
             ) from None
         wanted = json.loads(json.dumps(identity(config)))
-        # A resume compares the ticket itself, with that of the checkpoint.
+        # Whether a resumed run has the same ticket, its checkpoint tells.
         other = sorted(k for k in {*held, *wanted} - {COMPUTE, TICKET} if held.get(k) != wanted.get(k))
         if other:
             differences = ", ".join(f"{k}={held.get(k)} not {wanted.get(k)}" for k in other[:4])
