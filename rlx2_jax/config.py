@@ -23,7 +23,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import networks
+from rlx2_jax import networks, tickets
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sparsity import densities, methods
 
@@ -88,6 +88,12 @@ class Config:
     n_step: int | None = _field(None, "ablation: steps in a TD target (default: the method's)")
     dynamic_buffer: bool | None = _field(None, "ablation: drop old off-policy data (default: the method's)")
     n_max: int | None = _field(None, "longest window the program can hold (default: 3, or n_step)")
+
+    # Lottery tickets (see tickets.py)
+    ticket: str | None = _field(None, "begin with the masks that another run ended with: its directory or masks.npz")
+    ticket_weights: str = _field(
+        "initial", "weights of a ticket: initial, or release (zero where the other run's first mask had no link)"
+    )
 
     # Topology evolution (paper section 4.1)
     drop_fraction: float = _field(0.5, "share of links moved by the first topology event")
@@ -273,6 +279,7 @@ def _check_names(c: Config) -> None:
         "distance": ("half_mse", "l2"),
         "drop_rule": ("once", "until_close"),
         "sac_explore": ("sample", "mode"),
+        "ticket_weights": ("initial", "release"),
     }
     if c.topology is not None:
         choices["topology"] = methods.TOPOLOGIES
@@ -404,16 +411,34 @@ def link_counts(config: Config, observation_size: int, action_size: int) -> dict
     return _structure(config, observation_size, action_size)[0]
 
 
-def _structure(c: Config, observation_size: int, action_size: int) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
-    """Links of each matrix and live hidden width, by network."""
-    structure = methods.METHODS[c.method].structure
-    sizes = {
+def read_ticket(config: Config, observation_size: int, action_size: int) -> tickets.Ticket | None:
+    """The masks that a run is to begin with, if it names any.
+
+    Raises:
+      CheckpointError: they cannot be read.
+      ConfigError: they are of another agent, of other sizes, or of other numbers of links.
+    """
+    if config.ticket is None:
+        return None
+    shapes = {name: networks.layer_shapes(s) for name, s in _sizes(config, observation_size, action_size).items()}
+    links = link_counts(config, observation_size, action_size)
+    return tickets.load_for(config.ticket, config.agent, shapes, links)
+
+
+def _sizes(c: Config, observation_size: int, action_size: int) -> dict[str, tuple[int, ...]]:
+    """`(inputs, hidden..., outputs)` by network."""
+    return {
         "actor": networks.actor_sizes(c.agent, observation_size, action_size, c.hidden),
         "critic": networks.critic_sizes(observation_size, action_size, c.hidden),
     }
+
+
+def _structure(c: Config, observation_size: int, action_size: int) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Links of each matrix and live hidden width, by network."""
+    structure = methods.METHODS[c.method].structure
     links: dict[str, tuple[int, ...]] = {}
     width: dict[str, int] = {}
-    for name, layer_sizes in sizes.items():
+    for name, layer_sizes in _sizes(c, observation_size, action_size).items():
         shapes = networks.layer_shapes(layer_sizes)
         if max(i * o for i, o in shapes) > NEVER:
             raise ConfigError(f"hidden={c.hidden} makes a matrix of over {NEVER} weights; use narrower layers.")

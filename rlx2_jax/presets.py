@@ -12,6 +12,7 @@ Where the paper's text and its published code differ, the readings choose:
 | `reset_moments`: Adam moments of dropped links | zeroed | zeroed | kept |
 | `sac_explore`: SAC collects with | sample | sample | mode |
 | `mask_initial_targets` | yes | yes | no, dense until the first Polyak step |
+| `ticket_weights`: initial weights of a ticket | initial | initial | release: those of the first mask's links |
 
 A deviation from the paper, for runs shorter than its own: `kernel_init=lecun`. The release's distribution for TD3,
 PyTorch's default, made for dense layers, leaves the output of a 98 % sparse actor nearly constant, from which runs of a
@@ -58,7 +59,12 @@ ROWS: dict[str, dict[str, Any]] = {
 READINGS: dict[str, dict[str, Any]] = {
     "rlx2": {},
     "paper": {"distance": "l2", "drop_rule": "until_close", "initial_mask": "random"},
-    "release": {"reset_moments": False, "sac_explore": "mode", "mask_initial_targets": False},
+    "release": {
+        "reset_moments": False,
+        "sac_explore": "mode",
+        "mask_initial_targets": False,
+        "ticket_weights": "release",
+    },
 }
 """The table at the head of this module, as differences from `Config`'s defaults."""
 

@@ -17,7 +17,7 @@ import optax
 from flax import linen as nn
 
 from rlx2_jax import kernels, networks
-from rlx2_jax.config import Config, HParams, link_counts
+from rlx2_jax.config import Config, HParams, link_counts, read_ticket
 from rlx2_jax.replay import Batch
 from rlx2_jax.sparsity import masks as masking
 from rlx2_jax.sparsity import topology
@@ -38,6 +38,15 @@ class SparseNetwork(flax.struct.PyTreeNode):
     target: networks.Params
     """Polyak average of the parameters; None where the algorithm has none (SAC's actor)."""
     adam: optax.ScaleByAdamState
+
+
+class FoundMasks(NamedTuple):
+    """A network's masks from another run."""
+
+    initial: masking.Masks
+    """With which that run began."""
+    final: masking.Masks
+    """With which it ended, and this one begins."""
 
 
 class AgentState(flax.struct.PyTreeNode):
@@ -78,11 +87,21 @@ def create(
     config: Config,
     *,
     target: bool,
+    found: FoundMasks | None = None,
 ) -> SparseNetwork:
-    """A masked network, sparse from the first step on, from freshly initialised dense parameters."""
+    """A masked network, sparse from the first step on, from freshly initialised dense parameters.
+
+    It begins with masks found by another run, if given, and else with masks of its own.
+    """
     params = networks.restrict(params, width, initial=networks.initial_of(config.agent, config.kernel_init))
-    mask = masking.initial_masks(key, params, links, width, random=config.initial_mask == "random")
+    if found is None:
+        mask = masking.initial_masks(key, params, links, width, random=config.initial_mask == "random")
+    else:
+        mask = jax.tree.map(jnp.asarray, found.final)
     sparse = masking.apply(params, mask)
+    if found is not None and config.ticket_weights == "release":
+        # The release stores initial weights only after masking them.
+        sparse = masking.apply(sparse, found.initial)
     first_target = jax.tree.map(jnp.copy, sparse if config.mask_initial_targets else params)
     return SparseNetwork(
         params=sparse, mask=mask, target=first_target if target else None, adam=kernels.ADAM.init(sparse)
@@ -128,6 +147,8 @@ def make_init(
 ) -> Callable[[jax.Array, HParams], AgentState]:
     """An agent's `init`: both networks sparse, packed if so configured, the temperature at 1."""
     packed = link_counts(config, observation_size, action_size) if config.compute == "packed" else None
+    ticket = read_ticket(config, observation_size, action_size)
+    found = lambda name: None if ticket is None else FoundMasks(ticket.initial[name], ticket.final[name])
 
     def init(key: jax.Array, hparams: HParams) -> AgentState:
         actor_key, critic_key, actor_mask_key, critic_mask_key = jax.random.split(key, 4)
@@ -137,8 +158,12 @@ def make_init(
         critic = critic_net.init(critic_key, both)["params"]
         log_alpha = jnp.zeros(())
         h = hparams
-        actor_network = create(actor_mask_key, actor, h.actor_links, h.actor_width, config, target=actor_target)
-        critic_network = create(critic_mask_key, critic, h.critic_links, h.critic_width, config, target=True)
+        actor_network = create(
+            actor_mask_key, actor, h.actor_links, h.actor_width, config, target=actor_target, found=found("actor")
+        )
+        critic_network = create(
+            critic_mask_key, critic, h.critic_links, h.critic_width, config, target=True, found=found("critic")
+        )
         if packed is not None:
             actor_network = pack(actor_network, packed["actor"])
             critic_network = pack(critic_network, packed["critic"])

@@ -14,13 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlx2_jax import files
+from rlx2_jax import files, tickets
 from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import Schedule, make_hparams
 from rlx2_jax.sweeps import hosts
 from rlx2_jax.sweeps.layout import Compiled, Layout
 from rlx2_jax.sweeps.plan import Batch, Run
 from rlx2_jax.sweeps.table import Standing
+from rlx2_jax.training import program as programs
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.program import Program
@@ -94,15 +95,16 @@ class BatchRun:
         if hosts.is_first():
             self.checkpoints.forget_incomplete()
         hosts.barrier("checkpoints looked at")
+        self.state = self.compiled.init(self.keys, self.hparams)
+        self.first_masks = self._masks()
         if self.checkpoints.steps():
+            self.state = None  # Frees its memory for the one restored.
             self.steps, self.state, clocks = self.checkpoints.restore(self.compiled.template, warn=self.display.say)
             self.saved_at = self.steps
             self.training_seconds = clocks["training_seconds"]
             self.earlier_seconds = clocks["wall_seconds"]
             self.diverged = clocks["diverged"]
             self.display.say(f"{self.batch.name}: resumed at step {self.steps:,}")
-        else:
-            self.state = self.compiled.init(self.keys, self.hparams)
         for row, (run, record) in enumerate(zip(self.runs, self.records, strict=True)):
             record.open(self.steps)
             if row not in self.mine:
@@ -186,6 +188,12 @@ class BatchRun:
         going = [row for row, run in enumerate(self.runs) if run.name not in self.diverged]
         list(self.pool.map(add, going))
 
+    def _masks(self) -> dict[int, tickets.Networks]:
+        """Of each row on this host's devices."""
+        local = self.layout.local(programs.agent_masks(self.state.agent))
+        rows = self.layout.local_rows(self.batch.rows)
+        return {row: jax.tree.map(lambda x, k=k: x[k], local) for k, row in enumerate(rows)}
+
     def _checkpoint(self) -> None:
         if self.saved_at == self.steps:
             return
@@ -200,6 +208,7 @@ class BatchRun:
     def _close(self, done: bool) -> None:
         """Summaries and curves; a batch that is done needs its checkpoints no more."""
         nonfinite = self.layout.gather(self.state.nonfinite)
+        final_masks = self._masks() if done else {}
 
         for row in self.mine:
             totals = Totals(
@@ -210,8 +219,11 @@ class BatchRun:
                 wall_seconds=self._wall_seconds(),
                 compile_seconds=self.compiled.seconds,
             )
+            finished = done and self.runs[row].name not in self.diverged
+            if finished:
+                self.records[row].keep_masks(self.first_masks[row], final_masks[row])
             self.records[row].draw()
-            self.records[row].close(totals, finished=done and self.runs[row].name not in self.diverged)
+            self.records[row].close(totals, finished=finished)
         if done:
             self.checkpoints.__exit__()
             hosts.barrier("all files written")
@@ -222,5 +234,6 @@ class BatchRun:
 
 
 def _identity(batch: Batch, runs: Sequence[Run]) -> dict[str, Any]:
-    digest = lambda run: hashlib.sha256(json.dumps(workdirs.identity(run.config), sort_keys=True).encode()).hexdigest()
+    identity = lambda run: json.dumps(workdirs.checkpoint_identity(run.config), sort_keys=True)
+    digest = lambda run: hashlib.sha256(identity(run).encode()).hexdigest()
     return {"rows": batch.rows, "runs": {run.name: digest(run) for run in runs}}

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from rlx2_jax import files, memory, presets
-from rlx2_jax.config import Config, Schedule, make_schedule, resolve
+from rlx2_jax.config import Config, Schedule, make_schedule, read_ticket, resolve
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.program import Program, make_program
@@ -298,6 +298,8 @@ def build(configs: Sequence[Config]) -> tuple[Program, Schedule]:
     """
     largest = max(configs, key=lambda c: c.buffer_max or 0)
     program = make_program(dataclasses.replace(largest, compute="masked"))
+    for config in configs:
+        read_ticket(config, program.env.observation_size, program.env.action_size)
     # What a method never does is put beyond its end; what another does, does nothing to it: it moves no links (a
     # fraction of 0), and looks one step ahead (n_step of 1).
     schedule = jax.tree.map(lambda *times: min(times, key=int), *map(make_schedule, configs))
@@ -390,7 +392,7 @@ def _name(config: Config, fields: Sequence[str]) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, tuple):
         return "x".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("/", "-")
 
 
 def _unused(name: str, taken: set[str]) -> str:

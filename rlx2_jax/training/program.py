@@ -334,6 +334,11 @@ def unpack(state: TrainState) -> TrainState:
     return state.replace(agent=agent.replace(actor=base.unpack(agent.actor), critic=base.unpack(agent.critic)))
 
 
+def agent_masks(agent: AgentState) -> dict[str, masks.Masks]:
+    """The boolean masks of both networks, by name, masked or packed."""
+    return {"actor": base.unpack(agent.actor).mask, "critic": base.unpack(agent.critic).mask}
+
+
 def crossed(before: jax.Array, after: jax.Array, interval: jax.Array) -> jax.Array:
     """Whether a counter passed a multiple of `interval` on its way from `before` to `after`."""
     return after // interval > before // interval

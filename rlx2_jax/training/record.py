@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlx2_jax import __version__, accounting, files, networks, policies, provenance
+from rlx2_jax import __version__, accounting, files, networks, policies, provenance, tickets
 from rlx2_jax.config import Config
 from rlx2_jax.envs import Environment
 from rlx2_jax.training import workdir as workdirs
@@ -72,7 +72,7 @@ class Record:
             policies.save(self.directory / name, params, self.about())
 
     def about(self) -> dict[str, Any]:
-        """What is saved with a policy of the last row."""
+        """What is saved with the policy or the masks of the last row."""
         c = self.config
         last: Mapping[str, Any] = self.rows[-1] if self.rows else {}
         return {
@@ -85,6 +85,11 @@ class Record:
             "config": c.to_dict(),
             "version": __version__,
         }
+
+    def keep_masks(self, initial: tickets.Networks, final: tickets.Networks) -> None:
+        """Write the masks that the run began and ended with."""
+        if self.directory is not None:
+            tickets.save(self.directory / tickets.NAME, initial, final, self.about())
 
     def draw(self) -> None:
         """Replace curve.png."""

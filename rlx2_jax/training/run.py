@@ -54,6 +54,8 @@ class _Compiled(NamedTuple):
     pack: Callable[..., Any]
     actor: Callable[..., Any]
     """The actor's parameters, unpacked."""
+    masks: Callable[..., Any]
+    """Of both networks, unpacked."""
     template: Any
     """Of a checkpoint: the state, unpacked, so that a run can be resumed in either way of computing."""
     seconds: float
@@ -100,7 +102,7 @@ def train(
         display = stack.enter_context(Display(program.config.total_steps, show_progress))
         checkpoints = None
         if directory is not None:
-            checkpoints = stack.enter_context(Checkpoints(directory, workdirs.identity(program.config)))
+            checkpoints = stack.enter_context(Checkpoints(directory, workdirs.checkpoint_identity(program.config)))
         chosen = compute.choose(program.config, display.say)
         if chosen != program.config:
             program = programs.make_program(chosen)
@@ -136,19 +138,21 @@ class _Run:
         self.compiled = _compile(program)
         display.say(f"compiled in {self.compiled.seconds:.0f} s")
         self.state: Any = None
+        self.first_masks: Any = None
 
     def start(self, resume: bool) -> None:
         """Put the state on the device: fresh, or from the last good checkpoint."""
+        self.state = self.compiled.init(jax.random.PRNGKey(self.config.seed), self.program.hparams)
+        self.first_masks = jax.device_get(self.compiled.masks(self.state))
         if resume:
             assert self.checkpoints is not None
+            self.state = None  # Frees its memory for the one restored.
             self.steps, restored, record = self.checkpoints.restore(self.compiled.template, warn=self.display.say)
             self.state = self.compiled.pack(restored)
             self.saved_at = self.steps
             self.training_seconds = record["training_seconds"]
             self.earlier_seconds = record["wall_seconds"]
             self.display.say(f"resumed at step {self.steps:,}")
-        else:
-            self.state = self.compiled.init(jax.random.PRNGKey(self.config.seed), self.program.hparams)
         self.record.open(self.steps)
 
     def go(self, stop: StopSignals) -> Result:
@@ -250,6 +254,8 @@ class _Run:
             wall_seconds=self._wall_seconds(),
             compile_seconds=self.compiled.seconds,
         )
+        if finished:
+            self.record.keep_masks(self.first_masks, jax.device_get(self.compiled.masks(self.state)))
         summary = self.record.close(totals, finished=finished)
         directory = self.record.directory
         if finished:
@@ -289,6 +295,7 @@ def _compile(program: programs.Program) -> _Compiled:
         unpack=jax.jit(programs.unpack) if packed else _same,
         pack=jax.jit(program.pack) if packed else _same,
         actor=jax.jit(lambda state: programs.unpack(state).agent.actor.params),
+        masks=jax.jit(lambda state: programs.agent_masks(state.agent)),
         template=jax.eval_shape(programs.unpack, template),
         seconds=time.perf_counter() - began,
     )

@@ -5,6 +5,7 @@ metrics.jsonl     one object per evaluation
 tensorboard/      the same as TensorBoard events
 checkpoints/      whole-run state (see `checkpoints`), with checksums/ beside it
 policy.npz        the policy at the last evaluation; policy_best.npz at the best one (see `policies`)
+masks.npz         the masks it began and ended with, once it is finished (see `tickets`)
 summary.json      what came out
 curve.png         what it looked like
 """
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlx2_jax import files
+from rlx2_jax import files, tickets
 from rlx2_jax.config import Config
 from rlx2_jax.errors import WorkdirError
 
@@ -31,6 +32,7 @@ CONTENTS = (
     "rejected",
     "policy.npz",
     "policy_best.npz",
+    tickets.NAME,
     "summary.json",
     "curve.png",
 )
@@ -39,10 +41,23 @@ CONTENTS = (
 COMPUTE = "compute"
 """The field that says how, not what: a run may be resumed with another."""
 
+TICKET = "ticket"
+"""The field that says where: a run may be resumed with the same masks in another place."""
+
 
 def identity(config: Config) -> dict[str, Any]:
     """The values that make a resolved configuration this run and no other."""
     return {name: value for name, value in config.to_dict().items() if name != COMPUTE}
+
+
+def checkpoint_identity(config: Config) -> dict[str, Any]:
+    """The same for a checkpoint, which asks what a ticket holds, not where it lies.
+
+    Raises:
+      CheckpointError: a ticket that cannot be read.
+    """
+    values = identity(config)
+    return values if config.ticket is None else values | {TICKET: tickets.digest(config.ticket)}
 
 
 def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
@@ -79,7 +94,8 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
                 f"{path} is damaged; name another --workdir, or replace the run with --overwrite."
             ) from None
         wanted = json.loads(json.dumps(identity(config)))
-        other = sorted(k for k in {*held, *wanted} - {COMPUTE} if held.get(k) != wanted.get(k))
+        # Whether a resumed run has the same ticket, its checkpoint tells.
+        other = sorted(k for k in {*held, *wanted} - {COMPUTE, TICKET} if held.get(k) != wanted.get(k))
         if other:
             differences = ", ".join(f"{k}={held.get(k)} not {wanted.get(k)}" for k in other[:4])
             raise WorkdirError(

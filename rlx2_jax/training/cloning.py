@@ -1,0 +1,318 @@
+"""Behaviour cloning: a sparse actor that imitates a trained policy, with a topology that is fixed or evolves.
+
+    clone  = collect, then evaluations x (updates, report)
+    collect: the teacher acts in the environments with exploration noise; kept are the observations, and beside each
+             the action that the teacher would have taken there without noise
+    update : one Adam step on the mean squared error of the actor's noise-free actions, on a batch of those;
+             a topology event if due, its grow score the dense gradient of the same error
+
+A clone is described by a `Config`, and its actor begins as that of the reinforcement learning run of the same `Config`
+does: with the same weights, and with the same mask or ticket. What the fields mean here:
+
+| field | here |
+|---|---|
+| `total_steps`, `eval_every`, `evolve_interval` | in updates |
+| `buffer_max` | observations collected |
+| `explore_noise` | standard deviation of the noise while collecting |
+| `batch_size`, `actor_lr` | of an update |
+| `method`, `topology`, `drop_fraction`, `evolve_until`, `actor_sparsity`, `ticket` | of the actor, as ever |
+
+There is no critic, and what concerns one, targets or replay has no effect. Of a SAC actor the mean is trained; nothing
+teaches its standard deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from rlx2_jax import __version__, envs, evaluation, files, memory, networks, policies, tickets
+from rlx2_jax.agents import SparseNetwork, base
+from rlx2_jax.config import Config
+from rlx2_jax.errors import ConfigError, DivergedError
+from rlx2_jax.sparsity import masks, topology
+from rlx2_jax.training import compute
+from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.training.program import agent_masks, crossed, make_program
+from rlx2_jax.training.record import Row, plain_row
+
+
+class Clone(NamedTuple):
+    """What imitation gave."""
+
+    rows: list[Row]
+    """One per evaluation: `updates`, `return_mean`, `return_std`, `loss` (mean since the row before), `actor_sparsity`,
+    `links_dropped`, `links_grown`."""
+    policy: policies.Policy
+    """At the end."""
+    masks: tickets.Ticket
+    """At the beginning and at the end. The critics' are those that a run of this configuration begins with."""
+
+
+class Examples(flax.struct.PyTreeNode):
+    """What the teacher does, and where."""
+
+    observation: jax.Array
+    """`[N, O]`."""
+    action: jax.Array
+    """`[N, A]`, without noise."""
+
+
+class State(flax.struct.PyTreeNode):
+    """All that learning changes."""
+
+    actor: SparseNetwork
+    key: jax.Array
+    updates: jax.Array
+    """int32."""
+    loss: jax.Array
+    """Sum since the last report, as the two below."""
+    links_dropped: jax.Array
+    links_grown: jax.Array
+
+
+class Cloning(NamedTuple):
+    """A clone's pure functions."""
+
+    config: Config
+    """Resolved."""
+    collect: Callable[[networks.Params, jax.Array], Examples]
+    """(teacher's parameters, key) -> examples."""
+    init: Callable[[jax.Array], tuple[State, tickets.Networks]]
+    """(key) -> (state, first masks)."""
+    update: Callable[[State, Examples], State]
+    """(state, examples) -> state after one update, and a topology event if due."""
+    learn: Callable[[State, Examples], State]
+    """(state, examples) -> state, `config.eval_every` updates later."""
+    report: Callable[[State], tuple[State, dict[str, jax.Array]]]
+    """(state) -> (state with empty sums, one row)."""
+
+
+def clone(
+    config: Config,
+    teacher: policies.Policy,
+    workdir: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Clone:
+    """Train an actor to act as a teacher does. The same configuration and teacher give the same clone.
+
+    Args:
+      config: need not be resolved; see the table above.
+      teacher: of the same task, sparse or not, of any agent.
+      workdir: where to leave config.json, and at the end metrics.jsonl, policy.npz, masks.npz and, last, summary.json;
+        None keeps nothing. A clone that was stopped begins anew.
+      overwrite: replace whatever run or clone `workdir` holds.
+      say: takes a line per evaluation.
+
+    Raises:
+      ConfigError: an impossible configuration, or a teacher of another task.
+      CheckpointError: a ticket that cannot be read.
+      WorkdirError: a workdir that cannot be used.
+      DivergedError: the error stopped being finite.
+    """
+    cloning = make_cloning(config, teacher)
+    directory = None if workdir is None else Path(workdir)
+    if directory is not None:
+        workdirs.prepare(directory, cloning.config, resume=False, overwrite=overwrite)
+    chosen = compute.choose(cloning.config, say)
+    if chosen != cloning.config:
+        cloning = make_cloning(chosen, teacher)
+    c = cloning.config
+    memory.check_fits(
+        memory.tree_bytes(jax.eval_shape(cloning.collect, teacher.params, jax.random.PRNGKey(0))),
+        "examples",
+        "lower --buffer_max",
+    )
+    key = jax.random.PRNGKey(c.seed)
+    state, first = jax.jit(cloning.init)(key)
+    first = jax.device_get(first)
+    examples = jax.jit(cloning.collect)(teacher.params, key)
+    learn, report = (jax.jit(f, donate_argnums=0) for f in (cloning.learn, cloning.report))
+    rows: list[Row] = []
+    for _ in range(c.num_evaluations):
+        state, values = report(learn(state, examples))
+        row = plain_row(values)
+        if not (math.isfinite(row["loss"]) and math.isfinite(row["return_mean"])):
+            raise DivergedError(
+                f"cloning diverged before update {row['updates']:,}: its error or its actions are not finite; try "
+                "a smaller --actor_lr."
+            )
+        rows.append(row)
+        say(f"update {row['updates']:,}: return {row['return_mean']:.1f}, error {row['loss']:.2g}")
+    actor = jax.device_get(jax.jit(base.unpack)(state.actor))
+    about = {
+        "agent": c.agent,
+        "env": c.env,
+        "backend": c.backend,
+        "episode_length": c.episode_length,
+        "env_steps": c.buffer_max,
+        "updates": c.total_steps,
+        "return_mean": rows[-1]["return_mean"],
+        "config": c.to_dict(),
+        "version": __version__,
+    }
+    result = Clone(
+        rows,
+        policies.Policy(actor.params, about),
+        tickets.Ticket(first, first | {"actor": actor.mask}, about),
+    )
+    if directory is not None:
+        _write(directory, result)
+    return result
+
+
+def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
+    """Build the functions of a clone; compiles nothing.
+
+    Args:
+      config: need not be resolved.
+      teacher: whose shapes and kind of agent to expect.
+
+    Raises:
+      ConfigError: a configuration that cannot be, or a teacher of another task.
+      CheckpointError: a ticket that cannot be read.
+    """
+    program = make_program(config)
+    config, env, agent, hparams = program.config, program.env, program.agent, program.hparams
+    _check_teacher(teacher, config, env)
+    B, E, N = config.batch_size, config.num_envs, config.buffer_max or 1
+    vector = envs.VectorEnvironment(env, E, config.episode_length, max(config.reset_pool, E))
+    evolve_end = jnp.asarray(int((config.total_steps or 0) * config.evolve_until), jnp.int32)
+
+    def collect(params: networks.Params, key: jax.Array) -> Examples:
+        act = teacher._replace(params=params).act
+
+        def step(state: envs.VectorState, key: jax.Array) -> tuple[envs.VectorState, Examples]:
+            noise_key, env_key = jax.random.split(key)
+            observation = state.current.observation
+            action = act(observation)
+            noise = config.explore_noise * jax.random.normal(noise_key, action.shape)
+            return vector.step(state, action + noise, env_key)[0], Examples(observation, action)
+
+        def chunk(state: envs.VectorState, key: jax.Array) -> tuple[envs.VectorState, Examples]:
+            pool_key, step_key = jax.random.split(key)
+            keys = jax.random.split(step_key, config.iterations_per_chunk)
+            return jax.lax.scan(step, vector.renew(state, pool_key), keys)
+
+        keys = jax.random.split(jax.random.fold_in(key, 1), math.ceil(N / (E * config.iterations_per_chunk)))
+        examples = jax.lax.scan(chunk, vector.init(), keys)[1]
+        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:N], examples)
+
+    def init(key: jax.Array) -> tuple[State, tickets.Networks]:
+        # As `program.init` splits it, so that the actor is that of the run with this configuration.
+        agent_key, run_key = jax.random.split(key)
+        agent_state = agent.init(agent_key, hparams)
+        count = jnp.zeros((), jnp.int32)
+        state = State(
+            actor=agent_state.actor,
+            key=run_key,
+            updates=count,
+            loss=jnp.zeros(()),
+            links_dropped=count,
+            links_grown=count,
+        )
+        return state, agent_masks(agent_state)
+
+    def error(params: networks.Params, actor: SparseNetwork, batch: Examples) -> jax.Array:
+        return jnp.mean((agent.mode(actor.replace(params=params), batch.observation) - batch.action) ** 2)
+
+    def sample(examples: Examples, key: jax.Array) -> Examples:
+        chosen = jax.random.randint(key, (B,), 0, N)
+        return jax.tree.map(lambda x: x[chosen], examples)
+
+    def evolve(
+        actor: SparseNetwork, examples: Examples, key: jax.Array, call: jax.Array
+    ) -> tuple[SparseNetwork, jax.Array, jax.Array]:
+        sample_key, grow_key = jax.random.split(key)
+        unpacked = base.unpack(actor)
+        evolved, dropped, grown = base.evolve(
+            unpacked,
+            jax.grad(error)(unpacked.params, unpacked, sample(examples, sample_key)),
+            grow_key,
+            topology.drop_fraction_at(hparams.drop_fraction, call, evolve_end),
+            hparams.grow_gradient,
+            reset_moments=config.reset_moments,
+        )
+        if masks.is_packed(actor.mask):
+            evolved = base.pack(evolved, base.counts(actor))
+        return evolved, dropped, grown
+
+    def update(state: State, examples: Examples) -> State:
+        key, batch_key, event_key = jax.random.split(state.key, 3)
+        loss, gradient = jax.value_and_grad(error)(state.actor.params, state.actor, sample(examples, batch_key))
+        call = state.updates + 1
+        nothing = jnp.zeros((), jnp.int32)
+        actor, dropped, grown = jax.lax.cond(
+            crossed(state.updates, call, program.schedule.evolve_interval) & (call < evolve_end),
+            lambda actor: evolve(actor, examples, event_key, call),
+            lambda actor: (actor, nothing, nothing),
+            base.descend(state.actor, gradient, hparams.actor_lr),
+        )
+        return State(
+            actor=actor,
+            key=key,
+            updates=call,
+            loss=state.loss + loss,
+            links_dropped=state.links_dropped + dropped,
+            links_grown=state.links_grown + grown,
+        )
+
+    def learn(state: State, examples: Examples) -> State:
+        body = lambda state, _: (update(state, examples), None)
+        return jax.lax.scan(body, state, length=config.eval_every)[0]
+
+    def report(state: State) -> tuple[State, dict[str, jax.Array]]:
+        key, reset_key = jax.random.split(state.key)
+        returns = evaluation.episode_returns(
+            env,
+            lambda observation: agent.mode(state.actor, observation),
+            jax.vmap(env.reset)(jax.random.split(reset_key, config.eval_episodes)),
+            config.episode_length,
+        )
+        row = {
+            "updates": state.updates,
+            "return_mean": returns.mean(),
+            "return_std": returns.std(),
+            "loss": state.loss / (config.eval_every or 1),
+            "actor_sparsity": masks.sparsity(state.actor.mask),
+            "links_dropped": state.links_dropped,
+            "links_grown": state.links_grown,
+        }
+        zero = jnp.zeros((), jnp.int32)
+        return state.replace(key=key, loss=jnp.zeros(()), links_dropped=zero, links_grown=zero), row
+
+    return Cloning(config, collect, init, update, learn, report)
+
+
+def _check_teacher(teacher: policies.Policy, config: Config, env: envs.Environment) -> None:
+    kernels = masks.kernels(teacher.params)
+    found = kernels[0].shape[0], kernels[-1].shape[1]
+    agent = teacher.about["agent"]
+    wanted = networks.actor_sizes(agent, env.observation_size, env.action_size, ())
+    if found != wanted:
+        raise ConfigError(
+            f"the teacher maps {found[0]} numbers to {found[1]}, but env={config.env} needs {wanted[0]} to {wanted[1]} "
+            f"of {agent}; name a policy that was trained on this task."
+        )
+
+
+def _write(directory: Path, result: Clone) -> None:
+    files.write_json_lines(directory / "metrics.jsonl", result.rows)
+    policies.save(directory / "policy.npz", result.policy.params, result.policy.about)
+    tickets.save(directory / tickets.NAME, result.masks.initial, result.masks.final, result.masks.about)
+    summary: dict[str, Any] = {
+        "finished": True,
+        "updates": result.rows[-1]["updates"],
+        "best": max(row["return_mean"] for row in result.rows),
+        "last": result.rows[-1]["return_mean"],
+        "loss": result.rows[-1]["loss"],
+    }
+    files.write_json(directory / "summary.json", summary)
