@@ -7,7 +7,7 @@
 | `table3-nstep` | Table 3, right | RLx2 with targets of 1 to 5 steps |
 | `buffer` | section 4.2.2 | RLx2 with a dynamic buffer, with fixed ones, and with one that forgets nothing |
 | `sparsity-curve` | sensitivity to sparsity | RLx2, RigL and SS at sparsities from 80 to 99 % |
-| `tickets` | lottery tickets | random, winning and dynamic ticket, under reinforcement learning and imitating the dense agent |
+| `tickets` | lottery tickets | random, winning and dynamic ticket, learning by reward and by imitation |
 | `mask-quality` | masks found | a fixed random mask, and those that RigL and RLx2 found, trained anew |
 | `frontier` | ultimate compression ratio | RLx2 at the sparsities that a search asks for (see `frontier`) |
 

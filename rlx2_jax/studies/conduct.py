@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,9 +126,7 @@ def _sweep(runs: Sequence[Run], needed: Sequence[Run], place: Place, *, train: b
     configs = [run.config for key, run in wanted.items() if key in here or key not in known]
     if not configs:
         return True
-    return sweep(
-        configs, place.workdir, parallel=place.parallel, worker_count=place.workers, on_table=keep
-    ).finished
+    return sweep(configs, place.workdir, parallel=place.parallel, worker_count=place.workers, on_table=keep).finished
 
 
 def _homes(runs: Sequence[Run], workdir: Path) -> Homes:

@@ -36,7 +36,11 @@ def draw_arms(
     for name, lines in arms.items():
         _band(left, lines, "return_mean", colors[name], name)
     cloned = any(line["kind"] == "cloning" for lines in arms.values() for line in lines)
-    left.set(title=title, xlabel="updates" if cloned else "environment steps", ylabel="return per episode (mean, 95 % interval)")
+    left.set(
+        title=title,
+        xlabel="updates" if cloned else "environment steps",
+        ylabel="return per episode (mean, 95 % interval)",
+    )
     left.legend(loc="best", frameon=False, fontsize=8)
     for i, (name, lines) in enumerate(arms.items()):
         found = estimates[name]
