@@ -155,9 +155,9 @@ def _conditions(group: Group) -> str:
     if group.kind == records.CLONING:
         return (
             f"Actors that imitate the dense agent of their seed: {c['total_steps']:,} Adam steps on batches of "
-            f"{c['batch_size']} of its observations, gathered with exploration noise {c['explore_noise']:g}; links move "
-            f"every {c['evolve_interval']:,} updates. Score: mean of the last {c['score_evaluations']} evaluations, every "
-            f"{c['eval_every']:,} updates, of {c['eval_episodes']} episodes each."
+            f"{c['batch_size']} of its observations, gathered with exploration noise {c['explore_noise']:g}; links "
+            f"move every {c['evolve_interval']:,} updates. Score: mean of the last {c['score_evaluations']} "
+            f"evaluations, every {c['eval_every']:,} updates, of {c['eval_episodes']} episodes each."
         )
     defaults = Config().to_dict()
     told = {*OF_ARMS, *SCALED, "agent", "env", "backend", "total_steps", "schedule_scale", "num_envs", "eval_episodes"}
