@@ -9,8 +9,8 @@ Three types, because three things can happen to a setting:
 * `Schedule`: when things happen. Traced too, but never batched, so that every `lax.cond` reading it stays a branch.
 
 Numbers are the paper's ("Training a Sparse Deep Reinforcement Learning Model from Scratch", Tan et al., 2023), at its
-3 million steps. Fields that default to None are derived by `resolve`; those that are points in time scale with the
-length of the run.
+3 million steps. Fields that default to None are derived by `resolve`, all but `ticket`, where None is none; those that
+are points in time scale with the length of the run.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class Config:
 
 
 def resolve(config: Config) -> Config:
-    """Check a configuration and fill in every field left at None.
+    """Check a configuration and fill in every field left at None but the ticket.
 
     Change settings before resolving, not after: what is filled in belongs to the method and the length it was filled in
     for. Resolving twice changes nothing.
