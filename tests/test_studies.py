@@ -248,6 +248,11 @@ def test_every_other_study_in_small(study, tmp_path):
         names &= {run["arm"] for run in records.read(directory)}
         assert len(names) > 3
     assert {run["arm"] for run in records.read(directory)} == names
+    # Nothing that is kept says where the files of a run were.
+    assert str(tmp_path) not in (directory / records.FILE).read_text()
+    for run in records.read(directory):
+        ticket = run["config"]["ticket"]
+        assert ticket is None or (len(ticket) == 16 and int(ticket, 16) >= 0)
     text = (directory / "README.md").read_text()
     for name in names:
         assert cells(text, name)[1] == "1"

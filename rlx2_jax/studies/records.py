@@ -108,7 +108,7 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
         },
         "provenance": {name: summary.get(name) for name in PROVENANCE},
         # Of masks to begin with, what they are and not where they lay.
-        "config": workdirs.identity(c) | {workdirs.COMPUTE: c.compute},
+        "config": workdirs.checkpoint_identity(c) | {workdirs.COMPUTE: c.compute},
     }
 
 
@@ -140,7 +140,7 @@ def identity(config: Config) -> str:
     Raises:
       CheckpointError: masks to begin with that cannot be read.
     """
-    return json.dumps(workdirs.identity(config), sort_keys=True)
+    return json.dumps(workdirs.checkpoint_identity(config), sort_keys=True)
 
 
 def relabelled(line: Line, study: str, run: Run) -> Line:
