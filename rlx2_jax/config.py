@@ -126,6 +126,7 @@ class Config:
 
     # How it is computed; changes rounding, never what is computed
     compute: str = _field("masked", "networks' products: masked (dense), packed (links only), auto (the faster here)")
+    data_parallel: int = _field(1, "devices that share the work of each batch")
 
     # Evaluation and bookkeeping
     eval_every: int | None = _field(None, "environment steps between evaluations (default: 5000, or a 20th of the run)")
@@ -292,7 +293,7 @@ def _check_ranges(c: Config) -> None:
     for name, value in vars(c).items():
         if isinstance(value, int):
             _require(abs(value) <= NEVER, f"{name}={value} is too large; use at most {NEVER}.")
-    for name in ("episode_length", "batch_size", "eval_episodes", "reset_pool", "policy_delay"):
+    for name in ("episode_length", "batch_size", "data_parallel", "eval_episodes", "reset_pool", "policy_delay"):
         _require(getattr(c, name) >= 1, f"{name}={getattr(c, name)}: use at least 1.")
     for name in (
         "score_evaluations",
@@ -301,6 +302,12 @@ def _check_ranges(c: Config) -> None:
         "buffer_check_interval",
     ):
         _require(getattr(c, name) >= 1, f"{name}={getattr(c, name)}: use at least 1.")
+    devices = c.data_parallel
+    _require(
+        c.batch_size % devices == 0,
+        f"batch_size={c.batch_size} is not divided by data_parallel={devices} devices; use a batch_size of "
+        f"{math.ceil(c.batch_size / devices) * devices}.",
+    )
     for name in ("actor_lr", "critic_lr", "alpha_lr", "update_ratio"):
         _require(getattr(c, name) > 0, f"{name}={getattr(c, name)}: use a positive number.")
     for name in ("explore_noise", "target_noise", "target_noise_clip", "distance_threshold"):

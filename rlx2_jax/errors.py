@@ -18,4 +18,4 @@ class CheckpointError(RlxError):
 
 
 class DivergedError(RlxError):
-    """A run whose values stopped being finite."""
+    """A run whose values stopped being finite, or the same on all of its devices."""

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from rlx2_jax import kernels
+from rlx2_jax.devices import WHOLE, Share
 from rlx2_jax.memory import tree_bytes
 from rlx2_jax.targets import n_step_window
 
@@ -172,6 +173,7 @@ def sample(
     n_step: jax.Array,
     n_max: int,
     gamma: jax.Array,
+    share: Share = WHOLE,
 ) -> Batch:
     """Uniform samples of windows of `n_step` consecutive steps, never across the write head.
 
@@ -182,10 +184,12 @@ def sample(
       n_step: steps per window in use, traced, at most `n_max`.
       n_max: static length of the arrays gathered.
       gamma: discount per step.
+      share: of the last of the leading axes, all of which is drawn and only this share of it gathered.
     """
     E = replay.reward.shape[1]
     starts = replay.head - replay.left - n_step
     drawn = jax.random.randint(kernels.fast_key(key), shape, 0, jnp.maximum(starts, 1) * E)
+    drawn = share.own(drawn, len(shape) - 1)
     row, column = replay.left + drawn // E, drawn % E
     return window(replay, row, column, n_step, n_max, gamma)
 

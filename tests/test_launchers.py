@@ -26,6 +26,8 @@ BAD = {
     "--n_step=0": "n_step=0: a TD target spans at least 1 step.",
     "--actor_sparsity=1.5": "actor_sparsity=1.5: use a sparsity in [0, 1).",
     "--batch_size=100000": "use more than 100000 steps.",
+    "--data_parallel=3": "batch_size=256 is not divided by data_parallel=3 devices; use a batch_size of 258.",
+    "--data_parallel=2": "data_parallel=2: this machine shows 1 cpu devices; use at most as many",
     "--buffer_max=100": "a batch of 256 does not fit a buffer of 100",
     "--sparsity=0.9": "Unknown command line flag 'sparsity'",
     "--total_steps=many": "flag --total_steps=many",

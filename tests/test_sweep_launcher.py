@@ -46,6 +46,7 @@ BAD = {
     "--num_processes=2": "num_processes=2 says nothing to a single host; add --multihost.",
     "--multihost --coordinator_address=here": "coordinator_address=here: write host:port.",
     "--multihost": "no cluster to join",
+    "--data_parallel=2": "data_parallel=2: a sweep gives each run to one device; leave it out",
     "--devices=3": "devices=3: there are 1; name one to as many.",
     "--workdir=/proc/nowhere": "workdir /proc/nowhere cannot be written",
 }

@@ -15,12 +15,15 @@ the Gaussian by the action bound; here the bound is 1, so there is nothing to ch
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from rlx2_jax import kernels, networks
 from rlx2_jax.agents import base
 from rlx2_jax.config import Config, HParams
+from rlx2_jax.devices import Share
 from rlx2_jax.replay import Batch
 
 
@@ -32,15 +35,21 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
     critic_net = networks.TwinMLP(networks.critic_sizes(observation_size, action_size, config.hidden)[1:], initial)
     target_entropy = -float(action_size)
     delay = config.delay
+    share = Share(config.data_parallel)
 
     def mode(actor: base.SparseNetwork, observation: jax.Array) -> jax.Array:
         output = networks.forward(actor_net, actor.params, actor.mask, observation)
         return networks.deterministic_action("sac", output)
 
-    def sample(actor: base.SparseNetwork, observation: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def sample(
+        actor: base.SparseNetwork,
+        observation: jax.Array,
+        key: jax.Array,
+        normal: Callable[..., jax.Array] = share.normal,
+    ) -> tuple[jax.Array, jax.Array]:
         output = networks.forward(actor_net, actor.params, actor.mask, observation)
         mean, log_std = networks.gaussian_head(output)
-        return networks.sample_squashed(mean, log_std, jax.random.normal(kernels.fast_key(key), mean.shape))
+        return networks.sample_squashed(mean, log_std, normal(kernels.fast_key(key), mean.shape))
 
     def critic_loss(
         params: networks.Params,
@@ -88,7 +97,8 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         mean = mode(state.actor, observation)
         if config.sac_explore == "mode":
             return mean, mean
-        return sample(state.actor, observation, key)[0], mean
+        # Environments are not shared out.
+        return sample(state.actor, observation, key, jax.random.normal)[0], mean
 
     def updates(
         state: base.AgentState,
@@ -104,13 +114,15 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
             total_loss = total_q = jnp.zeros(())
             for i in range(delay):
                 batch = base.at(batches, i)
-                (loss, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-                    state.critic.params, state, batch, critic_keys[i], multi_step
+                (loss, q), gradient = share.mean(
+                    jax.value_and_grad(critic_loss, has_aux=True)(
+                        state.critic.params, state, batch, critic_keys[i], multi_step
+                    )
                 )
                 state = state.replace(critic=base.descend(state.critic, gradient, hparams.critic_lr))
                 total_loss, total_q = total_loss + loss, total_q + q
-            (loss, excess), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
-                state.actor.params, state, batch, actor_keys[-1]
+            (loss, excess), gradient = share.mean(
+                jax.value_and_grad(actor_loss, has_aux=True)(state.actor.params, state, batch, actor_keys[-1])
             )
             # d/d(log alpha) of -log_alpha * excess, where excess = mean log pi + target entropy.
             alpha_step, alpha_adam = kernels.ADAM.update(-excess, state.alpha_adam)
@@ -141,7 +153,7 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         multi_step: jax.Array,
     ) -> networks.Params:
         del hparams
-        return jax.grad(critic_loss, has_aux=True)(state.critic.params, state, batch, key, multi_step)[0]
+        return share.mean(jax.grad(critic_loss, has_aux=True)(state.critic.params, state, batch, key, multi_step)[0])
 
     def actor_gradient(
         state: base.AgentState,
@@ -151,7 +163,7 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         multi_step: jax.Array,
     ) -> networks.Params:
         del hparams, multi_step
-        return jax.grad(actor_loss, has_aux=True)(state.actor.params, state, batch, key)[0]
+        return share.mean(jax.grad(actor_loss, has_aux=True)(state.actor.params, state, batch, key)[0])
 
     init = base.make_init(actor_net, critic_net, observation_size, action_size, config, actor_target=False)
     return base.Agent(init, explore, mode, updates, critic_gradient, actor_gradient)

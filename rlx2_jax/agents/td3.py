@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from rlx2_jax import kernels, networks
 from rlx2_jax.agents import base
 from rlx2_jax.config import Config, HParams
+from rlx2_jax.devices import Share
 from rlx2_jax.replay import Batch
 from rlx2_jax.sparsity.masks import Masks
 
@@ -32,6 +33,7 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
     critic_net = networks.TwinMLP(networks.critic_sizes(observation_size, action_size, config.hidden)[1:], initial)
     one_critic_net = networks.MLP(critic_net.features)
     delay = config.delay
+    share = Share(config.data_parallel)
 
     def policy(params: networks.Params, mask: Masks, observation: jax.Array) -> jax.Array:
         output = networks.forward(actor_net, params, mask, observation)
@@ -77,7 +79,7 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
         multi_step: jax.Array,
     ) -> tuple[base.AgentState, base.Metrics]:
         del multi_step  # A window's length is in the batch; TD3's target costs the same for any.
-        noises = jax.random.normal(kernels.fast_key(key), batches.action.shape)
+        noises = share.normal(kernels.fast_key(key), batches.action.shape, axis=1)
         # Here, not in the loop, which would copy it every time.
         first_mask = base.at(state.critic.mask, 0)
 
@@ -86,12 +88,12 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
             total_loss = total_q = jnp.zeros(())
             for i in range(delay):
                 batch = base.at(batches, i)
-                (loss, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-                    state.critic.params, state, batch, noises[i], hparams
+                (loss, q), gradient = share.mean(
+                    jax.value_and_grad(critic_loss, has_aux=True)(state.critic.params, state, batch, noises[i], hparams)
                 )
                 state = state.replace(critic=base.descend(state.critic, gradient, hparams.critic_lr))
                 total_loss, total_q = total_loss + loss, total_q + q
-            loss, gradient = jax.value_and_grad(actor_loss)(state.actor.params, state, batch, first_mask)
+            loss, gradient = share.mean(jax.value_and_grad(actor_loss)(state.actor.params, state, batch, first_mask))
             state = state.replace(
                 actor=base.polyak(base.descend(state.actor, gradient, hparams.actor_lr), hparams.tau),
                 critic=base.polyak(state.critic, hparams.tau),
@@ -114,8 +116,8 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
         multi_step: jax.Array,
     ) -> networks.Params:
         del multi_step
-        noise = jax.random.normal(key, batch.action.shape)
-        return jax.grad(critic_loss, has_aux=True)(state.critic.params, state, batch, noise, hparams)[0]
+        noise = share.normal(key, batch.action.shape)
+        return share.mean(jax.grad(critic_loss, has_aux=True)(state.critic.params, state, batch, noise, hparams)[0])
 
     def actor_gradient(
         state: base.AgentState,
@@ -125,7 +127,8 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
         multi_step: jax.Array,
     ) -> networks.Params:
         del key, hparams, multi_step
-        return jax.grad(actor_loss)(state.actor.params, state, batch, base.at(state.critic.mask, 0))
+        first_mask = base.at(state.critic.mask, 0)
+        return share.mean(jax.grad(actor_loss)(state.actor.params, state, batch, first_mask))
 
     init = base.make_init(actor_net, critic_net, observation_size, action_size, config, actor_target=True)
     return base.Agent(init, explore, mode, updates, critic_gradient, actor_gradient)

@@ -198,6 +198,12 @@ def lay_out(
     """
     if parallel not in PARALLEL:
         raise ConfigError(f"unknown parallel {parallel!r}; valid: {', '.join(PARALLEL)}.")
+    configs = list(configs)
+    if shared := next((c.data_parallel for c in configs if c.data_parallel > 1), None):
+        raise ConfigError(
+            f"data_parallel={shared}: a sweep gives each run to one device; leave it out, or train that run alone with "
+            "experiments/train.py."
+        )
     runs = list(held.runs) if held else []
     known = {_identity(run.config): run for run in runs}
     asked = {_identity(config): config for config in configs}

@@ -180,6 +180,8 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
       ConfigError: a configuration that cannot be, or a teacher of another task.
       CheckpointError: a ticket that cannot be read.
     """
+    if config.data_parallel > 1:
+        raise ConfigError(f"data_parallel={config.data_parallel}: a clone is made on one device; leave it out.")
     program = make_program(config)
     config, env, agent, hparams = program.config, program.env, program.agent, program.hparams
     _check_teacher(teacher, config, env)

@@ -136,6 +136,7 @@ def _key(config: Config) -> str:
         config.delay,
         config.n_max,
         config.updates_per_iteration,
+        config.data_parallel,
         link_counts(config, env.observation_size, env.action_size),
     )
     machine = (platform.processor(), _processor(), os.cpu_count(), jax.__version__, __version__)

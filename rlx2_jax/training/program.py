@@ -8,7 +8,8 @@
     report       = evaluation on environments of its own, and the means since the last one
 
 Every switch (warm-up, multi-step delay, events, checks) is a `lax.cond` on `Progress`, which no `vmap` over runs ever
-batches, so that what is not due costs nothing in a sweep either.
+batches, so that what is not due costs nothing in a sweep either. It is also equal on all devices of a run over several
+(see `devices`), so that they meet in the same branches.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rlx2_jax import envs, evaluation
 from rlx2_jax import replay as replays
 from rlx2_jax.agents import Agent, AgentState, base, make_agent
 from rlx2_jax.config import Config, HParams, Schedule, link_counts, make_hparams, make_schedule, resolve
+from rlx2_jax.devices import Share
 from rlx2_jax.replay import Replay
 from rlx2_jax.sparsity import masks, topology
 
@@ -73,6 +75,9 @@ class TrainState(flax.struct.PyTreeNode):
     """At the last buffer check."""
     nonfinite: jax.Array
     """int32: transitions kept out of replay because they were not finite."""
+    apart: jax.Array | None = None
+    """int32: topology events after which devices had different masks, which is none or the run is lost. No leaf for a
+    run on one device, nor in a checkpoint."""
 
 
 class Program(NamedTuple):
@@ -96,16 +101,20 @@ class Program(NamedTuple):
     report: Callable[[TrainState, HParams, Schedule], tuple[TrainState, Report]]
     """(state, hparams, schedule) -> (state with an empty tally, report)."""
     pack: Callable[[TrainState], TrainState]
-    """The state of a masked run as one of a packed run of the same configuration; inverse of `unpack`."""
+    """The state of a masked run on one device as one of this program, packed if that is; inverse of `unpack`."""
+    share: Share
+    """The devices it runs on."""
 
 
 def make_program(config: Config) -> Program:
     """Build the functions of a run; compiles nothing.
 
     Raises:
-      ConfigError: a configuration that cannot be.
+      ConfigError: a configuration that cannot be, here.
     """
     config = resolve(config)
+    share = Share(config.data_parallel)
+    share.check()
     env = envs.make(config.env, config.backend)
     pool = max(config.reset_pool, config.num_envs, config.eval_episodes)
     vector = envs.VectorEnvironment(env, config.num_envs, config.episode_length, pool)
@@ -133,6 +142,7 @@ def make_program(config: Config) -> Program:
             tally=empty_tally(learning_zeros(agent_state, replay, run_key, hparams)),
             policy_distance=jnp.zeros(()),
             nonfinite=zero,
+            apart=None if share.count == 1 else zero,
         )
 
     def learn(
@@ -144,7 +154,7 @@ def make_program(config: Config) -> Program:
     ) -> tuple[AgentState, base.Metrics]:
         sample_key, update_key = jax.random.split(key)
         n_step = jnp.where(multi_step, hparams.n_step, 1)
-        batches = replays.sample(replay, sample_key, (U, B), n_step, n_max, hparams.gamma)
+        batches = replays.sample(replay, sample_key, (U, B), n_step, n_max, hparams.gamma, share)
         return agent.updates(agent_state, batches, update_key, hparams, multi_step)
 
     def learning_zeros(*args: Any) -> base.Metrics:
@@ -161,10 +171,10 @@ def make_program(config: Config) -> Program:
         multi_step: jax.Array,
         call: jax.Array,
         end: jax.Array,
-    ) -> tuple[AgentState, jax.Array, jax.Array]:
+    ) -> tuple[AgentState, jax.Array, jax.Array, jax.Array | None]:
         sample_key, gradient_key, grow_key = jax.random.split(key, 3)
         n_step = jnp.where(multi_step, hparams.n_step, 1)
-        batch = replays.sample(replay, sample_key, (B,), n_step, n_max, hparams.gamma)
+        batch = replays.sample(replay, sample_key, (B,), n_step, n_max, hparams.gamma, share)
         # Scores are dense gradients, so a packed network is unpacked for the event.
         before = getattr(state, name)
         unpacked = base.unpack(before)
@@ -176,9 +186,10 @@ def make_program(config: Config) -> Program:
             hparams.grow_gradient,
             reset_moments=config.reset_moments,
         )
+        differ = share.differ(masks.checksum(network.mask))
         if masks.is_packed(before.mask):
             network = base.pack(network, base.counts(before))
-        return state.replace(**{name: network}), dropped, grown
+        return state.replace(**{name: network}), dropped, grown, differ
 
     def check_buffer(agent_state: AgentState, replay: Replay, hparams: HParams) -> tuple[jax.Array, jax.Array]:
         return replays.shrink(
@@ -229,22 +240,27 @@ def make_program(config: Config) -> Program:
             actor_calls=before.actor_calls + jnp.where(learning, U // config.delay, 0),
         )
 
-        dropped, grown = tally.links_dropped, tally.links_grown
+        dropped, grown, apart = tally.links_dropped, tally.links_grown, state.apart
         for name, gradient, event_key in (
             ("critic", agent.critic_gradient, critic_key),
             ("actor", agent.actor_gradient, actor_key),
         ):
             call = getattr(after, f"{name}_calls")
             end = getattr(schedule, f"{name}_evolve_end")
-            agent_state, gone, come = jax.lax.cond(
+            agent_state, gone, come, differ = jax.lax.cond(
                 crossed(getattr(before, f"{name}_calls"), call, schedule.evolve_interval) & (call < end),
                 lambda s, name=name, gradient=gradient, event_key=event_key, call=call, end=end: evolve(
                     name, gradient, s, replay, event_key, hparams, multi_step, call, end
                 ),
-                lambda s: (s, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)),
+                lambda s: (
+                    s,
+                    jnp.zeros((), jnp.int32),
+                    jnp.zeros((), jnp.int32),
+                    jax.tree.map(jnp.zeros_like, state.apart),
+                ),
                 agent_state,
             )
-            dropped, grown = dropped + gone, grown + come
+            dropped, grown, apart = dropped + gone, grown + come, jax.tree.map(jnp.add, apart, differ)
 
         distance, left = jax.lax.cond(
             crossed(before.env_steps, after.env_steps, schedule.buffer_check_interval),
@@ -268,6 +284,7 @@ def make_program(config: Config) -> Program:
             ),
             policy_distance=distance,
             nonfinite=state.nonfinite + (~result.finite).sum(),
+            apart=apart,
         )
 
     def renew(state: TrainState) -> TrainState:
@@ -308,10 +325,12 @@ def make_program(config: Config) -> Program:
         return state.replace(tally=emptied), values
 
     def pack(state: TrainState) -> TrainState:
-        counts = link_counts(config, env.observation_size, env.action_size)
         agent = state.agent
-        actor, critic = base.pack(agent.actor, counts["actor"]), base.pack(agent.critic, counts["critic"])
-        return state.replace(agent=agent.replace(actor=actor, critic=critic))
+        if config.compute == "packed":
+            counts = link_counts(config, env.observation_size, env.action_size)
+            actor, critic = base.pack(agent.actor, counts["actor"]), base.pack(agent.critic, counts["critic"])
+            agent = agent.replace(actor=actor, critic=critic)
+        return state.replace(agent=agent, apart=None if share.count == 1 else jnp.zeros((), jnp.int32))
 
     return Program(
         config=config,
@@ -319,19 +338,20 @@ def make_program(config: Config) -> Program:
         agent=agent,
         hparams=make_hparams(config, env.observation_size, env.action_size),
         schedule=make_schedule(config),
-        init=init,
-        renew=renew,
-        chunk=chunk,
-        learn=learn,
-        report=report,
-        pack=pack,
+        init=share.over_devices(init),
+        renew=share.over_devices(renew),
+        chunk=share.over_devices(chunk),
+        learn=share.over_devices(learn),
+        report=share.over_devices(report),
+        pack=share.over_devices(pack),
+        share=share,
     )
 
 
 def unpack(state: TrainState) -> TrainState:
-    """The state of a packed run as one of a masked run, exactly; that of a masked run as it is."""
-    agent = state.agent
-    return state.replace(agent=agent.replace(actor=base.unpack(agent.actor), critic=base.unpack(agent.critic)))
+    """The state of any run as one of a masked run on one device, exactly: what checkpoints hold."""
+    agent = state.agent.replace(actor=base.unpack(state.agent.actor), critic=base.unpack(state.agent.critic))
+    return state.replace(agent=agent, apart=None)
 
 
 def agent_masks(agent: AgentState) -> dict[str, masks.Masks]:
@@ -373,7 +393,8 @@ def make_train(
     Returns:
       `train(key, hparams=None, schedule=None) -> (state, reports)`: the final state, and every report with a leading
       axis over evaluations. `hparams` and `schedule` default to the configuration's. Map over keys and
-      hyperparameters, not over the schedule: it is shared, so that events stay real branches.
+      hyperparameters, not over the schedule: it is shared, so that events stay real branches. With `data_parallel` it
+      lies over devices by itself: `jit` and `vmap` it, without `pmap`, and look that `state.apart` is 0.
 
     Raises:
       ConfigError: a configuration that cannot be.

@@ -57,7 +57,7 @@ class _Compiled(NamedTuple):
     masks: Callable[..., Any]
     """Of both networks, unpacked."""
     template: Any
-    """Of a checkpoint: the state, unpacked, so that a run can be resumed in either way of computing."""
+    """Of a checkpoint: the state, unpacked, so that a run can be resumed in any way of computing."""
     seconds: float
 
 
@@ -87,7 +87,7 @@ def train(
       ConfigError: an impossible configuration, or one that does not fit the device.
       WorkdirError: a workdir that cannot be used.
       CheckpointError: nothing good to resume from, or a checkpoint that cannot be written.
-      DivergedError: values stopped being finite; the last good checkpoint is kept.
+      DivergedError: values stopped being finite, or the same on all devices; the last good checkpoint is kept.
     """
     program = programs.make_program(config)
     directory = None if workdir is None else Path(workdir)
@@ -169,6 +169,8 @@ class _Run:
             healthy = bool(self.compiled.finite(self.state))
             self.training_seconds += time.perf_counter() - began
             self.steps += c.chunk_steps
+            if self.state.apart is not None and self.state.apart:
+                self._came_apart()
             if not healthy:
                 self._diverged("the networks' parameters are")
             self.display.advance(self.steps, self._status(mark_steps, mark_seconds))
@@ -233,17 +235,27 @@ class _Run:
         self.saved_at = self.steps
 
     def _diverged(self, what: str) -> None:
-        kept = (
-            f"the checkpoint at step {self.saved_at:,} is kept"
-            if self.saved_at >= 0
-            else "no checkpoint had been made yet"
-        )
         self._finish(finished=False)
         raise DivergedError(
-            f"diverged between steps {self.steps - (self.config.chunk_steps or 0):,} and {self.steps:,}: {what} no "
-            f"longer finite ({int(self.state.nonfinite):,} non-finite transitions were kept out of replay); {kept}; "
-            "try smaller --critic_lr and --actor_lr."
+            f"diverged {self._lately()}: {what} no longer finite ({int(self.state.nonfinite):,} non-finite transitions "
+            f"were kept out of replay); {self._kept()}; try smaller --critic_lr and --actor_lr."
         )
+
+    def _came_apart(self) -> None:
+        self._finish(finished=False)
+        raise DivergedError(
+            f"{self.config.data_parallel} devices chose different links {self._lately()} ({int(self.state.apart)} "
+            f"topology events), so they no longer train one network; {self._kept()}; look for a faulty device, or go "
+            "on with --resume --data_parallel=1."
+        )
+
+    def _lately(self) -> str:
+        return f"between steps {self.steps - (self.config.chunk_steps or 0):,} and {self.steps:,}"
+
+    def _kept(self) -> str:
+        if self.saved_at < 0:
+            return "no checkpoint had been made yet"
+        return f"the checkpoint at step {self.saved_at:,} is kept"
 
     def _finish(self, finished: bool) -> Result:
         totals = Totals(
@@ -274,7 +286,9 @@ def _compile(program: programs.Program) -> _Compiled:
     """Compile each of a run's programs once, side by side."""
     began = time.perf_counter()
     key = jax.random.PRNGKey(0)
-    template = jax.eval_shape(program.init, key, program.hparams)
+    sharding = program.share.sharding
+    placed = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    template = jax.tree.map(placed, jax.eval_shape(program.init, key, program.hparams))
     arguments = (template, program.hparams, program.schedule)
     lowered = (
         jax.jit(program.init).lower(key, program.hparams),
@@ -285,18 +299,18 @@ def _compile(program: programs.Program) -> _Compiled:
     )
     with ThreadPoolExecutor() as pool:
         init, renew, chunk, report, finite = pool.map(lambda part: part.compile(), lowered)
-    packed = program.config.compute == "packed"
+    plain = program.config.compute == "masked" and sharding is None
     return _Compiled(
         init,
         renew,
         chunk,
         report,
         finite,
-        unpack=jax.jit(programs.unpack) if packed else _same,
-        pack=jax.jit(program.pack) if packed else _same,
+        unpack=_same if plain else jax.jit(programs.unpack),
+        pack=_same if plain else jax.jit(program.pack),
         actor=jax.jit(lambda state: programs.unpack(state).agent.actor.params),
         masks=jax.jit(lambda state: programs.agent_masks(state.agent)),
-        template=jax.eval_shape(programs.unpack, template),
+        template=jax.tree.map(placed, jax.eval_shape(programs.unpack, template)),
         seconds=time.perf_counter() - began,
     )
 
@@ -309,8 +323,10 @@ def _check_memory(program: programs.Program) -> str:
     """One line on what the run will hold; refuses what the device cannot."""
     state = jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams)
     replay, agent = memory.tree_bytes(state.replay), memory.tree_bytes(state.agent)
+    # Devices of a CPU share its memory, and each has a copy.
+    copies = program.share.count if jax.default_backend() == "cpu" else 1
     memory.check_fits(
-        memory.tree_bytes(state),
+        copies * memory.tree_bytes(state),
         f"replay ({memory.format_bytes(replay)}) and networks ({memory.format_bytes(agent)})",
         "lower --buffer_max or --hidden",
     )
@@ -327,5 +343,5 @@ def _headline(program: programs.Program) -> str:
         + ("" if c.env.startswith("probe/") else f" ({c.backend})")
         + f", sparsity {100 * c.actor_sparsity:.3g} % actor, {100 * c.critic_sparsity:.3g} % critic; "
         f"{c.total_steps:,} steps, {c.num_envs} environments, seed {c.seed}; {c.compute} compute, "
-        f"{jax.devices()[0].device_kind}"
+        f"{jax.devices()[0].device_kind}" + (f" x {c.data_parallel}" if c.data_parallel > 1 else "")
     )

@@ -39,7 +39,10 @@ CONTENTS = (
 
 
 COMPUTE = "compute"
-"""The field that says how, not what: a run may be resumed with another."""
+"""The field that says how networks are computed."""
+
+HOW = frozenset({COMPUTE, "data_parallel"})
+"""Fields that say how, not what: a run may be resumed with others."""
 
 TICKET = "ticket"
 """The field that says where: a run may be resumed with the same masks in another place."""
@@ -47,7 +50,7 @@ TICKET = "ticket"
 
 def identity(config: Config) -> dict[str, Any]:
     """The values that make a resolved configuration this run and no other."""
-    return {name: value for name, value in config.to_dict().items() if name != COMPUTE}
+    return {name: value for name, value in config.to_dict().items() if name not in HOW}
 
 
 def checkpoint_identity(config: Config) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
             ) from None
         wanted = json.loads(json.dumps(identity(config)))
         # Whether a resumed run has the same ticket, its checkpoint tells.
-        other = sorted(k for k in {*held, *wanted} - {COMPUTE, TICKET} if held.get(k) != wanted.get(k))
+        other = sorted(k for k in {*held, *wanted} - HOW - {TICKET} if held.get(k) != wanted.get(k))
         if other:
             differences = ", ".join(f"{k}={held.get(k)} not {wanted.get(k)}" for k in other[:4])
             raise WorkdirError(
