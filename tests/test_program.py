@@ -379,7 +379,8 @@ def learn(agent, task):
     """RLx2's final state and last report on a probe."""
     config = small(agent=agent, env=f"probe/{task}", **LEARNING)
     state, reports = jax.jit(programs.make_train(config))(KEY)
-    assert_finite((state.agent, reports))
+    # Between two events there is no gradient to judge.
+    assert_finite((state.agent, {name: values for name, values in reports.items() if not name.endswith("_snr")}))
     last = jax.tree.map(lambda x: x[-1], reports)
     assert last["n_step"] == 3
     assert reports["links_grown"].sum() > 0

@@ -136,9 +136,17 @@ def kernels(tree: Any) -> list[jax.Array]:
     return [tree[name]["kernel"] for name in networks.layers(tree)]
 
 
+def booleans(masks: Masks) -> Masks:
+    """Masks as a pytree of booleans, those of a packed network too."""
+    return unpack_masks(masks) if is_packed(masks) else masks
+
+
+def count(masks: Masks) -> jax.Array:
+    """Links of a network."""
+    return jnp.stack([jnp.sum(leaf) for leaf in kernels(booleans(masks))]).sum()
+
+
 def sparsity(masks: Masks) -> jax.Array:
     """Share of the weights (kernels, not biases) that is absent."""
-    leaves = kernels(unpack_masks(masks) if is_packed(masks) else masks)
-    links = jnp.stack([jnp.sum(leaf) for leaf in leaves]).sum()
-    weights = sum(leaf.size for leaf in leaves)
-    return (weights - links) / weights
+    weights = sum(leaf.size for leaf in kernels(booleans(masks)))
+    return (weights - count(masks)) / weights

@@ -5,7 +5,7 @@
     iteration    = E environments step once; the E transitions enter replay;
                    U critic updates (and U / delay actor updates) from replay;
                    a topology event of critic or actor if due; a buffer check if due
-    report       = evaluation on environments of its own, and the means since the last one
+    report       = evaluation on environments of its own, diagnostics, and the means since the last one
 
 Every switch (warm-up, multi-step delay, events, checks) is a `lax.cond` on `Progress`, which no `vmap` over runs ever
 batches, so that what is not due costs nothing in a sweep either.
@@ -20,7 +20,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import envs, evaluation
+from rlx2_jax import diagnostics, envs, evaluation
 from rlx2_jax import replay as replays
 from rlx2_jax.agents import Agent, AgentState, base, make_agent
 from rlx2_jax.config import Config, HParams, Schedule, link_counts, make_hparams, make_schedule, resolve
@@ -45,6 +45,19 @@ class Progress(flax.struct.PyTreeNode):
     """int32."""
 
 
+class Events(flax.struct.PyTreeNode):
+    """What topology events did to one network: sums since the last report."""
+
+    count: jax.Array
+    """int32: events that could move links."""
+    dropped: jax.Array
+    """int32: links."""
+    grown: jax.Array
+    """int32: links."""
+    signal_to_noise: jax.Array
+    """Of the events' gradients, see `diagnostics.signal_to_noise`."""
+
+
 class Tally(flax.struct.PyTreeNode):
     """Sums since the last report."""
 
@@ -56,8 +69,18 @@ class Tally(flax.struct.PyTreeNode):
     """Training episodes finished."""
     episode_return: jax.Array
     """Sum of their returns."""
-    links_dropped: jax.Array
-    links_grown: jax.Array
+    actor: Events
+    critic: Events
+
+    @property
+    def links_dropped(self) -> jax.Array:
+        """By all events."""
+        return self.actor.dropped + self.critic.dropped
+
+    @property
+    def links_grown(self) -> jax.Array:
+        """By all events."""
+        return self.actor.grown + self.critic.grown
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -73,6 +96,8 @@ class TrainState(flax.struct.PyTreeNode):
     """At the last buffer check."""
     nonfinite: jax.Array
     """int32: transitions kept out of replay because they were not finite."""
+    first_masks: dict[str, tuple[jax.Array, ...]]
+    """Those that the run began with, one bit per weight, of `actor` and `critic`."""
 
 
 class Program(NamedTuple):
@@ -133,6 +158,7 @@ def make_program(config: Config) -> Program:
             tally=empty_tally(learning_zeros(agent_state, replay, run_key, hparams)),
             policy_distance=jnp.zeros(()),
             nonfinite=zero,
+            first_masks={name: diagnostics.compress(mask) for name, mask in agent_masks(agent_state).items()},
         )
 
     def learn(
@@ -161,16 +187,17 @@ def make_program(config: Config) -> Program:
         multi_step: jax.Array,
         call: jax.Array,
         end: jax.Array,
-    ) -> tuple[AgentState, jax.Array, jax.Array]:
+    ) -> tuple[AgentState, Events]:
         sample_key, gradient_key, grow_key = jax.random.split(key, 3)
         n_step = jnp.where(multi_step, hparams.n_step, 1)
         batch = replays.sample(replay, sample_key, (B,), n_step, n_max, hparams.gamma)
         # Scores are dense gradients, so a packed network is unpacked for the event.
         before = getattr(state, name)
         unpacked = base.unpack(before)
+        dense = state.replace(**{name: unpacked})
         network, dropped, grown = base.evolve(
             unpacked,
-            gradient(state.replace(**{name: unpacked}), batch, gradient_key, hparams, multi_step),
+            gradient(dense, batch, gradient_key, hparams, multi_step),
             grow_key,
             topology.drop_fraction_at(hparams.drop_fraction, call, end),
             hparams.grow_gradient,
@@ -178,7 +205,19 @@ def make_program(config: Config) -> Program:
         )
         if masks.is_packed(before.mask):
             network = base.pack(network, base.counts(before))
-        return state.replace(**{name: network}), dropped, grown
+        parts = diagnostics.split(batch)
+        part_keys = jax.random.split(jax.random.fold_in(gradient_key, 0), parts.weight.shape[0])
+        signal_to_noise = diagnostics.signal_to_noise(
+            lambda part: gradient(dense, *part, hparams, multi_step), (parts, part_keys), unpacked.mask
+        )
+        # In a sweep events are due in all runs alike, those of a fixed topology too.
+        moves = hparams.drop_fraction > 0
+        return state.replace(**{name: network}), Events(
+            count=moves.astype(jnp.int32),
+            dropped=dropped,
+            grown=grown,
+            signal_to_noise=jnp.where(moves, signal_to_noise, 0),
+        )
 
     def check_buffer(agent_state: AgentState, replay: Replay, hparams: HParams) -> tuple[jax.Array, jax.Array]:
         return replays.shrink(
@@ -229,22 +268,22 @@ def make_program(config: Config) -> Program:
             actor_calls=before.actor_calls + jnp.where(learning, U // config.delay, 0),
         )
 
-        dropped, grown = tally.links_dropped, tally.links_grown
+        events = {}
         for name, gradient, event_key in (
             ("critic", agent.critic_gradient, critic_key),
             ("actor", agent.actor_gradient, actor_key),
         ):
             call = getattr(after, f"{name}_calls")
             end = getattr(schedule, f"{name}_evolve_end")
-            agent_state, gone, come = jax.lax.cond(
+            agent_state, event = jax.lax.cond(
                 crossed(getattr(before, f"{name}_calls"), call, schedule.evolve_interval) & (call < end),
                 lambda s, name=name, gradient=gradient, event_key=event_key, call=call, end=end: evolve(
                     name, gradient, s, replay, event_key, hparams, multi_step, call, end
                 ),
-                lambda s: (s, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)),
+                lambda s: (s, no_events()),
                 agent_state,
             )
-            dropped, grown = dropped + gone, grown + come
+            events[name] = jax.tree.map(jnp.add, getattr(tally, name), event)
 
         distance, left = jax.lax.cond(
             crossed(before.env_steps, after.env_steps, schedule.buffer_check_interval),
@@ -263,8 +302,7 @@ def make_program(config: Config) -> Program:
                 learning=jax.tree.map(jnp.add, tally.learning, metrics),
                 episodes=tally.episodes + ended.sum(),
                 episode_return=tally.episode_return + result.finished_return.sum(),
-                links_dropped=dropped,
-                links_grown=grown,
+                **events,
             ),
             policy_distance=distance,
             nonfinite=state.nonfinite + (~result.finite).sum(),
@@ -279,20 +317,18 @@ def make_program(config: Config) -> Program:
         return jax.lax.scan(body, state, length=config.iterations_per_chunk)[0]
 
     def report(state: TrainState, hparams: HParams, schedule: Schedule) -> tuple[TrainState, Report]:
-        actor = state.agent.actor
-        returns = evaluation.episode_returns(
-            env,
-            lambda observation: agent.mode(actor, observation),
-            jax.tree.map(lambda x: x[: config.eval_episodes], state.envs.pool),
-            config.episode_length,
-        )
+        policy = lambda observation: agent.mode(state.agent.actor, observation)
+        first = jax.tree.map(lambda x: x[: config.eval_episodes], state.envs.pool)
+        returns = evaluation.play(env, policy, first, config.episode_length, hparams.gamma)
+        pairs = jnp.concatenate([first.observation, policy(first.observation)], -1)
+        q = diagnostics.activations(base.unpack(state.agent.critic).params, pairs)[1][..., 0].min(0)
         tally, progress = state.tally, state.progress
         multi_step = progress.critic_calls >= schedule.n_step_delay
         values = {
             "env_steps": progress.env_steps,
             "updates": progress.critic_calls,
-            "return_mean": returns.mean(),
-            "return_std": returns.std(),
+            "return_mean": returns.plain.mean(),
+            "return_std": returns.plain.std(),
             "train_return": tally.episode_return / tally.episodes,
             **jax.tree.map(lambda s: s / tally.iterations, tally.learning),
             "actor_sparsity": masks.sparsity(state.agent.actor.mask),
@@ -303,9 +339,33 @@ def make_program(config: Config) -> Program:
             "replay_size": replays.size(state.replay),
             "n_step": jnp.where(multi_step, hparams.n_step, 1),
             "nonfinite": state.nonfinite,
+            "return_discounted": returns.discounted.mean(),
+            "value_bias": jnp.mean(q - returns.discounted),
+            **diagnose(state, hparams),
         }
         emptied = empty_tally(jax.tree.map(jnp.zeros_like, tally.learning))
         return state.replace(tally=emptied), values
+
+    def diagnose(state: TrainState, hparams: HParams) -> Report:
+        # A key of its own: a report leaves no trace in a run.
+        sample_key = jax.random.fold_in(state.key, 0)
+        batch = replays.sample(state.replay, sample_key, (diagnostics.SAMPLES,), jnp.asarray(1), n_max, hparams.gamma)
+        pairs = jnp.concatenate([batch.observation, batch.action], -1)
+        values: Report = {}
+        for name, inputs in (("actor", batch.observation), ("critic", pairs)):
+            network = base.unpack(getattr(state.agent, name))
+            width, events = getattr(hparams, f"{name}_width"), getattr(state.tally, name)
+            hidden, _ = diagnostics.activations(network.params, inputs)
+            found = diagnostics.wiring(network.mask, width) | {
+                "churn": events.grown / masks.count(network.mask),
+                "overlap": diagnostics.overlap(network.mask, state.first_masks[name]),
+                "dormant": diagnostics.dormant(hidden, width),
+                "gradient_snr": events.signal_to_noise / events.count,
+            }
+            if name == "critic":
+                found["rank"] = diagnostics.effective_rank(hidden[-1]).mean()
+            values |= {f"{name}_{what}": value for what, value in found.items()}
+        return values
 
     def pack(state: TrainState) -> TrainState:
         counts = link_counts(config, env.observation_size, env.action_size)
@@ -352,9 +412,15 @@ def empty_tally(learning: base.Metrics) -> Tally:
         learning=learning,
         episodes=count,
         episode_return=zero,
-        links_dropped=count,
-        links_grown=count,
+        actor=no_events(),
+        critic=no_events(),
     )
+
+
+def no_events() -> Events:
+    """No event."""
+    count = jnp.zeros((), jnp.int32)
+    return Events(count=count, dropped=count, grown=count, signal_to_noise=jnp.zeros(()))
 
 
 def finite(state: TrainState) -> jax.Array:

@@ -26,9 +26,14 @@ def column(rows: Rows, name: str) -> np.ndarray:
 
 
 def draw_run(rows: Rows, title: str) -> Figure:
-    """One run: return with the spread over evaluation episodes, and what the three mechanisms did."""
-    figure = Figure(figsize=(9, 6.2), layout="constrained")
-    axes = figure.subplot_mosaic([["return"] * 3, ["links", "buffer", "value"]], height_ratios=[1.7, 1])
+    """One run: return with the spread over evaluation episodes, what the three mechanisms did, and diagnostics.
+
+    Rows of runs from before there were diagnostics make a picture without them.
+    """
+    diagnosed = any("value_bias" in row for row in rows)
+    layout: list[Any] = [["return"] * 3, ["links", "buffer", "value"], ["overlap", "dormant", "bias"]][: 2 + diagnosed]
+    figure = Figure(figsize=(9, 8.2 if diagnosed else 6.2), layout="constrained")
+    axes = figure.subplot_mosaic(layout, height_ratios=[1.7, 1, 1][: len(layout)])
     steps = column(rows, "env_steps")
     mean, std = column(rows, "return_mean"), column(rows, "return_std")
     axes["return"].fill_between(steps, mean - std, mean + std, color=COLORS[0], alpha=0.18, lw=0)
@@ -47,10 +52,27 @@ def draw_run(rows: Rows, title: str) -> Figure:
     distance.tick_params(colors=COLORS[4])
     axes["value"].plot(steps, column(rows, "q_mean"), color=COLORS[1])
     axes["value"].set(title="mean Q on batches")
+    if diagnosed:
+        _draw_diagnostics(axes, rows)
     for axis in axes.values():
         tidy(axis)
         axis.set_xlabel("environment steps")
     return figure
+
+
+def _draw_diagnostics(axes: Mapping[str, Any], rows: Rows) -> None:
+    steps = column(rows, "env_steps")
+    for name, color in (("actor", COLORS[0]), ("critic", COLORS[1])):
+        axes["overlap"].plot(steps, column(rows, f"{name}_overlap"), color=color, label=name)
+        axes["dormant"].plot(steps, column(rows, f"{name}_dormant"), color=color, label=name)
+    axes["overlap"].set(title="links as at the start", ylim=(0, 1.03))
+    axes["dormant"].set(title="dormant hidden units", ylim=(0, None))
+    paid = column(rows, "return_discounted")
+    axes["bias"].plot(steps, paid + column(rows, "value_bias"), color=COLORS[1], label="Q")
+    axes["bias"].plot(steps, paid, color=COLORS[5], lw=1, ls="--", label="return")
+    axes["bias"].set(title="Q and return at the start")
+    for name in ("overlap", "dormant", "bias"):
+        axes[name].legend(loc="best", frameon=False, fontsize="small")
 
 
 def draw_comparison(runs: Mapping[str, Rows], title: str) -> Figure:
