@@ -184,11 +184,14 @@ def signal_to_noise(gradient: Callable[[T], networks.Params], parts: T, mask: Ma
 
 
 def split(batch: T) -> T:
-    """Regroup arrays `[B, ...]` into `[P, B // P, ...]`, P being `PARTS` or at most B; a remainder is left out."""
+    """Regroup arrays `[B, ...]` into `[P, B // P, ...]`, P being `PARTS` or at most B; a remainder is left out.
+
+    Every P-th sample makes a part: devices that each hold a slice of a batch then hold slices of the same parts.
+    """
     size = jax.tree.leaves(batch)[0].shape[0]
     parts = min(PARTS, size)
     each = size // parts
-    return jax.tree.map(lambda x: x[: parts * each].reshape(parts, each, *x.shape[1:]), batch)
+    return jax.tree.map(lambda x: x[: parts * each].reshape(each, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
 def _live(units: jax.Array, width: jax.Array) -> jax.Array:

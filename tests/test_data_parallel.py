@@ -1,5 +1,6 @@
 """One run over several devices: the run on one, to rounding, with the same masks on all of them, or an error."""
 
+import dataclasses
 import functools
 import os
 import shutil
@@ -16,14 +17,15 @@ import numpy as np
 import pytest
 
 from rlx2_jax import devices, files
-from rlx2_jax.config import AGENTS, resolve
+from rlx2_jax.agents import make_agent
+from rlx2_jax.config import AGENTS, make_hparams, resolve
 from rlx2_jax.devices import AXIS, WHOLE, Share
 from rlx2_jax.errors import ConfigError, DivergedError
 from rlx2_jax.sparsity import masks
 from rlx2_jax.sweeps import plan
 from rlx2_jax.training import program as programs
 from rlx2_jax.training.cloning import make_cloning
-from tests.conftest import ROOT, assert_finite, cached, equations, launch, small
+from tests.conftest import ROOT, assert_finite, cached, equations, launch, random_batch, small
 from tests.test_run import final_state, flags_of, quiet, without_clocks
 
 DEVICES = 8
@@ -54,7 +56,7 @@ def config(**changes):
     settings = {
         # Targets bootstrap, so that their noise counts, and observations differ, so that the actor's batch does.
         "env": "probe/chain",
-        "batch_size": 32,
+        "batch_size": 64,
         "total_steps": 800,
         "evolve_interval": 40,
         "n_step_delay": 100,
@@ -118,6 +120,27 @@ CASES = [
     pytest.param("sac", "masked", (2, 8), marks=pytest.mark.slow),
     pytest.param("sac", "packed", (2, 4), marks=pytest.mark.slow),
 ]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@over_devices
+def test_grow_scores_are_those_of_the_whole_batch(agent):
+    c = resolve(config(agent=agent, data_parallel=4))
+    whole = make_agent(dataclasses.replace(c, data_parallel=1), 3, 2)
+    share, shared = Share(4), make_agent(c, 3, 2)
+    hparams = make_hparams(c, 3, 2)
+    state = whole.init(KEY, hparams)
+    batch = random_batch(0, (64,), 3, 2)
+    for name in ("critic_gradient", "actor_gradient"):
+        alone = getattr(whole, name)(state, batch, KEY, hparams, jnp.asarray(True))
+        gradient = getattr(shared, name)
+
+        def own(batch, gradient=gradient):
+            return gradient(state, jax.tree.map(lambda x: share.own(x, 0), batch), KEY, hparams, jnp.asarray(True))
+
+        together = jax.jit(share.over_devices(own))(batch)
+        chex.assert_trees_all_close(together, alone, rtol=1e-4, atol=1e-6)
+        assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(alone)) > 1e-2
 
 
 @pytest.mark.parametrize(("agent", "compute", "counts"), CASES)

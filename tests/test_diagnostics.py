@@ -192,7 +192,7 @@ def test_signal_without_noise_is_huge_no_gradient_is_none_and_no_candidate_is_na
 
 def test_split_makes_equal_parts_and_leaves_a_remainder_out():
     parts = diagnostics.split({"x": jnp.arange(19)})["x"]
-    np.testing.assert_array_equal(parts, np.arange(16).reshape(8, 2))
+    np.testing.assert_array_equal(parts, np.arange(16).reshape(2, 8).T)
     np.testing.assert_array_equal(diagnostics.split(jnp.arange(3)), [[0], [1], [2]])
 
 
