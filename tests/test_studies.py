@@ -129,6 +129,9 @@ def test_settings_that_are_newer_than_a_record_have_their_defaults_there(tmp_pat
     del old["config"]["sac_explore"]
     records.append(tmp_path / "table2", [old])
     assert list(records.known(tmp_path)) == [records.identity(resolve(Config.from_dict(old["config"])))]
+    # And are no reason to record the run again.
+    records.append(tmp_path / "table2", [line()])
+    assert records.read(tmp_path / "table2") == [old]
 
 
 def test_a_damaged_record_is_refused(tmp_path):

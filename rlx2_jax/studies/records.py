@@ -131,7 +131,7 @@ def of_line(line: Line) -> str | None:
         return None
     if line["kind"] != LEARNING:
         return None
-    return json.dumps({k: v for k, v in values.items() if k != workdirs.COMPUTE}, sort_keys=True)
+    return json.dumps({k: v for k, v in values.items() if k not in workdirs.HOW}, sort_keys=True)
 
 
 def identity(config: Config) -> str:
@@ -165,7 +165,9 @@ def _rounded(value: Any) -> Any:
 
 def name(row: str, arm: str, config: Mapping[str, Any]) -> tuple[str, str, str]:
     """What makes a run one and the same within a study; whose masks it begins with follows from its arm."""
-    settings = {k: v for k, v in config.items() if k not in (workdirs.COMPUTE, workdirs.TICKET)}
+    # Settings that are newer than a record have their defaults there.
+    settings = {**Config().to_dict(), **config}
+    settings = {k: v for k, v in settings.items() if k not in workdirs.HOW | {workdirs.TICKET}}
     return row, arm, json.dumps(settings, sort_keys=True)
 
 
