@@ -39,6 +39,9 @@ FORMAT = 1
 Networks = dict[str, masking.Masks]
 """Boolean masks by network: `actor`, `critic`."""
 
+Compressed = Mapping[str, Sequence[np.ndarray]]
+"""Masks by network: of each matrix the bytes that `numpy.packbits` makes of its entries."""
+
 
 class Ticket(NamedTuple):
     """The masks of a run, as NumPy arrays, and where they come from."""
@@ -144,6 +147,11 @@ def load_for(
                     f"the sparsity that it was found with ({network}_sparsity={held})."
                 )
     return ticket
+
+
+def expand(compressed: Sequence[np.ndarray], like: masking.Masks) -> masking.Masks:
+    """Masks of one network from their bytes, in the shapes of others of the same network."""
+    return _tree([_bits(part, kernel.shape) for part, kernel in zip(compressed, masking.kernels(like), strict=True)])
 
 
 def digest(path: str | Path) -> str:

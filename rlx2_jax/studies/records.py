@@ -33,6 +33,7 @@ COLUMNS = (
     "replay_size",
     "policy_distance",
     "links_grown",
+    *("actor_overlap", "critic_overlap", "actor_dormant", "critic_dormant", "critic_rank", "value_bias"),
 )
 """What is kept of every evaluation."""
 

@@ -95,16 +95,15 @@ class BatchRun:
         if hosts.is_first():
             self.checkpoints.forget_incomplete()
         hosts.barrier("checkpoints looked at")
-        self.state = self.compiled.init(self.keys, self.hparams)
-        self.first_masks = self._masks()
         if self.checkpoints.steps():
-            self.state = None  # Frees its memory for the one restored.
             self.steps, self.state, clocks = self.checkpoints.restore(self.compiled.template, warn=self.display.say)
             self.saved_at = self.steps
             self.training_seconds = clocks["training_seconds"]
             self.earlier_seconds = clocks["wall_seconds"]
             self.diverged = clocks["diverged"]
             self.display.say(f"{self.batch.name}: resumed at step {self.steps:,}")
+        else:
+            self.state = self.compiled.init(self.keys, self.hparams)
         for row, (run, record) in enumerate(zip(self.runs, self.records, strict=True)):
             record.open(self.steps)
             if row not in self.mine:
@@ -188,9 +187,9 @@ class BatchRun:
         going = [row for row, run in enumerate(self.runs) if run.name not in self.diverged]
         list(self.pool.map(add, going))
 
-    def _masks(self) -> dict[int, tickets.Networks]:
-        """Of each row on this host's devices."""
-        local = self.layout.local(programs.agent_masks(self.state.agent))
+    def _masks(self) -> dict[int, tuple[tickets.Compressed, tickets.Networks]]:
+        """First and present ones of each row on this host's devices."""
+        local = self.layout.local((self.state.first_masks, programs.agent_masks(self.state.agent)))
         rows = self.layout.local_rows(self.batch.rows)
         return {row: jax.tree.map(lambda x, k=k: x[k], local) for k, row in enumerate(rows)}
 
@@ -208,7 +207,7 @@ class BatchRun:
     def _close(self, done: bool) -> None:
         """Summaries and curves; a batch that is done needs its checkpoints no more."""
         nonfinite = self.layout.gather(self.state.nonfinite)
-        final_masks = self._masks() if done else {}
+        masks = self._masks() if done else {}
 
         for row in self.mine:
             totals = Totals(
@@ -221,7 +220,7 @@ class BatchRun:
             )
             finished = done and self.runs[row].name not in self.diverged
             if finished:
-                self.records[row].keep_masks(self.first_masks[row], final_masks[row])
+                self.records[row].keep_masks(*masks[row])
             self.records[row].draw()
             self.records[row].close(totals, finished=finished)
         if done:

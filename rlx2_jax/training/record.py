@@ -86,9 +86,10 @@ class Record:
             "version": __version__,
         }
 
-    def keep_masks(self, initial: tickets.Networks, final: tickets.Networks) -> None:
-        """Write the masks that the run began and ended with."""
+    def keep_masks(self, first: tickets.Compressed, final: tickets.Networks) -> None:
+        """Write the masks that the run began with, one bit per weight, and those it ended with."""
         if self.directory is not None:
+            initial = {name: tickets.expand(first[name], final[name]) for name in final}
             tickets.save(self.directory / tickets.NAME, initial, final, self.about())
 
     def draw(self) -> None:

@@ -138,21 +138,19 @@ class _Run:
         self.compiled = _compile(program)
         display.say(f"compiled in {self.compiled.seconds:.0f} s")
         self.state: Any = None
-        self.first_masks: Any = None
 
     def start(self, resume: bool) -> None:
         """Put the state on the device: fresh, or from the last good checkpoint."""
-        self.state = self.compiled.init(jax.random.PRNGKey(self.config.seed), self.program.hparams)
-        self.first_masks = jax.device_get(self.compiled.masks(self.state))
         if resume:
             assert self.checkpoints is not None
-            self.state = None  # Frees its memory for the one restored.
             self.steps, restored, record = self.checkpoints.restore(self.compiled.template, warn=self.display.say)
             self.state = self.compiled.pack(restored)
             self.saved_at = self.steps
             self.training_seconds = record["training_seconds"]
             self.earlier_seconds = record["wall_seconds"]
             self.display.say(f"resumed at step {self.steps:,}")
+        else:
+            self.state = self.compiled.init(jax.random.PRNGKey(self.config.seed), self.program.hparams)
         self.record.open(self.steps)
 
     def go(self, stop: StopSignals) -> Result:
@@ -267,7 +265,8 @@ class _Run:
             compile_seconds=self.compiled.seconds,
         )
         if finished:
-            self.record.keep_masks(self.first_masks, jax.device_get(self.compiled.masks(self.state)))
+            first, final = jax.device_get((self.state.first_masks, self.compiled.masks(self.state)))
+            self.record.keep_masks(first, final)
         summary = self.record.close(totals, finished=finished)
         directory = self.record.directory
         if finished:
