@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int | None:
         conduct.gather(runs, place)
     else:
         use_cache(CACHE.value)
-        finished = conduct.conduct(study, runs, place)
+        finished = conduct.conduct(study, runs, place, lambda line: print(line, file=sys.stderr))
     if not records.read(directory):
         raise ConfigError(f"{directory} holds no run yet; let one come to its end first.")
     report.write(directory, STUDY.value, study)

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -20,14 +21,28 @@ STACK = ("jax", "jaxlib", "flax", "optax", "brax", "mujoco", "orbax-checkpoint",
 """Packages whose versions are named."""
 
 
+PLACES = ("workdir", "results", "compilation_cache", "output")
+"""Flags that name places on one machine, which are nobody else's business."""
+
+
 def command() -> str:
-    """How this process was started, as a person would type it."""
-    return shlex.join(["python", *sys.argv])
+    """How this process was started, as a person would type it, but for where on this machine its files are."""
+    program, *arguments = sys.argv
+    if Path(program).parent.name == "experiments":
+        program = f"experiments/{Path(program).name}"
+    kept, skip = [], False
+    for argument in arguments:
+        name, given, _ = argument.lstrip("-").partition("=")
+        place = argument.startswith("-") and name in PLACES
+        if not (place or skip):
+            kept.append(argument)
+        skip = place and not given
+    return shlex.join(["python", program, *kept])
 
 
 @functools.cache
 def commit() -> str | None:
-    """Of the package's repository, marked if files differ from it; None if there is none."""
+    """Of the package's repository, marked if its code differs from it; None if there is none."""
     home = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
@@ -36,8 +51,12 @@ def commit() -> str | None:
         ).stdout.strip()
 
     try:
-        modified = "-modified" if git("status", "--porcelain", "--untracked-files=no") else ""
-        return git("rev-parse", "--short=10", "HEAD") + modified
+        # Another repository may hold an environment in which the package is installed.
+        if Path(git("rev-parse", "--show-toplevel")) != home.resolve():
+            return None
+        # Results are written while runs go on.
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!experiments/results")
+        return git("rev-parse", "--short=10", "HEAD") + ("-modified" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -63,3 +82,8 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def about() -> dict[str, Any]:
+    """All of it, fit for JSON."""
+    return {"command": command(), "commit": commit(), "device": device(), "versions": versions()}

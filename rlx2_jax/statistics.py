@@ -66,6 +66,11 @@ def ratio(sample: Sample, reference: Sample) -> np.ndarray:
     return np.mean([a.mean(-1) / b.mean(-1) for a, b in zip(sample, reference, strict=True)], axis=0)
 
 
+def iqm_ratio(sample: Sample, reference: Sample) -> np.ndarray:
+    """Interquartile mean of all scores of all tasks, each divided by the mean of the reference on its task."""
+    return iqm([a / b.mean(-1)[..., None] for a, b in zip(sample, reference, strict=True)])
+
+
 def improvement(sample: Sample, other: Sample) -> np.ndarray:
     """Probability that a run of one method beats a run of the other, ties counting half; mean over tasks."""
     wins = []

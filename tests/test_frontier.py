@@ -63,6 +63,18 @@ def test_the_recorded_scores_say_the_same_again():
     assert found.largest is not None
 
 
+def test_one_run_decides_nothing():
+    found, _ = play(lambda sparsity, seed: 1000.0, seeds=(0,))
+    assert not any(step.decided for step in found.steps)
+
+
+def test_there_is_nothing_to_keep_of_a_dense_agent_that_has_not_learned():
+    found, asked = play(lambda sparsity, seed: -100.0 - 100 * sparsity)
+    assert not found.learned
+    assert found.largest is None
+    assert len(asked) == 2 * frontier.FIRST_SEEDS
+
+
 def test_nothing_is_decided_with_seeds_that_are_not_there():
     scores = {0.0: {0: 1.0, 1: 1.0}, frontier.GRID[6]: {0: 1.0, 1: 1.0, 2: 1.0}}
-    assert frontier.search(scores, SEEDS) == ((), (0.0, (2,)), None)
+    assert frontier.search(scores, SEEDS) == ((), (0.0, (2,)), None, True)

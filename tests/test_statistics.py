@@ -26,6 +26,13 @@ def test_the_interquartile_mean_pools_tasks():
     assert statistics.iqm([np.array([0.0, 10.0]), np.array([20.0, 90.0])]) == 15
 
 
+def test_scores_over_a_reference_are_as_uncertain_as_that():
+    sample, spread = [np.full(4, 90.0), np.full(4, 9.0)], [np.array([80.0, 120.0]), np.array([8.0, 12.0])]
+    found = estimate(statistics.iqm_ratio, sample, spread)
+    assert found.value == pytest.approx(0.9)
+    assert found.low < 0.8 < 1.0 < found.high
+
+
 @given(SCORES, SCORES)
 def test_the_probability_of_improvement_is_the_share_of_pairs(a, b):
     wins = np.mean([1.0 if x > y else 0.5 if x == y else 0.0 for x in a for y in b])

@@ -3,16 +3,19 @@
 import dataclasses
 import json
 import os
+import shutil
+from unittest import mock
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from rlx2_jax import accounting, envs, statistics
+from rlx2_jax import accounting, envs, files, policies, provenance, statistics, tickets
 from rlx2_jax.config import Config, resolve
-from rlx2_jax.errors import ConfigError, WorkdirError
-from rlx2_jax.studies import STUDIES, records, report, runs
+from rlx2_jax.errors import ConfigError, DivergedError, WorkdirError
+from rlx2_jax.studies import STUDIES, conduct, records, report, runs
 from rlx2_jax.studies.catalogue import TABLE_2, Run
+from rlx2_jax.sweeps import plan as plans
 from tests.conftest import ROOT, cached, launch
 
 RESULTS = ROOT / "experiments" / "results"
@@ -20,8 +23,8 @@ RESULTS = ROOT / "experiments" / "results"
 
 def line(arm="rlx2", seed=0, score=100.0, row="td3/hopper", study="table2", **settings):
     """A recorded run that never was."""
-    found = runs(STUDIES[study], [row], [seed], {"total_steps": 60_000, **settings}, [arm])
-    (run,) = found
+    found = runs(STUDIES[study], [row], [seed], {"total_steps": 60_000, **settings})
+    (run,) = (run for run in found if run.arm == arm)
     env = envs.make(run.config.env)
     account = accounting.account(run.config, env.observation_size, env.action_size)
     steps = range(5000, 60_001, 5000)
@@ -43,6 +46,7 @@ def line(arm="rlx2", seed=0, score=100.0, row="td3/hopper", study="table2", **se
         "size_ratio": account.size_ratio,
         "flops_train_ratio": account.flops_train_ratio,
         "evaluations": {name: [float(s) for s in steps] for name in ("steps", *records.COLUMNS)},
+        "conditions": dict(run.conditions),
         "provenance": {"command": "python x", "commit": "c0ffee", "device": "d", "versions": {}, "compute": "masked"},
         "config": run.config.to_dict(),
     }
@@ -169,18 +173,76 @@ def test_a_report_says_what_the_statistics_say(tmp_path):
     assert cells(text, "rlx2")[4] == f"{100 * relative.value:.1f} [{100 * relative.low:.1f}, {100 * relative.high:.1f}]"
     assert cells(text, "rlx2")[5] == "97"
     assert cells(text, "ss")[3].startswith("25.0 [")
-    assert cells(text, "ss")[6] == f"{better.value:.2f} [{better.low:.2f}, {better.high:.2f}]"
-    assert cells(text, "rlx2")[7] == "0.040"
-    assert cells(text, "dense")[9] == "90, 100, 110, 140"
+    assert cells(text, "rlx2")[6] == "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x - 97 for x in relative[1:]))
+    assert cells(text, "ss")[7] == f"{better.value:.2f} [{better.low:.2f}, {better.high:.2f}]"
+    assert cells(text, "rlx2")[8] == "0.040"
+    assert cells(text, "dense")[10] == "90, 100, 110, 140"
     assert (tmp_path / "td3-hopper-60000.png").exists()
 
 
-def test_runs_of_different_lengths_are_never_put_together(tmp_path):
-    records.append(tmp_path, [line("rlx2", 0, 1.0), line("rlx2", 1, 2.0), line("rlx2", 0, 900.0, total_steps=90_000)])
-    found = report.groups(records.read(tmp_path))
-    assert [[run["score"] for run in group.lines] for group in found] == [[1, 2], [900]]
-    other = line("rlx2", 0, 5.0, backend="spring")
-    assert len(report.groups([*records.read(tmp_path), other])) == 3
+def test_only_runs_under_the_same_conditions_are_put_together():
+    alike = [line("rlx2", 0, 1.0), line("ss", 1, 2.0)]
+    others = [
+        line(total_steps=90_000),
+        line(backend="spring"),
+        line(initial_mask="random"),
+        line(actor_sparsity=0.5),
+        line(buffer_max=30_000),
+        line(row="td3/ant"),
+    ]
+    found = report.groups([*alike, *others])
+    assert [len(group.lines) for group in found] == [2, 1, 1, 1, 1, 1, 1]
+    # A setting that is named and is the default is no other condition.
+    assert len(report.groups([*alike, line(gamma=0.99)])) == 1
+
+
+def test_rows_are_averaged_only_if_their_runs_were_made_alike(tmp_path):
+    rows = {"td3/hopper": (100.0, 90.0), "td3/walker2d": (1000.0, 700.0)}
+    both = [
+        line(arm, k, s + k, row)
+        for row, pair in rows.items()
+        for arm, s in zip(("dense", "rlx2"), pair, strict=True)
+        for k in (0, 1)
+    ]
+    longer = [line(arm, 0, 5.0, total_steps=90_000) for arm in ("dense", "rlx2")]
+    records.append(tmp_path, [*both, *longer])
+    text = report.markdown(tmp_path, "table2", STUDIES["table2"])
+    (heading,) = [row for row in text.splitlines() if row.endswith("together")]
+    assert heading == "## TD3 on hopper, TD3 on walker2d together"
+    together = text[text.index(heading) :]
+    expected = 100 * np.mean([90.5 / 100.5, 700.5 / 1000.5])
+    assert cells(together, "rlx2")[1:3] == ["4", cells(together, "rlx2")[2]]
+    assert cells(together, "rlx2")[2].startswith(f"{expected:.1f} [")
+    assert cells(together, "rlx2")[4] == f"{(97.0 + 98.1) / 2:.1f}"
+
+
+def test_a_dense_agent_that_has_not_learned_is_no_measure(tmp_path):
+    records.append(tmp_path, [line("dense", 0, -100.0), line("dense", 1, -110.0), line("rlx2", 0, -300.0)])
+    text = report.markdown(tmp_path, "table2", STUDIES["table2"])
+    assert cells(text, "rlx2")[4] == cells(text, "rlx2")[6] == "-"
+
+
+def test_one_run_has_no_interval(tmp_path):
+    records.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 90.0), line("ss", 0, 10.0)])
+    text = report.markdown(tmp_path, "table2", STUDIES["table2"])
+    assert cells(text, "rlx2")[2:7] == ["90.0", "90.0", "90.0", "97", "-7.0"]
+    assert cells(text, "ss")[7] == "1.00"
+
+
+def test_clones_are_measured_by_their_teachers(tmp_path):
+    teachers = [line("dense", k, 100.0 + k, "td3/ant", "tickets") for k in (0, 1)]
+    clone = lambda k: line("clone-random", k, 50.0, "td3/ant", "tickets") | {"kind": "cloning"}
+    records.append(tmp_path, [*teachers, clone(0), clone(1)])
+    text = report.markdown(tmp_path, "tickets", STUDIES["tickets"])
+    section = text[text.index("imitating the dense agent") :]
+    assert cells(section, "clone-random")[4].startswith(f"{100 * 50 / 100.5:.1f} [")
+
+
+def test_a_run_that_diverged_at_once_leaves_a_report(tmp_path):
+    nothing = line("ss", 1, 0.0) | {"diverged": True, "evaluations": {"steps": []}}
+    records.append(tmp_path, [line("ss", 0, 10.0), nothing])
+    report.write(tmp_path, "table2", STUDIES["table2"])
+    assert "(1 diverged" in cells((tmp_path / "README.md").read_text(), "ss")[1]
 
 
 def test_findings_are_taken_over_and_a_diverged_run_is_told(tmp_path):
@@ -188,7 +250,7 @@ def test_findings_are_taken_over_and_a_diverged_run_is_told(tmp_path):
     (tmp_path / report.FINDINGS).write_text("It was the **buffer**.\n")
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     assert "## What was found\n\nIt was the **buffer**.\n" in text
-    assert cells(text, "rlx2")[1] == "2 (1 diverged)"
+    assert cells(text, "rlx2")[1] == "2 (1 diverged, counted with the lowest evaluation)"
 
 
 @pytest.mark.parametrize("directory", sorted(RESULTS.glob(f"*/{records.FILE}")), ids=lambda path: path.parent.name)
@@ -197,9 +259,115 @@ def test_committed_reports_are_those_of_the_committed_runs(directory):
     study = STUDIES[directory.name]
     assert (directory / "README.md").read_text() == report.markdown(directory, directory.name, study)
     pictures = sorted(directory.glob("*.png"))
-    assert pictures
+    linked = {word.partition(")")[0] for word in (directory / "README.md").read_text().split("](")[1:]}
+    assert {name for name in linked if name.endswith(".png")} == {picture.name for picture in pictures} != set()
     for picture in pictures:
         assert PIL.Image.open(picture).text["Source"] == report.digest(directory), f"{picture} is not of these runs"
+
+
+@pytest.fixture
+def laboratory(monkeypatch, tmp_path):
+    """A place to conduct in, where runs and clones take no time; what was made is told in order."""
+    made = []
+
+    def finish(directory, config, rows):
+        directory.mkdir(parents=True)
+        files.write_json(directory / "config.json", config.to_dict())
+        files.write_json_lines(directory / "metrics.jsonl", rows)
+        mask = {"Dense_0": {"kernel": np.eye(4, dtype=bool) if config.seed else np.ones((4, 4), bool)}}
+        about = {"agent": "td3", "made": len(made)}
+        tickets.save(directory / "masks.npz", {"actor": mask}, {"actor": mask}, about)
+        policies.save(directory / "policy.npz", {"Dense_0": {"kernel": np.eye(4), "bias": np.zeros(4)}}, about)
+        files.write_json(directory / "summary.json", {"finished": True})
+
+    def sweep(configs, workdir, *, on_table, **options):
+        held = plans.read(workdir)
+        plan = plans.lay_out(configs, parallel="processes", held=held)
+        workdir.mkdir(parents=True, exist_ok=True)
+        plans.write(workdir, plan)
+        lines = [{"run": run.name, "finished": True, "diverged": False} for run in plan.runs]
+        for run in plan.runs:
+            directory = workdir / "runs" / run.name
+            if not directory.exists():
+                made.append((run.config.method, run.config.topology, bool(run.config.ticket), run.config.seed))
+                finish(directory, run.config, [{"env_steps": 5, "return_mean": 1.0, "return_std": 0.0}])
+        files.write_json(workdir / "sweep.json", lines)
+        on_table(plan, lines)
+        return mock.Mock(finished=True)
+
+    def clone(config, teacher, workdir, *, overwrite, say):
+        made.append(("clone", config.topology, bool(config.ticket), config.seed))
+        if config.seed == 7:
+            raise DivergedError("diverged.")
+        finish(workdir, config, [{"updates": 5, "return_mean": 1.0, "return_std": 0.0}])
+
+    monkeypatch.setattr(conduct, "sweep", sweep)
+    monkeypatch.setattr(conduct.cloning, "clone", clone)
+    return conduct.Place(tmp_path / "results" / "tickets", tmp_path / "work", "processes"), made
+
+
+def conducted(laboratory, seeds, arms=(), study="tickets", **settings):
+    """Conduct a study; what was made by it, and what it said."""
+    place, made = laboratory
+    del made[:]
+    said = []
+    wanted = runs(STUDIES[study], ["td3/ant"], seeds, {"total_steps": 60_000, **settings}, arms)
+    assert conduct.conduct(STUDIES[study], wanted, place, said.append)
+    return list(made), said
+
+
+def test_stages_come_in_order_and_nothing_is_made_twice_when_a_study_grows(laboratory):
+    place, _ = laboratory
+    made, said = conducted(laboratory, [0])
+    assert not said
+    kinds = [run[:3] for run in made]
+    assert sorted(kinds[:3]) == [("dense", "fixed", False), ("rlx2", "fixed", False), ("rlx2", "gradient", False)]
+    assert kinds[3:5] == [("rlx2", "fixed", True)] * 2 or kinds[3][0] == "clone"
+    assert len(made) == len({run["arm"] for run in records.read(place.directory)}) == 9
+    assert conducted(laboratory, [0]) == ([], [])
+    more, _ = conducted(laboratory, [0, 1])
+    assert len(more) == 9
+    assert {run[-1] for run in more} == {1}
+    # Another length is another place; a part of what is there, or its order, is no reason to complain.
+    assert len(conducted(laboratory, [0], total_steps=90_000)[0]) == 9
+    assert conducted(laboratory, [1], ["dynamic", "winning"]) == ([], [])
+    assert len(records.read(place.directory)) == 27
+
+
+def test_a_study_is_extended_where_its_runs_files_are_gone(laboratory):
+    place, _ = laboratory
+    conducted(laboratory, [0])
+    shutil.rmtree(place.workdir)
+    assert conducted(laboratory, [0]) == ([], [])
+    made, _ = conducted(laboratory, [0, 1])
+    assert {run[-1] for run in made} == {1}
+    assert len(made) == 9
+
+
+def test_a_clone_that_diverges_is_recorded_and_what_needs_it_is_left_out(laboratory):
+    place, _ = laboratory
+    _, said = conducted(laboratory, [7])
+    assert any("clone-winning, seed 7, is left out: clone-dynamic of that seed did not finish" in line for line in said)
+    kept = {run["arm"]: run for run in records.read(place.directory)}
+    assert kept["clone-dynamic"]["diverged"]
+    assert "clone-winning" not in kept
+    assert not kept["winning"]["diverged"]
+
+
+def test_a_runs_record_is_gathered_from_its_files_without_training(laboratory):
+    place, made = laboratory
+    conducted(laboratory, [0])
+    shutil.rmtree(place.directory)
+    del made[:]
+    conduct.gather(runs(STUDIES["tickets"], ["td3/ant"], [0], {"total_steps": 60_000}), place)
+    assert len(records.read(place.directory)) == 9
+    assert not made
+
+
+def test_a_command_is_kept_without_places_on_this_machine(monkeypatch):
+    given = ["/home/me/x/experiments/train.py", "--seed=1", "--workdir=/home/me", "--results", "/tmp/r", "--env=ant"]
+    monkeypatch.setattr("sys.argv", given)
+    assert provenance.command() == "python experiments/train.py --seed=1 --env=ant"
 
 
 def smoke(study, tmp_path, *flags):
@@ -227,7 +395,7 @@ def test_a_study_in_small_from_the_command_line_to_its_report_and_on(tmp_path):
         assert run["steps"] == 1200
         assert run["evaluations"]["steps"] == [400, 800, 1200]
         assert run["score"] == pytest.approx(np.mean(run["evaluations"]["return_mean"]), rel=1e-5)
-        assert run["provenance"]["command"].endswith(f"--workdir=work {cached()}")
+        assert run["provenance"]["command"] == "python experiments/reproduce.py --study=table2 --smoke"
         assert run["provenance"]["versions"]["jax"]
     # Nothing is made twice, wherever the runs' own files are; and the report needs nothing but what is kept.
     for flags in (["--workdir=elsewhere"], ["--report_only", "--workdir=elsewhere"]):

@@ -104,7 +104,15 @@ def test_each_run_leaves_what_a_single_run_leaves(column):
     workdir, result, _ = column
     for run in result.plan.runs:
         directory = workdir / "runs" / run.name
-        expected = {"config.json", "metrics.jsonl", "policy.npz", "policy_best.npz", "summary.json", "curve.png"}
+        expected = {
+            "config.json",
+            "metrics.jsonl",
+            "policy.npz",
+            "policy_best.npz",
+            "summary.json",
+            "curve.png",
+            "masks.npz",
+        }
         assert {path.name for path in directory.iterdir()} == expected | {"tensorboard"}
         summary = json.loads((directory / "summary.json").read_text())
         assert summary["finished"]

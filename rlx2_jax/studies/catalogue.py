@@ -77,6 +77,9 @@ class Run(NamedTuple):
     """As of its arm."""
     teacher: str | None = None
     """As of its arm."""
+    conditions: Mapping[str, Any] = {}
+    """Settings that all arms share, as far as they are not the defaults, and the number of steps: what runs must agree
+    in to be compared."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -205,7 +208,7 @@ def _thinned(method: str, sparsity: float) -> Arm:
 
 
 def _short(transitions: int) -> str:
-    return f"{transitions / 1000:.3g}k"
+    return f"{transitions / 1000:g}k"
 
 
 STUDIES: dict[str, Study] = {
@@ -300,6 +303,9 @@ STUDIES: dict[str, Study] = {
 }
 
 
+UNTOLD = frozenset({"agent", "env", "seed", "compute", "data_parallel"})
+"""Fields that a row names, that differ between seeds, or that say how a run is computed."""
+
 SMOKE = {
     "hidden": (64, 64),
     "batch_size": 16,
@@ -341,16 +347,21 @@ def runs(
         base = dataclasses.replace(Config(), **values)
         steps = resolve(dataclasses.replace(base, method="dense")).total_steps
         assert steps is not None
+        defaults = Config().to_dict()
+        conditions = {
+            **{name: value for name, value in base.to_dict().items() if value != defaults[name] and name not in UNTOLD},
+            "total_steps": steps,
+        }
         offered = study.arms(steps)
         if unknown := sorted(set(arms) - {arm.name for arm in offered}):
             raise ConfigError(f"unknown arms {unknown}; valid: {', '.join(arm.name for arm in offered)}.")
         for arm in offered:
-            if clash := sorted(set(arm.settings) & set(settings) - {"actor_sparsity", "critic_sparsity"}):
+            if clash := sorted(set(arm.settings) & set(settings)):
                 raise ConfigError(f"--{clash[0]} is what this study varies; leave it out.")
             if arms and arm.name not in arms:
                 continue
             if arms and (lacking := [name for name in (arm.ticket, arm.teacher) if name and name not in arms]):
                 raise ConfigError(f"arm {arm.name} begins with what {lacking[0]} leaves; name both.")
             configs = [resolve(dataclasses.replace(base, **arm.settings, seed=seed)) for seed in seeds]
-            found += [Run(row, arm.name, config, arm.ticket, arm.teacher) for config in configs]
+            found += [Run(row, arm.name, config, arm.ticket, arm.teacher, conditions) for config in configs]
     return found

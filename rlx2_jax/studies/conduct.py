@@ -1,8 +1,9 @@
 """Running a study: what is missing is trained and recorded, in an order in which every run finds what it starts from.
 
-    conduct = stage after stage: runs that need nothing; runs that begin with masks or a teacher which those left; ...
-        sweep what no study has recorded; record each run when it is at its end
-        clones, one after another
+    conduct = row after row,
+        stage after stage: runs that need nothing; runs that begin with masks or a teacher which those left; ...
+            sweep what no study has recorded; record each run when it is at its end
+            clones, one after another
 
 A study that searches has no stages: it trains what the search asks for next, until that needs nothing.
 """
@@ -10,12 +11,14 @@ A study that searches has no stages: it trains what the search asks for next, un
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
 from rlx2_jax import files, policies
+from rlx2_jax.errors import DivergedError
 from rlx2_jax.studies import frontier, records
 from rlx2_jax.studies.catalogue import Run, Study
 from rlx2_jax.sweeps import plan as plans
@@ -39,54 +42,73 @@ class Place(NamedTuple):
     """As for `sweeps.sweep`."""
 
 
-def conduct(study: Study, runs: Sequence[Run], place: Place) -> bool:
-    """Train and record what is missing; whether all came to their end.
+def conduct(study: Study, runs: Sequence[Run], place: Place, say: Callable[[str], None]) -> bool:
+    """Train and record what is missing; false if it was asked to stop, or a worker died.
 
     Args:
       study: which the runs belong to.
       runs: of `catalogue.runs`.
       place: where.
+      say: takes a line where something is left out, and per evaluation of a clone.
     """
-    return _search(runs, place) if study.search else _stages(runs, place, train=True)
+    go = _search if study.search else _stages
+    return all(go(mine, place._replace(workdir=where), say) for where, mine in _by_place(runs, place.workdir).items())
 
 
 def gather(runs: Sequence[Run], place: Place) -> None:
     """Record what the workdir holds of the given runs, as far as they are at their end; trains nothing."""
-    _stages(runs, place, train=False)
+    for where, mine in _by_place(runs, place.workdir).items():
+        _stages(mine, place._replace(workdir=where), lambda line: None, train=False)
 
 
 def missing(runs: Sequence[Run], place: Place) -> list[Run]:
     """The runs that would be trained, as far as this can be told before any is."""
-    known, names = records.known(place.directory.parent), records.names(place.directory)
-    return [run for run in runs if not _held(run, names) and (run.needs or records.identity(run.config) not in known)]
+    known, names = records.known(place.directory.parent), _recorded(place)
+    lacking = [run for run in runs if records.name_of_run(run) not in names]
+    return [run for run in lacking if run.needs or records.identity(run.config) not in known]
 
 
-def _stages(runs: Sequence[Run], place: Place, *, train: bool) -> bool:
+def _by_place(runs: Sequence[Run], workdir: Path) -> dict[Path, list[Run]]:
+    """Runs of one row under the same conditions share a directory, which more seeds and arms extend."""
+    found: dict[Path, list[Run]] = {}
+    for run in runs:
+        digest = hashlib.sha256(json.dumps(run.conditions, sort_keys=True).encode()).hexdigest()[:8]
+        name = f"{run.row.replace('/', '-')}-{run.conditions['total_steps']}-{digest}"
+        found.setdefault(workdir / name, []).append(run)
+    return found
+
+
+def _recorded(place: Place) -> set[records.Name]:
+    return set(map(records.name_of, records.read(place.directory)))
+
+
+def _stages(runs: Sequence[Run], place: Place, say: Callable[[str], None], *, train: bool = True) -> bool:
     homes: Homes = {}
-    names = records.names(place.directory)
+    recorded = _recorded(place)
     # What begins with another run's files and is recorded needs those no more.
-    sources = {key for run in runs if not _held(run, names) for key in run.sources}
+    needed = {key for run in runs if records.name_of_run(run) not in recorded for key in run.sources}
     waiting, depth = list(runs), 0
     while waiting:
         stage = [run for run in waiting if not (set(run.needs) & {other.arm for other in waiting})]
         waiting = [run for run in waiting if run not in stage]
-        ready = [_with_sources(run, homes) for run in stage if all(key in homes for key in run.sources)]
+        ready = []
+        for run in stage:
+            lacking = [key for key in run.sources if key not in homes]
+            if not lacking:
+                ready.append(_with_sources(run, homes))
+            elif train and records.name_of_run(run) not in recorded:
+                say(f"{run.arm}, seed {run.config.seed}, is left out: {lacking[0][1]} of that seed did not finish")
         swept = [run for run in ready if run.teacher is None]
-        where = place.workdir if depth == 0 else place.workdir / f"stage-{depth}"
-        needed = [run for run in swept if run.key in sources]
-        if swept and not _sweep(swept, needed, place._replace(workdir=where), train=train):
+        where = place._replace(workdir=place.workdir / f"stage-{depth}")
+        if swept and not _sweep(swept, needed, where, train=train):
             return False
-        homes |= _homes(swept, where)
+        homes |= _homes(swept, where.workdir)
         for run in ready:
             if run.teacher is not None:
-                wanted = train and (run.key in sources or not _held(run, names))
-                homes |= _clone(run, homes, place, train=wanted)
+                wanted = train and (run.key in needed or records.name_of_run(run) not in recorded)
+                homes |= _clone(run, homes, place, say, train=wanted)
         depth += 1
     return True
-
-
-def _held(run: Run, names: set[tuple[str, str, str]]) -> bool:
-    return records.name(run.row, run.arm, run.config.to_dict()) in names
 
 
 def _with_sources(run: Run, homes: Homes) -> Run:
@@ -94,22 +116,30 @@ def _with_sources(run: Run, homes: Homes) -> Run:
     if run.ticket is None:
         return run
     home = homes[run.row, run.ticket, run.config.seed]
-    return run._replace(config=dataclasses.replace(run.config, ticket=str(home)))
+    return run._replace(config=dataclasses.replace(run.config, ticket=str(home.resolve())))
 
 
-def _sweep(runs: Sequence[Run], needed: Sequence[Run], place: Place, *, train: bool) -> bool:
+def _sweep(runs: Sequence[Run], needed: Set[tuple[str, str, int]], place: Place, *, train: bool) -> bool:
     """Make and record the runs that no study has recorded, and those whose files others need."""
-    wanted = {records.identity(run.config): run for run in runs}
+    study = place.directory.name
+    wanted: dict[str, list[Run]] = {}
+    for run in runs:
+        wanted.setdefault(records.identity(run.config), []).append(run)
     held = plans.read(place.workdir)
+    kept = set[str]()
 
     def keep(plan: plans.Plan, lines: Sequence[table.Line]) -> None:
         found = []
         for line in lines:
-            run = wanted.get(records.identity(plan.run(line["run"]).config))
+            if line["run"] in kept or not (line["finished"] or line["diverged"]):
+                continue
             where = place.workdir / "runs" / line["run"]
-            # A summary is the last that a run writes.
-            if run is not None and (line["finished"] or line["diverged"]) and (where / "summary.json").exists():
-                found.append(records.of_directory(run, place.directory.name, where, diverged=line["diverged"]))
+            summary = files.read_json(where / "summary.json", {})
+            # A summary is the last that a run writes, and one of an earlier start may be there before.
+            if summary.get("finished") or (line["diverged"] and summary):
+                kept.add(line["run"])
+                for run in wanted.get(records.identity(plan.run(line["run"]).config), []):
+                    found.append(records.of_directory(run, study, where, diverged=line["diverged"]))
         records.append(place.directory, found)
 
     if not train:
@@ -117,16 +147,16 @@ def _sweep(runs: Sequence[Run], needed: Sequence[Run], place: Place, *, train: b
             keep(held, files.read_json(place.workdir / "sweep.json", []))
         return True
     known = records.known(place.directory.parent)
-    of_workdir = {records.identity(run.config) for run in (held.runs if held else ())}
-    here = of_workdir | {records.identity(run.config) for run in needed}
-    records.append(
-        place.directory,
-        [records.relabelled(known[key], place.directory.name, run) for key, run in wanted.items() if key in known],
-    )
-    configs = [run.config for key, run in wanted.items() if key in here or key not in known]
+    pairs = [(key, run) for key, members in wanted.items() for run in members]
+    records.append(place.directory, [records.relabelled(known[key], study, run) for key, run in pairs if key in known])
+    # A sweep may be extended, not replaced, so what it holds is asked for again.
+    configs = {records.identity(run.config): run.config for run in (held.runs if held else ())}
+    configs |= {key: run.config for key, run in pairs if key not in known or run.key in needed}
     if not configs:
         return True
-    return sweep(configs, place.workdir, parallel=place.parallel, worker_count=place.workers, on_table=keep).finished
+    return sweep(
+        list(configs.values()), place.workdir, parallel=place.parallel, worker_count=place.workers, on_table=keep
+    ).finished
 
 
 def _homes(runs: Sequence[Run], workdir: Path) -> Homes:
@@ -139,39 +169,38 @@ def _homes(runs: Sequence[Run], workdir: Path) -> Homes:
     return {key: home for key, home in found.items() if files.read_json(home / "summary.json", {}).get("finished")}
 
 
-def _clone(run: Run, homes: Homes, place: Place, *, train: bool) -> Homes:
+def _clone(run: Run, homes: Homes, place: Place, say: Callable[[str], None], *, train: bool) -> Homes:
     """Make and record a clone, unless it is there; where it is."""
     assert run.teacher is not None
-    home = place.workdir / "clones" / f"{run.row.replace('/', '-')}-{run.arm}-seed{run.config.seed}"
-    there = files.read_json(home / "summary.json", {}).get("finished", False)
-    if train and not there:
+    home = place.workdir / "clones" / f"{run.arm}-seed{run.config.seed}"
+    finished = files.read_json(home / "summary.json", {}).get("finished", False)
+    diverged = False
+    if train and not finished:
         teacher = policies.load(homes[run.row, run.teacher, run.config.seed] / "policy.npz")
-        cloning.clone(run.config, teacher, home, overwrite=True, say=lambda line: print(line, file=sys.stderr))
-    elif not there:
-        return {}
-    records.append(place.directory, [records.of_directory(run, place.directory.name, home, diverged=False)])
-    return {run.key: home}
+        try:
+            cloning.clone(run.config, teacher, home, overwrite=True, say=say)
+            finished = True
+        except DivergedError as error:
+            say(f"{run.arm}, seed {run.config.seed}: {error}")
+            diverged = True
+    if finished or diverged:
+        records.append(place.directory, [records.of_directory(run, place.directory.name, home, diverged=diverged)])
+    return {run.key: home} if finished else {}
 
 
-def _search(runs: Sequence[Run], place: Place) -> bool:
-    """Train what the search for the largest sparsity asks for, row by row."""
-    for row in dict.fromkeys(run.row for run in runs):
-        mine = [run for run in runs if run.row == row]
-        names = {records.identity(run.config) for run in mine}
-        seeds = list(dict.fromkeys(run.config.seed for run in mine))
-        while True:
-            scores: dict[float, dict[int, float]] = {}
-            for line in records.read(place.directory):
-                if line["row"] == row and records.of_line(line) in names:
-                    scores.setdefault(line["actor_sparsity"], {})[line["seed"]] = line["score"]
-            found = frontier.search(scores, seeds)
-            if found.missing is None:
-                break
-            sparsity, lacking = found.missing
-            # With the seeds before them, because a sweep may be extended, not replaced.
-            most = seeds.index(lacking[-1])
-            asked = [r for r in mine if r.config.actor_sparsity == sparsity and seeds.index(r.config.seed) <= most]
-            where = place.workdir / row.replace("/", "-") / asked[0].arm
-            if not _sweep(asked, [], place._replace(workdir=where), train=True):
-                return False
-    return True
+def _search(runs: Sequence[Run], place: Place, say: Callable[[str], None]) -> bool:
+    """Train what the search for the largest sparsity asks for."""
+    names = {records.identity(run.config) for run in runs}
+    seeds = sorted({run.config.seed for run in runs})
+    while True:
+        scores: dict[float, dict[int, float]] = {}
+        for line in records.read(place.directory):
+            if records.of_line(line) in names:
+                scores.setdefault(line["actor_sparsity"], {})[line["seed"]] = line["score"]
+        found = frontier.search(scores, seeds)
+        if found.missing is None:
+            return True
+        sparsity, lacking = found.missing
+        asked = [run for run in runs if run.config.actor_sparsity == sparsity and run.config.seed in lacking]
+        if not _stages(asked, place, say):
+            return False

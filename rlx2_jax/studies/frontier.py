@@ -5,6 +5,7 @@
             above 97 % as a whole: kept, look further up
             below 97 % as a whole: lost, look further down
             neither: train more seeds; when there are no more, the ratio itself decides, and the step is marked
+    if the dense agent's own score is not clearly above zero there is nothing to keep, and the search is over
 
 It takes for granted that a sparsity which loses the return is not followed by one that keeps it. The search is a
 function of the scores there are: it says which runs it needs next, and made again of the recorded scores it says the
@@ -53,6 +54,8 @@ class Search(NamedTuple):
     """Sparsity and seeds that have to be trained next; None if the search is at its end."""
     largest: float | None
     """Largest sparsity kept; None while anything is missing, or if none of the grid's is."""
+    learned: bool = True
+    """Whether the dense agent has a score to keep."""
 
 
 def search(scores: Scores, seeds: Sequence[int], grid: Sequence[float] = GRID) -> Search:
@@ -75,8 +78,11 @@ def search(scores: Scores, seeds: Sequence[int], grid: Sequence[float] = GRID) -
                 if lacking := tuple(seed for seed in asked if seed not in scores.get(each, {})):
                     return Search(tuple(steps), (each, lacking), None)
             sample, dense = ([np.array([scores[each][seed] for seed in asked])] for each in (sparsity, 0.0))
+            if statistics.estimate(statistics.mean, dense).low <= 0:
+                return Search(tuple(steps), None, None, learned=False)
             ratio = statistics.estimate(statistics.ratio, sample, dense)
-            decided = ratio.low >= TOLERANCE or ratio.high < TOLERANCE
+            # One run has no interval.
+            decided = count > 1 and (ratio.low >= TOLERANCE or ratio.high < TOLERANCE)
             if decided or count == len(seeds):
                 break
             count = min(2 * count, len(seeds))

@@ -6,8 +6,11 @@ its evaluations, and where it comes from.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +65,28 @@ def read(directory: Path) -> list[Line]:
 
 
 def append(directory: Path, lines: Iterable[Line]) -> None:
-    """Add runs that the directory does not hold yet."""
-    held = read(directory)
-    known = names(directory)
-    added = [line for line in lines if name(line["row"], line["arm"], line["config"]) not in known]
-    if added:
-        directory.mkdir(parents=True, exist_ok=True)
-        files.write_json_lines(directory / FILE, [*held, *added])
+    """Add runs that the directory does not hold yet; several processes may do so at once."""
+    wanted = list(lines)
+    if not wanted:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with _alone(directory):
+        held = read(directory)
+        known = set(map(name_of, held))
+        added = [line for line in wanted if name_of(line) not in known]
+        if added:
+            files.write_json_lines(directory / FILE, [*held, *added])
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep other processes from a directory's records meanwhile."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Line:
@@ -78,12 +96,15 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
       run: which it is in the study.
       study: its name.
       directory: of the run, as `training.workdir` describes it.
-      diverged: whether its values stopped being finite; its score is then that of its last evaluations before.
+      diverged: whether its values stopped being finite; its lowest evaluation is then its score.
     """
     c = run.config
     rows = files.read_json_lines(directory / "metrics.jsonl")
     summary = files.read_json(directory / "summary.json", {})
     last = workdirs.last_scores(rows, c.score_evaluations or 1)
+    if diverged:
+        # What it reached is not what it would have ended with; before its first evaluation it has earned nothing.
+        last = [min((row["return_mean"] for row in rows), default=0.0)]
     return {
         "study": study,
         "row": run.row,
@@ -97,8 +118,7 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
         "critic_sparsity": c.critic_sparsity,
         "seed": c.seed,
         "steps": _steps(rows[-1]) if rows else 0,
-        # A run that diverged before its first evaluation has earned nothing.
-        "score": float(np.mean(last)) if last else 0.0,
+        "score": float(np.mean(last)),
         "score_evaluations": len(last),
         "best": max((row["return_mean"] for row in rows), default=None),
         "diverged": diverged,
@@ -107,6 +127,7 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
             "steps": list(map(_steps, rows)),
             **{name: [_rounded(row.get(name)) for row in rows] for name in COLUMNS if any(name in row for row in rows)},
         },
+        "conditions": dict(run.conditions),
         "provenance": {name: summary.get(name) for name in PROVENANCE},
         # Of masks to begin with, what they are and not where they lay.
         "config": workdirs.checkpoint_identity(c) | {workdirs.COMPUTE: c.compute},
@@ -125,14 +146,9 @@ def known(root: Path) -> dict[str, Line]:
 
 
 def of_line(line: Line) -> str | None:
-    """The identity of a recorded run; None for one of another version, whose settings are not today's."""
-    try:
-        values = resolve(Config.from_dict(line["config"])).to_dict()
-    except ConfigError:
-        return None
-    if line["kind"] != LEARNING:
-        return None
-    return json.dumps({k: v for k, v in values.items() if k not in workdirs.HOW}, sort_keys=True)
+    """The identity of a recorded run; None for a clone, or a run of another version, whose settings are not today's."""
+    settings = _settings(line["config"])
+    return None if settings is None or line["kind"] != LEARNING else json.dumps(settings, sort_keys=True)
 
 
 def identity(config: Config) -> str:
@@ -146,7 +162,7 @@ def identity(config: Config) -> str:
 
 def relabelled(line: Line, study: str, run: Run) -> Line:
     """A run that another study recorded, as one of this study."""
-    return {**line, "study": study, "row": run.row, "arm": run.arm}
+    return {**line, "study": study, "row": run.row, "arm": run.arm, "conditions": dict(run.conditions)}
 
 
 def scores(lines: Sequence[Line], arm: str) -> np.ndarray:
@@ -164,14 +180,31 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
-def name(row: str, arm: str, config: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What makes a run one and the same within a study; whose masks it begins with follows from its arm."""
-    # Settings that are newer than a record have their defaults there.
-    settings = {**Config().to_dict(), **config}
-    settings = {k: v for k, v in settings.items() if k not in workdirs.HOW | {workdirs.TICKET}}
-    return row, arm, json.dumps(settings, sort_keys=True)
+Name = tuple[str, str, str]
+"""What makes a run one and the same within a study: row, arm and settings. Whose masks it begins with follows from its
+arm."""
 
 
-def names(directory: Path) -> set[tuple[str, str, str]]:
-    """Of the runs that a study's directory holds."""
-    return {name(line["row"], line["arm"], line["config"]) for line in read(directory)}
+def name_of(line: Line) -> Name:
+    """Of a recorded run."""
+    return _name(line["row"], line["arm"], line["config"])
+
+
+def name_of_run(run: Run) -> Name:
+    """Of a run."""
+    return _name(run.row, run.arm, run.config.to_dict())
+
+
+def _name(row: str, arm: str, config: Mapping[str, Any]) -> Name:
+    settings = _settings(config)
+    plain = dict(config) if settings is None else settings
+    return row, arm, json.dumps({k: v for k, v in plain.items() if k != workdirs.TICKET}, sort_keys=True)
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Settings of a recorded run, with those that are newer than the record; None if some are not today's."""
+    try:
+        values = resolve(Config.from_dict(dict(config))).to_dict()
+    except ConfigError:
+        return None
+    return {k: v for k, v in values.items() if k not in workdirs.HOW}

@@ -6,17 +6,16 @@ the same length, backend and settings; each such group is a section.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlx2_jax import files, statistics
-from rlx2_jax.config import PAPER_STEPS, Config
+from rlx2_jax.config import PAPER_STEPS
 from rlx2_jax.statistics import Estimate
 from rlx2_jax.studies import frontier, records
 from rlx2_jax.studies.catalogue import DENSE, Study
@@ -25,14 +24,6 @@ from rlx2_jax.viz import curves
 from rlx2_jax.viz import studies as pictures
 
 FINDINGS = "findings.md"
-
-OF_ARMS = frozenset(
-    {
-        *("seed", "compute", "method", "topology", "n_step", "n_max", "dynamic_buffer", "buffer_max", "buffer_min"),
-        *("actor_sparsity", "critic_sparsity", "initial_mask", "ticket", "ticket_weights"),
-    }
-)
-"""Settings in which the runs of a section may differ: what arms change, and what changes rounding alone."""
 
 SCALED = ("warmup_steps", "evolve_interval", "n_step_delay", "buffer_check_interval")
 """Points in time, named in every section."""
@@ -43,7 +34,9 @@ class Group(NamedTuple):
 
     row: str
     kind: str
-    """`learning` or `cloning`."""
+    """`learning` or `cloning`; the teachers are among the runs then."""
+    conditions: dict[str, Any]
+    """What all of them share: settings that are not the defaults, and the number of steps."""
     lines: tuple[Line, ...]
 
     @property
@@ -55,8 +48,8 @@ class Group(NamedTuple):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Of one of the runs; the others differ in `OF_ARMS`."""
-        return self.lines[0]["config"]
+        """Of one of the runs, in what does not concern its arm."""
+        return self.lines[-1]["config"]
 
     def arms(self, study: Study) -> dict[str, list[Line]]:
         """Runs by arm, in the study's order, for the arms that have any."""
@@ -73,9 +66,14 @@ def groups(lines: Sequence[Line]) -> list[Group]:
     """Runs by what they may be compared with, in the order of the file."""
     found: dict[tuple[str, ...], list[Line]] = {}
     for line in lines:
-        rest = {name: value for name, value in line["config"].items() if name not in OF_ARMS}
-        found.setdefault((line["row"], line["kind"], json.dumps(rest, sort_keys=True)), []).append(line)
-    return [Group(row, kind, tuple(members)) for (row, kind, _), members in found.items()]
+        key = line["row"], line["kind"], json.dumps(line["conditions"], sort_keys=True)
+        found.setdefault(key, []).append(line)
+    for (row, kind, conditions), members in found.items():
+        if kind == records.CLONING:
+            # A clone is measured by its teacher.
+            teachers = found.get((row, records.LEARNING, conditions), [])
+            members[:0] = [line for line in teachers if line["arm"] == DENSE]
+    return [Group(row, kind, json.loads(about), tuple(members)) for (row, kind, about), members in found.items()]
 
 
 def write(directory: Path, name: str, study: Study) -> None:
@@ -100,7 +98,9 @@ def markdown(directory: Path, name: str, study: Study) -> str:
         study.question,
         f"Made of [runs.jsonl](runs.jsonl) ({len(lines)} runs) by "
         f"`python experiments/reproduce.py --study={name} --report_only`. Intervals are 95 % bootstrap intervals over "
-        "seeds; with a handful of seeds they are rough, and too narrow rather than too wide.",
+        "seeds; with a handful of seeds they are rough, and too narrow rather than too wide. The paper's agents were "
+        "trained for 3 million steps on MuJoCo's tasks, ours on Brax's, which are others: compare percentages of the "
+        "dense agent, not returns.",
     ]
     found = groups(lines)
     for group, stem in zip(found, _stems(found), strict=True):
@@ -117,7 +117,7 @@ def _section(group: Group, study: Study, stem: str) -> list[str]:
     unit = "steps" if group.kind == records.LEARNING else "updates"
     title = f"{group.title}, {group.config['total_steps']:,} {unit}"
     shown = [f"![learning curves and scores]({stem}.png)"]
-    if study.figure is not None:
+    if study.figure == "buffer" or (study.figure == "sparsity" and _by_sparsity(group, group.arms(study))):
         shown.append(f"![{study.figure}]({stem}-{study.figure}.png)")
     searched = [_search(group)] if study.search else []
     return [f"## {title}", _conditions(group), *shown, *searched, _table(group, study)]
@@ -147,6 +147,10 @@ def _search(group: Group) -> str:
         end = f"**No sparsity of the grid, from {100 * frontier.GRID[0]:g} % on, keeps 97 % of the dense return.**"
     else:
         end = f"**Largest sparsity of the grid that keeps 97 % of the dense return: {100 * found.largest:g} %.**"
+    if not found.learned:
+        end = "The dense agent's score is not clearly above zero, so there is nothing to keep: train for longer."
+    if any(not step.decided for step in found.steps):
+        end += " Not all steps are decided by their intervals: more seeds may change this."
     return "\n\n".join([_markdown_table(rows), end]) if found.steps else end
 
 
@@ -159,10 +163,8 @@ def _conditions(group: Group) -> str:
             f"move every {c['evolve_interval']:,} updates. Score: mean of the last {c['score_evaluations']} "
             f"evaluations, every {c['eval_every']:,} updates, of {c['eval_episodes']} episodes each."
         )
-    defaults = Config().to_dict()
-    told = {*OF_ARMS, *SCALED, "agent", "env", "backend", "total_steps", "schedule_scale", "num_envs", "eval_episodes"}
-    derived = {field.name for field in dataclasses.fields(Config) if defaults[field.name] is None}
-    special = [f"`{k}={v}`" for k, v in c.items() if k in defaults and k not in told | derived and v != defaults[k]]
+    told = {*SCALED, "actor_sparsity", "critic_sparsity", "backend", "total_steps", "num_envs"}
+    special = [f"`{name}={value}`" for name, value in group.conditions.items() if name not in told]
     times = ", ".join(f"{name} {c[name]:,}" for name in SCALED)
     return (
         f"Brax `{c['backend']}`; {c['total_steps']:,} environment steps where the paper has {PAPER_STEPS:,}, its "
@@ -177,25 +179,26 @@ def _conditions(group: Group) -> str:
 def _table(group: Group, study: Study) -> str:
     arms = group.arms(study)
     paper = study.paper.get(group.row, {})
-    head = ["arm", "n", "score", "interquartile mean", "% of dense", "paper, %", f"P({study.hero} better)", "size"]
-    rows = [[*head, "FLOPs, training", "seeds"]]
+    hero = study.hero if group.kind == records.LEARNING else f"clone-{study.hero}"
+    dense = group.sample(DENSE) if DENSE in arms else None
+    head = ["arm", "n", "score", "interquartile mean", "% of dense", "paper, %", "difference", f"P({hero} better)"]
+    rows = [[*head, "size", "FLOPs, training", "seeds"]]
     for name, lines in arms.items():
         sample = group.sample(name)
-        relative = "-"
-        if DENSE in arms and name != DENSE:
-            relative = _shown(statistics.estimate(statistics.ratio, sample, group.sample(DENSE)), 100, 1)
-        better = "-"
-        if study.hero in arms and name != study.hero:
-            better = _shown(statistics.estimate(statistics.improvement, group.sample(study.hero), sample), 1, 2)
+        relative = None if dense is None or name == DENSE else _of_dense(statistics.ratio, sample, dense)
+        better = None
+        if hero in arms and name != hero:
+            better = statistics.estimate(statistics.improvement, group.sample(hero), sample)
         rows.append(
             [
-                f"**{name}**" if name == study.hero else name,
+                f"**{name}**" if name == hero else name,
                 f"{len(lines)}" + _failed(lines),
                 _shown(statistics.estimate(statistics.mean, sample)),
                 _shown(statistics.estimate(statistics.iqm, sample)),
-                relative,
+                _shown(relative, 100, 1),
                 f"{paper[name]:g}" if name in paper else "-",
-                better,
+                _difference(relative, paper.get(name)),
+                _shown(better, 1, 2),
                 _ratio(lines[0]["size_ratio"]),
                 _ratio(lines[0]["flops_train_ratio"]),
                 ", ".join(f"{score:.4g}" for score in sample[0]),
@@ -204,27 +207,68 @@ def _table(group: Group, study: Study) -> str:
     return _markdown_table(rows)
 
 
+def _of_dense(
+    statistic: Callable[..., np.ndarray], sample: statistics.Sample, dense: statistics.Sample
+) -> Estimate | None:
+    """A ratio to the dense agent's scores; None where those are not clearly above zero on every task."""
+    if any(statistics.estimate(statistics.mean, [scores]).low <= 0 for scores in dense):
+        return None
+    found = statistics.estimate(statistic, sample, dense)
+    # An interval needs runs on both sides.
+    return found._replace(n=min(found.n, sum(map(len, dense))))
+
+
+def _difference(relative: Estimate | None, paper: float | None) -> str:
+    """Ours minus the paper's, in points."""
+    if relative is None or paper is None:
+        return "-"
+    value, low, high = (f"{100 * number - paper:+.1f}" for number in (relative.value, relative.low, relative.high))
+    return f"{value} [{low}, {high}]" if relative.n > 1 else value
+
+
 def _across(found: Sequence[Group], study: Study) -> list[str]:
-    """Rows together, for arms that all of them have, if there is more than one with a dense agent."""
-    usable = [group for group in found if DENSE in group.arms(study)]
-    if len(usable) < 2:
-        return []
-    common = [name for name in usable[0].arms(study) if all(name in group.arms(study) for group in usable)]
-    dense = [group.sample(DENSE)[0] for group in usable]
-    rows = [["arm", "runs", "% of dense, mean of rows", "interquartile mean of runs, % of dense"]]
+    """Rows together, where runs on more than one task were made in the same way and have a dense agent."""
+    alike: dict[str, list[Group]] = {}
+    for group in found:
+        if DENSE in group.arms(study) and group.kind == records.LEARNING:
+            same = {k: v for k, v in group.conditions.items() if k not in ("actor_sparsity", "critic_sparsity")}
+            alike.setdefault(json.dumps(same, sort_keys=True), []).append(group)
+    parts = []
+    for members in alike.values():
+        if len(members) > 1:
+            parts += [f"## {', '.join(group.title for group in members)} together", _together(members, study)]
+    return parts
+
+
+def _together(members: Sequence[Group], study: Study) -> str:
+    common = [name for name in members[0].arms(study) if all(name in group.arms(study) for group in members)]
+    dense = [group.sample(DENSE)[0] for group in members]
+    hero = [group.sample(study.hero)[0] for group in members] if study.hero in common else None
+    head = [
+        "arm",
+        "runs",
+        "% of dense, mean of tasks",
+        "interquartile mean of runs, % of dense",
+        "paper, mean of tasks",
+    ]
+    rows = [[*head, f"P({study.hero} better)"]]
     for name in common:
-        samples = [group.sample(name)[0] for group in usable]
-        normalised = [100 * scores / reference.mean() for scores, reference in zip(samples, dense, strict=True)]
-        relative = statistics.estimate(statistics.ratio, samples, dense) if name != DENSE else None
+        samples = [group.sample(name)[0] for group in members]
+        paper = [study.paper.get(group.row, {}).get(name) for group in members]
+        better = None
+        if hero is not None and name != study.hero:
+            better = statistics.estimate(statistics.improvement, hero, samples)
         rows.append(
             [
                 name,
                 str(sum(map(len, samples))),
-                "100" if relative is None else _shown(relative, 100, 1),
-                _shown(statistics.estimate(statistics.iqm, normalised), 1, 1),
+                "100" if name == DENSE else _shown(_of_dense(statistics.ratio, samples, dense), 100, 1),
+                _shown(_of_dense(statistics.iqm_ratio, samples, dense), 100, 1),
+                f"{np.mean([p for p in paper if p is not None]):.1f}" if None not in paper else "-",
+                _shown(better, 1, 2),
             ]
         )
-    return [f"## {len(usable)} sections together", _markdown_table(rows)]
+    return _markdown_table(rows)
 
 
 def _provenance(lines: Sequence[Line]) -> str:
@@ -253,7 +297,7 @@ def _draw(group: Group, study: Study, directory: Path, stem: str, source: str) -
         kept = {name: lines for name, lines in arms.items() if name != DENSE}
         figure = pictures.draw_buffer(kept, group.config["distance_threshold"], title)
         curves.save(figure, directory / f"{stem}-buffer.png", source)
-    if study.figure == "sparsity":
+    if study.figure == "sparsity" and _by_sparsity(group, arms):
         curves.save(
             pictures.draw_sparsity(_by_sparsity(group, arms), title), directory / f"{stem}-sparsity.png", source
         )
@@ -262,8 +306,10 @@ def _draw(group: Group, study: Study, directory: Path, stem: str, source: str) -
 def _by_sparsity(group: Group, arms: Mapping[str, Sequence[Line]]) -> dict[str, dict[float, Estimate]]:
     found: dict[str, dict[float, Estimate]] = {}
     for name, lines in arms.items():
+        relative = None
         if name != DENSE and DENSE in arms:
-            relative = statistics.estimate(statistics.ratio, group.sample(name), group.sample(DENSE))
+            relative = _of_dense(statistics.ratio, group.sample(name), group.sample(DENSE))
+        if relative is not None:
             found.setdefault(lines[0]["method"], {})[lines[0]["actor_sparsity"]] = relative
     return found
 
@@ -281,20 +327,22 @@ def _stems(found: Sequence[Group]) -> list[str]:
 
 def _failed(lines: Sequence[Line]) -> str:
     count = sum(line["diverged"] for line in lines)
-    return f" ({count} diverged)" if count else ""
+    return f" ({count} diverged, counted with the lowest evaluation)" if count else ""
 
 
 def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _shown(found: Estimate, factor: float = 1, digits: int | None = None) -> str:
-    """A number and its interval; by itself with three digits or more."""
+def _shown(found: Estimate | None, factor: float = 1, digits: int | None = None) -> str:
+    """A number and its interval, which one run has not; with three digits unless told."""
+    if found is None:
+        return "-"
     numbers = [factor * number for number in (found.value, found.low, found.high)]
     if digits is None:
         digits = max(0, 2 - int(np.log10(max(map(abs, numbers), default=1) or 1)))
     value, low, high = (f"{number:.{digits}f}" for number in numbers)
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{low}, {high}]" if found.n > 1 else value
 
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> str:

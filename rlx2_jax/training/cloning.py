@@ -24,6 +24,7 @@ teaches its standard deviation.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import __version__, envs, evaluation, files, memory, networks, policies, tickets
+from rlx2_jax import __version__, envs, evaluation, files, memory, networks, policies, provenance, tickets
 from rlx2_jax.agents import SparseNetwork, base
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, DivergedError
@@ -118,6 +119,7 @@ def clone(
       WorkdirError: a workdir that cannot be used.
       DivergedError: the error stopped being finite.
     """
+    began = time.perf_counter()
     cloning = make_cloning(config, teacher)
     directory = None if workdir is None else Path(workdir)
     if directory is not None:
@@ -165,7 +167,7 @@ def clone(
         tickets.Ticket(first, first | {"actor": actor.mask}, about),
     )
     if directory is not None:
-        _write(directory, result)
+        _write(directory, result, time.perf_counter() - began)
     return result
 
 
@@ -306,7 +308,7 @@ def _check_teacher(teacher: policies.Policy, config: Config, env: envs.Environme
         )
 
 
-def _write(directory: Path, result: Clone) -> None:
+def _write(directory: Path, result: Clone, seconds: float) -> None:
     files.write_json_lines(directory / "metrics.jsonl", result.rows)
     policies.save(directory / "policy.npz", result.policy.params, result.policy.about)
     tickets.save(directory / tickets.NAME, result.masks.initial, result.masks.final, result.masks.about)
@@ -316,5 +318,8 @@ def _write(directory: Path, result: Clone) -> None:
         "best": max(row["return_mean"] for row in result.rows),
         "last": result.rows[-1]["return_mean"],
         "loss": result.rows[-1]["loss"],
+        "wall_seconds": seconds,
+        "compute": result.policy.about["config"]["compute"],
+        **provenance.about(),
     }
     files.write_json(directory / "summary.json", summary)

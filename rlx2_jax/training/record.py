@@ -49,7 +49,7 @@ class Record:
         self.rows: list[Row] = []
         self._account = accounting.account(config, env.observation_size, env.action_size)
         self._events: Any = None
-        self._commit = provenance.commit()
+        self._provenance = provenance.about()
 
     def open(self, env_steps: int) -> None:
         """Begin at a step: what a directory holds of later ones is forgotten, what it holds of earlier ones is kept."""
@@ -134,10 +134,7 @@ class Record:
             "compile_seconds": totals.compile_seconds,
             "nonfinite": totals.nonfinite,
             "compute": self.config.compute,
-            "command": provenance.command(),
-            "commit": self._commit,
-            "device": provenance.device(),
-            "versions": provenance.versions(),
+            **self._provenance,
         }
 
 

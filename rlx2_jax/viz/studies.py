@@ -109,12 +109,14 @@ def _colors(arms: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _band(axis: Any, lines: Lines, name: str, color: str, label: str) -> None:
-    """Mean over seeds with its interval, as far as the shortest run goes."""
-    runs = [line["evaluations"] for line in lines]
-    length = min(len(run["steps"]) for run in runs)
-    steps = np.asarray(runs[0]["steps"][:length], float)
-    values = np.array([run[name][:length] for run in runs], float)
-    ok = np.isfinite(values).all(0)
-    points = [statistics.estimate(statistics.mean, [v], resamples=RESAMPLES) for v in values[:, ok].T]
-    axis.fill_between(steps[ok], [p.low for p in points], [p.high for p in points], color=color, alpha=0.15, lw=0)
-    axis.plot(steps[ok], [p.value for p in points], color=color, label=label, lw=1.5)
+    """Mean with its interval over the seeds that have the evaluation: a diverged run has none after its end."""
+    found = [(line["evaluations"]["steps"], line["evaluations"][name]) for line in lines if name in line["evaluations"]]
+    at: dict[int, list[float]] = {}
+    for steps, values in found:
+        for step, value in zip(steps, values, strict=True):
+            if value is not None:
+                at.setdefault(step, []).append(value)
+    steps = sorted(at)
+    points = [statistics.estimate(statistics.mean, [np.array(at[step])], resamples=RESAMPLES) for step in steps]
+    axis.fill_between(steps, [p.low for p in points], [p.high for p in points], color=color, alpha=0.15, lw=0)
+    axis.plot(steps, [p.value for p in points], color=color, label=label, lw=1.5)
