@@ -20,6 +20,7 @@ import jax
 from absl import flags
 
 from rlx2_jax import flags as launcher
+from rlx2_jax import presets
 from rlx2_jax.compilation import use_cache
 from rlx2_jax.config import PAPER_STEPS
 from rlx2_jax.errors import ConfigError
@@ -69,9 +70,13 @@ def main(argv: Sequence[str]) -> int | None:
 def _wanted(study: catalogue.Study) -> list[catalogue.Run]:
     """The runs that the flags ask for."""
     given = launcher.read_given()
-    for name in ("preset", "env", "agent", "seed"):
-        if given.pop(name, None) is not None:
+    for name in ("env", "agent", "seed"):
+        if name in given:
             raise ConfigError(f"--{name} says nothing to a study; use --rows and --seeds.")
+    for name in given.pop("preset", []):
+        if name not in presets.READINGS:
+            raise ConfigError(f"preset={name}: of presets a study takes {', '.join(presets.READINGS)}; use --rows.")
+        given = {**presets.READINGS[name], **given}
     if SCALE.value is not None:
         if "total_steps" in given or SCALE.value <= 0:
             raise ConfigError(f"scale={SCALE.value}: a positive share of {PAPER_STEPS:,} steps, without --total_steps.")

@@ -438,6 +438,7 @@ def test_every_other_study_in_small(study, tmp_path):
     [
         (["--study=table9"], "unknown study 'table9'; valid: table2, "),
         (["--study=table2", "--env=hopper"], "--env says nothing to a study; use --rows"),
+        (["--study=table2", "--preset=td3/ant"], "preset=td3/ant: of presets a study takes rlx2, paper, release"),
         (["--study=table2", "--scale=-1"], "scale=-1.0: a positive share of 3,000,000 steps"),
         (["--study=table2", "--scale=0.1", "--total_steps=5"], "without --total_steps"),
         (["--study=table2", "--method=rlx2"], "--method is what this study varies"),
@@ -455,7 +456,7 @@ def test_bad_input_is_one_sentence_and_nothing_written(flags, sentence, tmp_path
 
 
 def test_a_dry_run_counts_and_writes_nothing(tmp_path):
-    done = launch("reproduce.py", "--study=table2", "--dry_run", cwd=tmp_path)
+    done = launch("reproduce.py", "--study=table2", "--preset=release", "--dry_run", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr == "384 runs, 384 of them not recorded yet\n"
     assert list(tmp_path.iterdir()) == []
