@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +57,6 @@ def load(path: Path) -> Policy:
                     params.setdefault(layer, {})[name] = jnp.asarray(archive[key])
     except FileNotFoundError:
         raise CheckpointError(f"no policy at {path}; name the workdir of a run that has made an evaluation.") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except files.DAMAGED as error:
         raise CheckpointError(f"the policy {path} is damaged ({error}); resume its run to write it again.") from None
     return Policy(params, about)

@@ -19,8 +19,6 @@ import hashlib
 import io
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,7 +100,7 @@ def load(path: str | Path) -> Ticket:
                 return Ticket(initial, final, about)
     except FileNotFoundError:
         raise CheckpointError(f"no masks at {path}; name the directory of a finished run, or its {NAME}.") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except files.DAMAGED as error:
         raise CheckpointError(f"the masks {path} are damaged ({error}); resume their run to rewrite them.") from None
     raise CheckpointError(f"the masks {path} are of format {about['format']}; this version reads format {FORMAT}.")
 
