@@ -426,7 +426,8 @@ def test_every_other_study_in_small(study, tmp_path):
         assert ticket is None or (len(ticket) == 16 and int(ticket, 16) >= 0)
     text = (directory / "README.md").read_text()
     for name in names:
-        assert cells(text, name)[1] == "1"
+        # The dense agent stands beside clones, too.
+        assert f"| {name} | 1 |" in text.replace("*", "")
     for word in text.split("(")[1:]:
         name = word.partition(")")[0]
         if name.endswith(".png"):
