@@ -67,12 +67,18 @@ def device() -> str:
     first = jax.devices()[0]
     if first.platform != "cpu":
         return f"{jax.device_count()} x {first.device_kind}"
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    name = processor() or platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{name}, {cores} cores" if cores != 1 else f"{name}, 1 core"
+
+
+def processor() -> str:
+    """The model of this machine's processor; empty where the system does not tell it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def versions() -> dict[str, str]:

@@ -297,10 +297,8 @@ def _draw(group: Group, study: Study, directory: Path, stem: str, source: str) -
         kept = {name: lines for name, lines in arms.items() if name != DENSE}
         figure = pictures.draw_buffer(kept, group.config["distance_threshold"], title)
         curves.save(figure, directory / f"{stem}-buffer.png", source)
-    if study.figure == "sparsity" and _by_sparsity(group, arms):
-        curves.save(
-            pictures.draw_sparsity(_by_sparsity(group, arms), title), directory / f"{stem}-sparsity.png", source
-        )
+    if study.figure == "sparsity" and (relative := _by_sparsity(group, arms)):
+        curves.save(pictures.draw_sparsity(relative, title), directory / f"{stem}-sparsity.png", source)
 
 
 def _by_sparsity(group: Group, arms: Mapping[str, Sequence[Line]]) -> dict[str, dict[float, Estimate]]:

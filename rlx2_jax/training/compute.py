@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import __version__, envs, files, kernels
+from rlx2_jax import __version__, envs, files, kernels, provenance
 from rlx2_jax.agents import AgentState
 from rlx2_jax.config import Config, link_counts
 from rlx2_jax.training.program import Program, make_program
@@ -139,16 +139,8 @@ def _key(config: Config) -> str:
         config.data_parallel,
         link_counts(config, env.observation_size, env.action_size),
     )
-    machine = (platform.processor(), _processor(), os.cpu_count(), jax.__version__, __version__)
+    machine = (platform.processor(), provenance.processor(), os.cpu_count(), jax.__version__, __version__)
     return hashlib.sha256(repr((machine, shape)).encode()).hexdigest()[:16]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def _read(path: Path) -> dict[str, float]:
