@@ -130,11 +130,18 @@ def effective_rank(features: jax.Array) -> jax.Array:
     Returns:
       `[...]`, int32; 0 if all features are zero.
     """
-    sigma = jnp.linalg.svd(features, compute_uv=False)
+    sigma = jnp.vectorize(_singular_values, signature="(b,u)->(k)")(features)
     reached = jnp.cumsum(sigma, axis=-1)
     total = reached[..., -1:]
     needed = jnp.sum(reached < (1 - RANK_SLACK) * total, axis=-1) + 1
     return jnp.where(total[..., 0] > 0, needed, 0).astype(jnp.int32)
+
+
+@jax.custom_batching.sequential_vmap
+def _singular_values(matrix: jax.Array) -> jax.Array:
+    # One matrix at a time: on a CPU, JAX hands the matrices of a batch to its pool of threads and waits for them in one
+    # of these, so that several devices at it at once can wait for ever.
+    return jnp.linalg.svd(matrix, compute_uv=False)
 
 
 def signal_to_noise(gradient: Callable[[T], networks.Params], parts: T, mask: Masks) -> jax.Array:

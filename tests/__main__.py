@@ -8,7 +8,7 @@ CHECKS = (
     ("ruff", "format", "--check", "."),
     ("mypy",),
     ("pytest",),
-    ("pytest", "-m", "slow"),
+    ("pytest", "-m", "slow", "-vv"),
 )
 
 

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import re
 
 import chex
 import hypothesis
@@ -137,6 +138,14 @@ def test_the_effective_rank_is_that_of_the_definition(seed):
         hypothesis.assume(np.abs(share - 0.99).min() > 1e-4)
         expected.append(next(k for k in range(1, 21) if share[k - 1] >= 0.99))
     np.testing.assert_array_equal(effective_rank(jnp.asarray(features, jnp.float32)), expected)
+
+
+def test_ranks_are_taken_of_one_matrix_at_a_time_however_many_runs_there_are():
+    """The matrices of a batch share a pool of threads, in which several devices of a CPU have waited for ever."""
+    features = np.random.default_rng(0).normal(size=(5, 2, 6, 4))
+    together = jax.vmap(jax.vmap(diagnostics.effective_rank))
+    assert re.findall(r":f32(\[[0-9,]+\]) = svd", str(jax.make_jaxpr(together)(features))) == ["[4]"]
+    np.testing.assert_array_equal(together(features), effective_rank(features))
 
 
 def test_features_of_nothing_have_rank_zero():

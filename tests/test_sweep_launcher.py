@@ -84,10 +84,21 @@ def free_port():
         return probe.getsockname()[1]
 
 
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running():
+    yield
+    for process in STARTED:
+        process.kill()
+    STARTED.clear()
+
+
 def start(workdir, *arguments, devices=1):
     """A sweep in a process of its own."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [
             sys.executable,
             str(ROOT / "experiments" / "sweep.py"),
@@ -102,6 +113,8 @@ def start(workdir, *arguments, devices=1):
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags},
     )
+    STARTED.append(process)
+    return process
 
 
 def start_hosts(workdir, count, *arguments, devices=2):

@@ -19,11 +19,15 @@ from typing import NamedTuple, NoReturn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from rlx2_jax.errors import ConfigError, RlxError
 
 GRACE = 60
 """Seconds by which JAX waits longer for the other processes than we do: it would end with a stack trace."""
+
+PATIENCE = 3600
+"""Seconds to wait at a barrier. A host that is gone is noticed long before, by its silence."""
 
 FAILED = 2
 """Exit code."""
@@ -135,9 +139,12 @@ def is_first() -> bool:
 
 
 def barrier(name: str) -> None:
-    """Wait for all hosts."""
+    """Wait for all hosts, which may come minutes apart: one has its programs cached, another compiles them.
+
+    Through the coordinator: an exchange between the devices of CPUs gives up after 30 seconds.
+    """
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        multihost.get_barrier_sync_fn()(key=name, timeout_ms=PATIENCE * 1000)
 
 
 def any_of(flag: bool) -> bool:
