@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from rlx2_jax import accounting, envs, files, memory, networks, presets
+from rlx2_jax import accounting, envs, files, memory, networks, presets, provenance
 from rlx2_jax import flags as launcher
 from rlx2_jax.agents.base import SparseNetwork
 from rlx2_jax.config import Config
@@ -72,8 +72,7 @@ def main(argv: Sequence[str]) -> int | None:
     if not all(width.isdigit() and int(width) > 0 for width in WIDTHS.value):
         raise ConfigError(f"widths {','.join(WIDTHS.value)}: name whole numbers of 1 or more.")
     machine = measure_machine()
-    device = jax.devices()[0].device_kind
-    print(f"{device}, batch 256, jax {jax.__version__}; ratios and medians of updates taking turns")
+    print(f"{provenance.device()}, batch 256, jax {jax.__version__}; ratios and medians of updates taking turns")
     rate, bandwidth = machine.multiply_adds / 1e9, machine.bandwidth / 1e9
     print(f"best dense product {rate:.1f} G multiply-adds/s, caches {bandwidth:.1f} GB/s")
     print(
@@ -89,7 +88,7 @@ def main(argv: Sequence[str]) -> int | None:
                 print(_line(row, line), flush=True)
             files.write_json(
                 Path(OUTPUT.value),
-                {"rows": results, "device": device, "jax": jax.__version__, "machine": machine._asdict()},
+                provenance.about() | {"rows": results, "machine": machine._asdict()},
             )
     path = Path(OUTPUT.value).with_suffix(".png")
     curves.save(pictures.draw(results), path)

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from rlx2_jax import files, kernels, memory
+from rlx2_jax import files, kernels, memory, provenance
 from rlx2_jax import flags as launcher
 from rlx2_jax.compilation import use_cache
 from rlx2_jax.config import Config, make_hparams, resolve
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int | None:
     if CHILD.value is not None:
         return child(config, [int(core) for core in CHILD.value])
     jax.config.update("jax_default_matmul_precision", None if PRECISION.value == "default" else PRECISION.value)
-    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    device = provenance.device()
     print(f"{config.method} {config.agent} on {config.env}, hidden {config.hidden}, batch {config.batch_size}")
     print(f"{device}, jax {jax.__version__}, precision {PRECISION.value}")
     alone = rate(*one_run(dataclasses.replace(config, compute="masked")), SECONDS.value)
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int | None:
     knee = min(r["runs"] for r in results if r["updates_per_second"] >= KNEE * best)
     print(f"knee at {knee} runs: {KNEE:.0%} of the best rate, {best:,.0f} updates/s")
     path = Path(OUTPUT.value)
-    about = {"device": device, "jax": jax.__version__, "precision": PRECISION.value, "config": config.to_dict()}
+    about = provenance.about() | {"precision": PRECISION.value, "config": config.to_dict()}
     found = {"one_by_one": alone, "processes": processes, "together": results, "knee": knee}
     files.write_json(path, about | found)
     curves.save(pictures.draw_sweep(results, alone, processes, device), path.with_suffix(".png"))

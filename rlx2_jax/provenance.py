@@ -20,7 +20,6 @@ from rlx2_jax import __version__
 STACK = ("jax", "jaxlib", "flax", "optax", "brax", "mujoco", "orbax-checkpoint", "numpy")
 """Packages whose versions are named."""
 
-
 PLACES = ("workdir", "results", "compilation_cache", "output")
 """Flags that name places on one machine, which are nobody else's business."""
 
@@ -81,6 +80,7 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Of Python, this package and those it stands on."""
     found = {"python": sys.version.split()[0], "rlx2-jax": __version__}
