@@ -82,7 +82,8 @@ def main(argv: Sequence[str]) -> int | None:
     about = provenance.about() | {"precision": PRECISION.value, "config": config.to_dict()}
     found = {"one_by_one": alone, "processes": processes, "together": results, "knee": knee}
     files.write_json(path, about | found)
-    curves.save(pictures.draw_sweep(results, alone, processes, device), path.with_suffix(".png"))
+    title = f"{config.agent} on {config.env}: {device}"
+    curves.save(pictures.draw_sweep(results, alone, processes, title), path.with_suffix(".png"))
     print(f"wrote {path} and {path.with_suffix('.png')}")
     return 0
 

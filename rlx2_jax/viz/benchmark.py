@@ -38,7 +38,7 @@ def draw(results: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def draw_sweep(
-    results: Sequence[Mapping[str, Any]], alone: float, processes: Mapping[str, float], device: str
+    results: Sequence[Mapping[str, Any]], alone: float, processes: Mapping[str, float], title: str
 ) -> Figure:
     """Aggregate updates per second over the number of runs in one program, and what other ways of running them give."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -51,7 +51,7 @@ def draw_sweep(
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xticks(runs, [str(count) for count in runs])
-    axis.set(xlabel="runs at once", ylabel="updates per second, all runs", title=device)
+    axis.set(xlabel="runs at once", ylabel="updates per second, all runs", title=title)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
