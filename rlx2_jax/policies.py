@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax import files, networks
+from rlx2_jax import __version__, files, networks
+from rlx2_jax.config import Config
 from rlx2_jax.errors import CheckpointError
 
 
@@ -22,13 +23,27 @@ class Policy(NamedTuple):
     params: networks.Params
     """`{"Dense_0": {"kernel": [in, out], "bias": [out]}, ...}`; absent links are zeros."""
     about: dict[str, Any]
-    """`agent`, `env`, `backend`, `env_steps`, `config` and what else was saved with it."""
+    """As of `describe`."""
 
     def act(self, observation: jax.Array) -> jax.Array:
         """Observation `[..., O]` to action `[..., A]` in [-1, 1]; jittable."""
         features = [self.params[name]["bias"].shape[0] for name in networks.layers(self.params)]
         output = networks.forward(networks.MLP(features), self.params, None, jnp.asarray(observation))
         return networks.deterministic_action(self.about["agent"], output)
+
+
+def describe(config: Config, env_steps: int, return_mean: float | None) -> dict[str, Any]:
+    """What is saved with the policy or the masks of a run: what it takes to act, to train again, and the return."""
+    return {
+        "agent": config.agent,
+        "env": config.env,
+        "backend": config.backend,
+        "episode_length": config.episode_length,
+        "env_steps": env_steps,
+        "return_mean": return_mean,
+        "config": config.to_dict(),
+        "version": __version__,
+    }
 
 
 def save(path: Path, params: networks.Params, about: Mapping[str, Any]) -> None:

@@ -121,6 +121,18 @@ def unpack(network: SparseNetwork) -> SparseNetwork:
     return unpacked.replace(mask=masking.unpack_masks(network.mask))
 
 
+def counts(network: SparseNetwork) -> tuple[int, ...]:
+    """Links of each matrix of a packed network, input to output."""
+    return tuple(links.count for links in network.mask)
+
+
+def pack_like(network: SparseNetwork, other: SparseNetwork) -> SparseNetwork:
+    """A masked network in the form of another with as many links: packed if that one is."""
+    if not masking.is_packed(other.mask):
+        return network
+    return pack(network, counts(other))
+
+
 def _convert(network: SparseNetwork, mask: masking.Masks, function: Callable[[Any, Any], Any]) -> SparseNetwork:
     adam = network.adam
     return SparseNetwork(
@@ -129,11 +141,6 @@ def _convert(network: SparseNetwork, mask: masking.Masks, function: Callable[[An
         target=None if network.target is None else function(network.target, mask),
         adam=adam._replace(mu=function(adam.mu, mask), nu=function(adam.nu, mask)),
     )
-
-
-def counts(network: SparseNetwork) -> tuple[int, ...]:
-    """Links of each matrix of a packed network, input to output."""
-    return tuple(links.count for links in network.mask)
 
 
 def make_init(

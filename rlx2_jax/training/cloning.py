@@ -33,7 +33,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import __version__, envs, evaluation, files, memory, networks, policies, provenance, tickets
+from rlx2_jax import envs, evaluation, files, memory, networks, policies, provenance, tickets
 from rlx2_jax.agents import SparseNetwork, base
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, DivergedError
@@ -150,17 +150,7 @@ def clone(
         rows.append(row)
         say(f"update {row['updates']:,}: return {row['return_mean']:.1f}, error {row['loss']:.2g}")
     actor = jax.device_get(jax.jit(base.unpack)(state.actor))
-    about = {
-        "agent": c.agent,
-        "env": c.env,
-        "backend": c.backend,
-        "episode_length": c.episode_length,
-        "env_steps": c.buffer_max,
-        "updates": c.total_steps,
-        "return_mean": rows[-1]["return_mean"],
-        "config": c.to_dict(),
-        "version": __version__,
-    }
+    about = policies.describe(c, c.buffer_max or 0, rows[-1]["return_mean"]) | {"updates": c.total_steps}
     result = Clone(
         rows,
         policies.Policy(actor.params, about),
@@ -245,9 +235,7 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
             hparams.grow_gradient,
             reset_moments=config.reset_moments,
         )
-        if masks.is_packed(actor.mask):
-            evolved = base.pack(evolved, base.counts(actor))
-        return evolved, dropped, grown
+        return base.pack_like(evolved, actor), dropped, grown
 
     def update(state: State, examples: Examples) -> State:
         key, batch_key, event_key = jax.random.split(state.key, 3)

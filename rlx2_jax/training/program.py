@@ -214,8 +214,7 @@ def make_program(config: Config) -> Program:
             reset_moments=config.reset_moments,
         )
         differ = share.differ(masks.checksum(network.mask))
-        if masks.is_packed(before.mask):
-            network = base.pack(network, base.counts(before))
+        network = base.pack_like(network, before)
         parts = diagnostics.split(batch)
         part_keys = jax.random.split(jax.random.fold_in(gradient_key, 0), parts.weight.shape[0])
         signal_to_noise = diagnostics.signal_to_noise(

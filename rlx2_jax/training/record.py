@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlx2_jax import __version__, accounting, files, networks, policies, provenance, tickets
+from rlx2_jax import accounting, files, networks, policies, provenance, tickets
 from rlx2_jax.config import Config
 from rlx2_jax.envs import Environment
 from rlx2_jax.training import workdir as workdirs
@@ -73,18 +73,8 @@ class Record:
 
     def about(self) -> dict[str, Any]:
         """What is saved with the policy or the masks of the last row."""
-        c = self.config
         last: Mapping[str, Any] = self.rows[-1] if self.rows else {}
-        return {
-            "agent": c.agent,
-            "env": c.env,
-            "backend": c.backend,
-            "episode_length": c.episode_length,
-            "env_steps": last.get("env_steps", 0),
-            "return_mean": last.get("return_mean"),
-            "config": c.to_dict(),
-            "version": __version__,
-        }
+        return policies.describe(self.config, last.get("env_steps", 0), last.get("return_mean"))
 
     def keep_masks(self, first: tickets.Compressed, final: tickets.Networks) -> None:
         """Write the masks that the run began with, one bit per weight, and those it ended with."""
