@@ -196,6 +196,17 @@ def test_only_runs_under_the_same_conditions_are_put_together():
     assert len(report.groups([*alike, line(gamma=0.99)])) == 1
 
 
+def test_sections_of_the_same_row_and_length_are_told_apart_by_their_settings(tmp_path):
+    records.append(tmp_path, [line(), line(gamma=0.9), line(gamma=0.9, batch_size=64), line(total_steps=120_000)])
+    text = report.markdown(tmp_path, "table2", STUDIES["table2"])
+    assert [row for row in text.splitlines() if row.startswith("## TD3")] == [
+        "## TD3 on hopper, 60,000 steps, batch_size 256, gamma 0.99",
+        "## TD3 on hopper, 60,000 steps, batch_size 256, gamma 0.9",
+        "## TD3 on hopper, 60,000 steps, batch_size 64, gamma 0.9",
+        "## TD3 on hopper, 120,000 steps",
+    ]
+
+
 def test_rows_are_averaged_only_if_their_runs_were_made_alike(tmp_path):
     rows = {"td3/hopper": (100.0, 90.0), "td3/walker2d": (1000.0, 700.0)}
     both = [

@@ -80,8 +80,8 @@ def write(directory: Path, name: str, study: Study) -> None:
     """Make README.md and the pictures of a study's directory."""
     source = digest(directory)
     found = groups(records.read(directory))
-    for group, stem in zip(found, _stems(found), strict=True):
-        _draw(group, study, directory, stem, source)
+    for group, stem, title in zip(found, _stems(found), _titles(found), strict=True):
+        _draw(group, study, directory / stem, title, source)
     files.write_bytes(directory / "README.md", markdown(directory, name, study).encode())
 
 
@@ -103,8 +103,8 @@ def markdown(directory: Path, name: str, study: Study) -> str:
         "dense agent, not returns.",
     ]
     found = groups(lines)
-    for group, stem in zip(found, _stems(found), strict=True):
-        parts += _section(group, study, stem)
+    for group, stem, title in zip(found, _stems(found), _titles(found), strict=True):
+        parts += _section(group, study, stem, title)
     parts += _across(found, study)
     findings = directory / FINDINGS
     if findings.exists():
@@ -113,9 +113,7 @@ def markdown(directory: Path, name: str, study: Study) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _section(group: Group, study: Study, stem: str) -> list[str]:
-    unit = "steps" if group.kind == records.LEARNING else "updates"
-    title = f"{group.title}, {group.config['total_steps']:,} {unit}"
+def _section(group: Group, study: Study, stem: str, title: str) -> list[str]:
     shown = [f"![learning curves and scores]({stem}.png)"]
     if study.figure == "buffer" or (study.figure == "sparsity" and _by_sparsity(group, group.arms(study))):
         shown.append(f"![{study.figure}]({stem}-{study.figure}.png)")
@@ -283,22 +281,21 @@ def _provenance(lines: Sequence[Line]) -> str:
     return _markdown_table(rows)
 
 
-def _draw(group: Group, study: Study, directory: Path, stem: str, source: str) -> None:
+def _draw(group: Group, study: Study, stem: Path, title: str, source: str) -> None:
     arms = group.arms(study)
-    title = group.title
     estimates = {name: statistics.estimate(statistics.mean, group.sample(name)) for name in arms}
     if study.figure == "sparsity":
         shown = {name: lines for name, lines in arms.items() if name in (DENSE, study.hero)}
     else:
         shown = arms
     figure = pictures.draw_arms(shown, estimates, estimates.get(DENSE), title)
-    curves.save(figure, directory / f"{stem}.png", source)
+    curves.save(figure, stem.with_name(f"{stem.name}.png"), source)
     if study.figure == "buffer":
         kept = {name: lines for name, lines in arms.items() if name != DENSE}
         figure = pictures.draw_buffer(kept, group.config["distance_threshold"], title)
-        curves.save(figure, directory / f"{stem}-buffer.png", source)
+        curves.save(figure, stem.with_name(f"{stem.name}-buffer.png"), source)
     if study.figure == "sparsity" and (relative := _by_sparsity(group, arms)):
-        curves.save(pictures.draw_sparsity(relative, title), directory / f"{stem}-sparsity.png", source)
+        curves.save(pictures.draw_sparsity(relative, title), stem.with_name(f"{stem.name}-sparsity.png"), source)
 
 
 def _by_sparsity(group: Group, arms: Mapping[str, Sequence[Line]]) -> dict[str, dict[float, Estimate]]:
@@ -310,6 +307,21 @@ def _by_sparsity(group: Group, arms: Mapping[str, Sequence[Line]]) -> dict[str, 
         if relative is not None:
             found.setdefault(lines[0]["method"], {})[lines[0]["actor_sparsity"]] = relative
     return found
+
+
+def _titles(found: Sequence[Group]) -> list[str]:
+    """A heading for each group; where two would be the same, with the settings in which these differ."""
+    plain = []
+    for group in found:
+        unit = "steps" if group.kind == records.LEARNING else "updates"
+        plain.append(f"{group.title}, {group.config['total_steps']:,} {unit}")
+    titles = []
+    for group, title in zip(found, plain, strict=True):
+        others = [other.config for other, same in zip(found, plain, strict=True) if same == title]
+        named = sorted({name for other in found for name in other.conditions})
+        differ = [name for name in named if any(other.get(name) != group.config.get(name) for other in others)]
+        titles.append(", ".join([title, *(f"{name} {group.config.get(name)}" for name in differ)]))
+    return titles
 
 
 def _stems(found: Sequence[Group]) -> list[str]:
