@@ -1,8 +1,8 @@
 """Run a table or figure of the paper, and see our numbers beside its own.
 
-python experiments/reproduce.py --study=table2 --smoke --results=runs/smoke           every part of it, in a minute
+python experiments/reproduce.py --study=table2 --smoke                             every part of it, in a minute
 python experiments/reproduce.py --study=table2 --rows=td3/hopper --seeds=4 --total_steps=500000 --kernel_init=lecun
-python experiments/reproduce.py --study=buffer --rows=td3/hopper --seeds=3 --scale=0.1
+python experiments/reproduce.py --study=buffer --rows=td3/hopper --seeds=3 --scale=0.1 --kernel_init=lecun
 python experiments/reproduce.py --study=table2 --report_only                       the report again, from what is kept
 
 Runs end up in <results>/<study>/runs.jsonl, and what they say in README.md beside it. The same command continues what
@@ -32,7 +32,9 @@ SEEDS = flags.DEFINE_string("seeds", None, "4 for the seeds 0 to 3; 3,7 for thos
 ARMS = flags.DEFINE_list("arms", [], "of the study's arms, these alone")
 SCALE = flags.DEFINE_float("scale", None, "length of the runs as a share of the paper's 3 million steps")
 SMOKE = flags.DEFINE_bool("smoke", False, "tiny runs on a probe task: shows that all parts work, and nothing else")
-RESULTS = flags.DEFINE_string("results", "experiments/results", "where studies keep runs and reports")
+RESULTS = flags.DEFINE_string(
+    "results", None, "where studies keep runs and reports (default: experiments/results, or runs/smoke with --smoke)"
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "where the runs leave their files (default: runs/<study>)")
 PARALLEL = flags.DEFINE_string("parallel", None, "as of sweep.py (default: processes on a CPU, else shard_map)")
 WORKERS = flags.DEFINE_integer("workers", None, "processes at once (default: one per core)")
@@ -47,36 +49,44 @@ def main(argv: Sequence[str]) -> int | None:
     if STUDY.value not in catalogue.STUDIES:
         raise ConfigError(f"unknown study {STUDY.value!r}; valid: {', '.join(catalogue.STUDIES)}.")
     study = catalogue.STUDIES[STUDY.value]
-    directory = Path(RESULTS.value) / STUDY.value
+    directory = Path(RESULTS.value or ("runs/smoke" if SMOKE.value else "experiments/results")) / STUDY.value
     workdir = Path(WORKDIR.value or f"runs/{STUDY.value}")
     runs = _wanted(study)
     place = conduct.Place(directory, workdir, _parallel(), WORKERS.value)
     if DRY_RUN.value:
-        print(f"{len(runs)} runs, {len(conduct.missing(runs, place))} of them not recorded yet", file=sys.stderr)
+        most = "at most " if study.search else ""
+        missing = len(conduct.missing(runs, place))
+        print(f"{most}{len(runs)} runs, {missing} of them not recorded yet", file=sys.stderr)
         return 0
     finished = True
-    if REPORT_ONLY.value:
-        conduct.gather(runs, place)
-    else:
-        use_cache(CACHE.value)
-        finished = conduct.conduct(study, runs, place, lambda line: print(line, file=sys.stderr))
-    if not records.read(directory):
+    try:
+        if REPORT_ONLY.value:
+            conduct.gather(runs, place)
+        else:
+            use_cache(CACHE.value)
+            finished = conduct.conduct(study, runs, place, lambda line: print(line, file=sys.stderr))
+    finally:
+        # However it ends, the report is that of the runs there are.
+        recorded = bool(records.read(directory))
+        if recorded:
+            report.write(directory, STUDY.value, study)
+            print(f"report in {directory}/README.md", file=sys.stderr)
+    if not recorded:
         raise ConfigError(f"{directory} holds no run yet; let one come to its end first.")
-    report.write(directory, STUDY.value, study)
-    print(f"report in {directory}/README.md", file=sys.stderr)
     return 0 if finished else 1
 
 
 def _wanted(study: catalogue.Study) -> list[catalogue.Run]:
     """The runs that the flags ask for."""
     given = launcher.read_given()
+    reading: dict[str, object] = {}
     for name in ("env", "agent", "seed"):
         if name in given:
             raise ConfigError(f"--{name} says nothing to a study; use --rows and --seeds.")
     for name in given.pop("preset", []):
         if name not in presets.READINGS:
             raise ConfigError(f"preset={name}: of presets a study takes {', '.join(presets.READINGS)}; use --rows.")
-        given = {**presets.READINGS[name], **given}
+        reading |= presets.READINGS[name]
     if SCALE.value is not None:
         if "total_steps" in given or SCALE.value <= 0:
             raise ConfigError(f"scale={SCALE.value}: a positive share of {PAPER_STEPS:,} steps, without --total_steps.")
@@ -88,7 +98,7 @@ def _wanted(study: catalogue.Study) -> list[catalogue.Run]:
         rows, seeds = ROWS.value or [catalogue.SMOKE_ROW], launcher.parse_seeds(SEEDS.value) or [0, 1]
     elif given.get("compute") is None and _parallel() == "processes":
         given["compute"] = "auto"
-    return catalogue.runs(study, rows, seeds, given, ARMS.value)
+    return catalogue.runs(study, rows, seeds, given, ARMS.value, reading)
 
 
 def _parallel() -> str:

@@ -31,6 +31,8 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+    fewest: int
+    """Scores of the sample and task that has the fewest; with 1 there is nothing to draw again, and no interval."""
 
 
 class Summary(NamedTuple):
@@ -59,6 +61,11 @@ def iqm(sample: Sample) -> np.ndarray:
     pooled = np.sort(np.concatenate(sample, -1), -1)
     cut = int(TRIM * pooled.shape[-1])
     return pooled[..., cut : pooled.shape[-1] - cut].mean(-1)
+
+
+def is_measure(reference: Sample) -> bool:
+    """Whether ratios to scores mean something: all are above zero, and so is the mean of any resample of them."""
+    return all((scores > 0).all() for scores in reference)
 
 
 def ratio(sample: Sample, reference: Sample) -> np.ndarray:
@@ -100,7 +107,13 @@ def estimate(
     rng = np.random.default_rng(seed)
     drawn = [[scores[rng.integers(0, scores.size, (resamples, scores.size))] for scores in sample] for sample in plain]
     low, high = np.percentile(statistic(*drawn), [2.5, 97.5])
-    return Estimate(sum(scores.size for scores in plain[0]), float(statistic(*plain)), float(low), float(high))
+    return Estimate(
+        n=sum(scores.size for scores in plain[0]),
+        value=float(statistic(*plain)),
+        low=float(low),
+        high=float(high),
+        fewest=min(scores.size for sample in plain for scores in sample),
+    )
 
 
 def summarize(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Summary:

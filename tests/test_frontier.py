@@ -77,4 +77,4 @@ def test_there_is_nothing_to_keep_of_a_dense_agent_that_has_not_learned():
 
 def test_nothing_is_decided_with_seeds_that_are_not_there():
     scores = {0.0: {0: 1.0, 1: 1.0}, frontier.GRID[6]: {0: 1.0, 1: 1.0, 2: 1.0}}
-    assert frontier.search(scores, SEEDS) == ((), (0.0, (2,)), None, True)
+    assert frontier.search(scores, SEEDS) == ((), (0.0, (2, 3, 4)), None, True)

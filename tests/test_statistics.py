@@ -57,7 +57,7 @@ def test_an_interval_lies_within_the_scores_and_around_the_mean(scores):
 def test_strata_are_drawn_each_by_itself():
     # Two tasks without spread: however far apart they are, nothing is uncertain.
     found = estimate(statistics.mean, [np.full(4, 1.0), np.full(4, 1000.0)])
-    assert found == (8, 500.5, 500.5, 500.5)
+    assert found == (8, 500.5, 500.5, 500.5, 4)
 
 
 def test_a_ratio_is_uncertain_by_both_its_parts():
@@ -81,6 +81,16 @@ def test_the_interval_of_a_ratio_of_many_is_that_of_the_delta_method():
 def test_nothing_is_estimated_from_nothing_or_from_what_is_not_finite(bad):
     with pytest.raises(ValueError, match="finite score"):
         estimate(statistics.mean, bad)
+
+
+def test_an_estimate_knows_its_smallest_part():
+    found = statistics.estimate(statistics.ratio, [np.ones(3), np.ones(2)], [np.ones(4), np.ones(1)])
+    assert (found.n, found.fewest) == (5, 1)
+
+
+def test_scores_are_a_measure_if_all_are_above_zero():
+    assert statistics.is_measure([np.array([1.0, 2.0]), np.array([0.5])])
+    assert not statistics.is_measure([np.array([1.0, 2.0]), np.array([5.0, 0.0])])
 
 
 def test_summary_of_one_value_is_that_value_with_no_spread():

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from rlx2_jax import accounting, envs, files, policies, provenance, statistics, tickets
+from rlx2_jax import accounting, envs, files, policies, presets, provenance, statistics, tickets
 from rlx2_jax.config import Config, resolve
 from rlx2_jax.errors import ConfigError, DivergedError, WorkdirError
 from rlx2_jax.studies import STUDIES, conduct, records, report, runs
@@ -98,6 +98,28 @@ def test_the_3_step_agent_of_one_study_is_the_rlx2_of_another():
     of = lambda study, arm: records.identity(runs(STUDIES[study], ["td3/ant"], [2], settings, [arm])[0].config)
     assert of("table3-nstep", "3-step") == of("table2", "rlx2") == of("buffer", "dynamic")
     assert of("table3-topology", "dense") == of("buffer", "dense")
+
+
+def test_only_what_changes_a_run_is_a_condition():
+    (plain,) = runs(STUDIES["table2"], ["td3/hopper"], [0], {"total_steps": 500_000}, ["rlx2"])
+    derived = {"total_steps": 500_000, "eval_every": plain.config.eval_every, "kernel_init": "release"}
+    (same,) = runs(STUDIES["table2"], ["td3/hopper"], [0], derived, ["rlx2"])
+    assert (same.config, same.conditions) == (plain.config, plain.conditions)
+    # The default of one arm alone.
+    (other,) = runs(STUDIES["table2"], ["td3/hopper"], [0], {"total_steps": 500_000, "n_step": 3}, ["rlx2"])
+    assert other.config == plain.config
+    assert other.conditions["n_step"] == 3
+
+
+@pytest.mark.parametrize("reading", ["release", "paper"])
+@pytest.mark.parametrize("study", ["tickets", "mask-quality"])
+def test_a_reading_gives_way_to_what_an_arm_sets(study, reading):
+    found = runs(STUDIES[study], ["td3/hopper"], [0], {}, reading=presets.READINGS[reading])
+    arms = {arm.name: arm.settings for arm in STUDIES[study].arms(3_000_000)}
+    assert {run.arm for run in found} == set(arms)
+    for run in found:
+        for name, value in arms[run.arm].items():
+            assert getattr(run.config, name) == value
 
 
 @pytest.mark.parametrize(
@@ -240,6 +262,42 @@ def test_one_run_has_no_interval(tmp_path):
     assert cells(text, "ss")[7] == "1.00"
 
 
+def test_no_interval_where_any_part_is_one_run(tmp_path):
+    records.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 90.0), line("rlx2", 1, 80.0)])
+    text = report.markdown(tmp_path, "table2", STUDIES["table2"])
+    assert cells(text, "rlx2")[2].startswith("85.0 [")
+    assert cells(text, "rlx2")[4] == "85.0"
+    assert cells(text, "dense")[7] == "0.00"
+    more = [line(arm, 0, 5.0, "td3/walker2d") for arm in ("dense", "rlx2")]
+    records.append(tmp_path, more)
+    together = report.markdown(tmp_path, "table2", STUDIES["table2"]).partition("together")[2]
+    assert cells(together, "rlx2")[2:6] == ["92.5", cells(together, "rlx2")[3], "97.5", "-"]
+    assert "[" not in cells(together, "rlx2")[3]
+    assert cells(together, "dense")[2:4] == ["100", "-"]
+
+
+def test_the_papers_numbers_stand_beside_its_own_sparsities_alone(tmp_path):
+    thinner = {"actor_sparsity": 0.5, "critic_sparsity": 0.5}
+    records.append(tmp_path, [line(arm, 0, 1.0, **settings) for arm in ("dense", "rlx2") for settings in ({}, thinner)])
+    text = report.markdown(tmp_path, "table2", STUDIES["table2"])
+    assert "together" not in text, "one task is not two"
+    own, other = text.split("## TD3 on hopper, 60,000 steps")[1:]
+    assert cells(own, "rlx2")[5] == "97"
+    assert "98 % in the actor and 95 % in the critics" in own
+    assert cells(other, "rlx2")[5:7] == ["-", "-"]
+    assert "50 % in the actor and 50 % in the critics" in other
+
+
+def test_agents_are_not_averaged(tmp_path):
+    rows = ("td3/hopper", "td3/ant", "sac/hopper", "sac/ant")
+    records.append(tmp_path, [line(arm, 0, 1.0, row) for row in rows for arm in ("dense", "rlx2")])
+    text = report.markdown(tmp_path, "table2", STUDIES["table2"])
+    assert [row for row in text.splitlines() if row.endswith("together")] == [
+        "## TD3 on hopper, TD3 on ant together",
+        "## SAC on hopper, SAC on ant together",
+    ]
+
+
 def test_clones_are_measured_by_their_teachers(tmp_path):
     teachers = [line("dense", k, 100.0 + k, "td3/ant", "tickets") for k in (0, 1)]
     clone = lambda k: line("clone-random", k, 50.0, "td3/ant", "tickets") | {"kind": "cloning"}
@@ -278,8 +336,11 @@ def test_committed_reports_are_those_of_the_committed_runs(directory):
 
 @pytest.fixture
 def laboratory(monkeypatch, tmp_path):
-    """A place to conduct in, where runs and clones take no time; what was made is told in order."""
-    made = []
+    """A place to conduct in, where runs and clones take no time; what was made is told in order.
+
+    Sweeps in a directory named in `broken` make nothing: a worker dies, or (True) it is asked to stop.
+    """
+    made, broken = [], {}
 
     def finish(directory, config, rows):
         directory.mkdir(parents=True)
@@ -292,6 +353,9 @@ def laboratory(monkeypatch, tmp_path):
         files.write_json(directory / "summary.json", {"finished": True})
 
     def sweep(configs, workdir, *, on_table, **options):
+        dead = next((name for name in broken if name in str(workdir)), None)
+        if dead is not None:
+            return mock.Mock(finished=False, stopped=broken[dead])
         held = plans.read(workdir)
         plan = plans.lay_out(configs, parallel="processes", held=held)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -304,7 +368,7 @@ def laboratory(monkeypatch, tmp_path):
                 finish(directory, run.config, [{"env_steps": 5, "return_mean": 1.0, "return_std": 0.0}])
         files.write_json(workdir / "sweep.json", lines)
         on_table(plan, lines)
-        return mock.Mock(finished=True)
+        return mock.Mock(finished=True, stopped=False)
 
     def clone(config, teacher, workdir, *, overwrite, say):
         made.append(("clone", config.topology, bool(config.ticket), config.seed))
@@ -314,12 +378,12 @@ def laboratory(monkeypatch, tmp_path):
 
     monkeypatch.setattr(conduct, "sweep", sweep)
     monkeypatch.setattr(conduct.cloning, "clone", clone)
-    return conduct.Place(tmp_path / "results" / "tickets", tmp_path / "work", "processes"), made
+    return conduct.Place(tmp_path / "results" / "tickets", tmp_path / "work", "processes"), made, broken
 
 
 def conducted(laboratory, seeds, arms=(), study="tickets", **settings):
     """Conduct a study; what was made by it, and what it said."""
-    place, made = laboratory
+    place, made, _ = laboratory
     del made[:]
     said = []
     wanted = runs(STUDIES[study], ["td3/ant"], seeds, {"total_steps": 60_000, **settings}, arms)
@@ -327,8 +391,24 @@ def conducted(laboratory, seeds, arms=(), study="tickets", **settings):
     return list(made), said
 
 
+@pytest.mark.parametrize(("stopped", "made_of_the_second"), [(False, 4), (True, 0)])
+def test_a_worker_that_dies_keeps_no_other_row_and_a_stop_keeps_all(laboratory, stopped, made_of_the_second):
+    place, made, broken = laboratory
+    broken["td3-ant"] = stopped
+    wanted = runs(STUDIES["table2"], ["td3/ant", "td3/hopper"], [0, 1], {"total_steps": 60_000}, ["dense", "rlx2"])
+    assert not conduct.conduct(STUDIES["table2"], wanted, place, print)
+    assert len(made) == len(records.read(place.directory)) == made_of_the_second
+
+
+def test_a_search_that_gets_no_further_ends(laboratory):
+    place, _, broken = laboratory
+    broken["td3-ant"] = False
+    wanted = runs(STUDIES["frontier"], ["td3/ant"], range(5), {"total_steps": 60_000})
+    assert not conduct.conduct(STUDIES["frontier"], wanted, place, print)
+
+
 def test_stages_come_in_order_and_nothing_is_made_twice_when_a_study_grows(laboratory):
-    place, _ = laboratory
+    place, *_ = laboratory
     made, said = conducted(laboratory, [0])
     assert not said
     kinds = [run[:3] for run in made]
@@ -346,7 +426,7 @@ def test_stages_come_in_order_and_nothing_is_made_twice_when_a_study_grows(labor
 
 
 def test_a_study_is_extended_where_its_runs_files_are_gone(laboratory):
-    place, _ = laboratory
+    place, *_ = laboratory
     conducted(laboratory, [0])
     shutil.rmtree(place.workdir)
     assert conducted(laboratory, [0]) == ([], [])
@@ -356,17 +436,19 @@ def test_a_study_is_extended_where_its_runs_files_are_gone(laboratory):
 
 
 def test_a_clone_that_diverges_is_recorded_and_what_needs_it_is_left_out(laboratory):
-    place, _ = laboratory
+    place, *_ = laboratory
     _, said = conducted(laboratory, [7])
     assert any("clone-winning, seed 7, is left out: clone-dynamic of that seed did not finish" in line for line in said)
     kept = {run["arm"]: run for run in records.read(place.directory)}
     assert kept["clone-dynamic"]["diverged"]
     assert "clone-winning" not in kept
     assert not kept["winning"]["diverged"]
+    # It would diverge again.
+    assert conducted(laboratory, [7])[0] == []
 
 
 def test_a_runs_record_is_gathered_from_its_files_without_training(laboratory):
-    place, made = laboratory
+    place, made, _ = laboratory
     conducted(laboratory, [0])
     shutil.rmtree(place.directory)
     del made[:]

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -13,10 +15,10 @@ import pytest
 from rlx2_jax import files, policies
 from rlx2_jax.errors import WorkdirError
 from rlx2_jax.sparsity.methods import METHODS
-from rlx2_jax.sweeps import lock, product, sweep
+from rlx2_jax.sweeps import lock, product, sweep, workers
 from rlx2_jax.training import program as programs
 from rlx2_jax.training import train
-from tests.conftest import small
+from tests.conftest import ROOT, small
 
 CLOCKS = ("_second", "_seconds")
 
@@ -169,6 +171,13 @@ def test_batches_that_do_not_fit_at_once_follow_one_another_in_one_compilation(t
         assert len({line["score"] for line in split.table}) == 5
         tables[way] = split.table
     assert tables["shard_map"] == tables["pmap"]
+
+
+def test_a_worker_that_crashes_has_not_diverged():
+    command = [sys.executable, "-m", "rlx2_jax.sweeps.worker"]
+    crashed = subprocess.run(command, input=b"{}", capture_output=True, cwd=ROOT)
+    assert b"Traceback" in crashed.stderr
+    assert crashed.returncode not in (0, workers.DIVERGED, workers.REFUSED)
 
 
 def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path):

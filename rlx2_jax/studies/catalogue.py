@@ -78,8 +78,8 @@ class Run(NamedTuple):
     teacher: str | None = None
     """As of its arm."""
     conditions: Mapping[str, Any] = {}
-    """Settings that all arms share, as far as they are not the defaults, and the number of steps: what runs must agree
-    in to be compared."""
+    """Settings that all arms share, as far as leaving them out would change a run, and the number of steps: what runs
+    must agree in to be compared."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -275,7 +275,8 @@ STUDIES: dict[str, Study] = {
         question=(
             "Does a sparse network that was found by training do well when it is trained anew with its links fixed "
             "(winning ticket), beside one that keeps moving them (dynamic) and one drawn at random, under "
-            "reinforcement learning and when it only has to imitate the trained dense agent (clone)?"
+            "reinforcement learning and when it only has to imitate the trained dense agent (clone, whose winning "
+            "ticket is what the moving clone ended with)?"
         ),
         rows=("td3/ant",),
         seeds=8,
@@ -324,7 +325,12 @@ SMOKE_ROW = "td3/probe/action"
 
 
 def runs(
-    study: Study, rows: Sequence[str], seeds: Sequence[int], settings: Settings, arms: Sequence[str] = ()
+    study: Study,
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    settings: Settings,
+    arms: Sequence[str] = (),
+    reading: Settings | None = None,
 ) -> list[Run]:
     """All runs of a study.
 
@@ -334,6 +340,7 @@ def runs(
       seeds: of each arm of each row.
       settings: what all runs have, over the row's own; the length of the paper's runs if no `total_steps` is named.
       arms: these alone; empty for all.
+      reading: further settings of all runs, which give way to those of an arm (see `presets.READINGS`).
 
     Raises:
       ConfigError: a row, an arm or a setting that cannot be.
@@ -343,16 +350,16 @@ def runs(
         agent, _, env = row.partition("/")
         if not env:
             raise ConfigError(f"rows={row}: name an agent and a task, such as td3/hopper.")
-        values = {**presets.ROWS.get(row, {"agent": agent, "env": env, "total_steps": PAPER_STEPS}), **settings}
+        values = {
+            **presets.ROWS.get(row, {"agent": agent, "env": env, "total_steps": PAPER_STEPS}),
+            **(reading or {}),
+            **settings,
+        }
         base = dataclasses.replace(Config(), **values)
         steps = resolve(dataclasses.replace(base, method="dense")).total_steps
         assert steps is not None
-        defaults = Config().to_dict()
-        conditions = {
-            **{name: value for name, value in base.to_dict().items() if value != defaults[name] and name not in UNTOLD},
-            "total_steps": steps,
-        }
         offered = study.arms(steps)
+        conditions = {**_conditions(base, offered), "total_steps": steps}
         if unknown := sorted(set(arms) - {arm.name for arm in offered}):
             raise ConfigError(f"unknown arms {unknown}; valid: {', '.join(arm.name for arm in offered)}.")
         for arm in offered:
@@ -364,4 +371,17 @@ def runs(
                 raise ConfigError(f"arm {arm.name} begins with what {lacking[0]} leaves; name both.")
             configs = [resolve(dataclasses.replace(base, **arm.settings, seed=seed)) for seed in seeds]
             found += [Run(row, arm.name, config, arm.ticket, arm.teacher, conditions) for config in configs]
+    return found
+
+
+def _conditions(base: Config, arms: Sequence[Arm]) -> dict[str, Any]:
+    """The settings of a configuration without which some arm's run would be another."""
+    defaults = Config()
+    resolved = lambda config: [resolve(dataclasses.replace(config, **arm.settings)) for arm in arms]
+    found, runs = {}, resolved(base)
+    for name, value in base.to_dict().items():
+        if name in UNTOLD or value == defaults.to_dict()[name]:
+            continue
+        if resolved(dataclasses.replace(base, **{name: getattr(defaults, name)})) != runs:
+            found[name] = value
     return found

@@ -42,8 +42,12 @@ class Place(NamedTuple):
     """As for `sweeps.sweep`."""
 
 
+class _StoppedError(Exception):
+    """A sweep was asked to stop, so nothing else is to begin."""
+
+
 def conduct(study: Study, runs: Sequence[Run], place: Place, say: Callable[[str], None]) -> bool:
-    """Train and record what is missing; false if it was asked to stop, or a worker died.
+    """Train and record what is missing; false if it was asked to stop, or a worker died, which keeps no other run.
 
     Args:
       study: which the runs belong to.
@@ -52,7 +56,13 @@ def conduct(study: Study, runs: Sequence[Run], place: Place, say: Callable[[str]
       say: takes a line where something is left out, and per evaluation of a clone.
     """
     go = _search if study.search else _stages
-    return all(go(mine, place._replace(workdir=where), say) for where, mine in _by_place(runs, place.workdir).items())
+    rows = _by_place(runs, place.workdir).items()
+    try:
+        # A row that is not complete keeps none of the others.
+        complete = [go(mine, place._replace(workdir=where), say) for where, mine in rows]
+    except _StoppedError:
+        return False
+    return all(complete)
 
 
 def gather(runs: Sequence[Run], place: Place) -> None:
@@ -78,16 +88,18 @@ def _by_place(runs: Sequence[Run], workdir: Path) -> dict[Path, list[Run]]:
     return found
 
 
-def _recorded(place: Place) -> set[records.Name]:
-    return set(map(records.name_of, records.read(place.directory)))
+def _recorded(place: Place) -> dict[records.Name, bool]:
+    """The runs that are recorded, and whether they diverged."""
+    return {records.name_of(line): line["diverged"] for line in records.read(place.directory)}
 
 
 def _stages(runs: Sequence[Run], place: Place, say: Callable[[str], None], *, train: bool = True) -> bool:
     homes: Homes = {}
     recorded = _recorded(place)
-    # What begins with another run's files and is recorded needs those no more.
+    # What begins with another run's files and is recorded needs those no more, and what diverged leaves none.
     needed = {key for run in runs if records.name_of_run(run) not in recorded for key in run.sources}
-    waiting, depth = list(runs), 0
+    needed -= {run.key for run in runs if recorded.get(records.name_of_run(run))}
+    waiting, depth, complete = list(runs), 0, True
     while waiting:
         stage = [run for run in waiting if not (set(run.needs) & {other.arm for other in waiting})]
         waiting = [run for run in waiting if run not in stage]
@@ -100,15 +112,15 @@ def _stages(runs: Sequence[Run], place: Place, say: Callable[[str], None], *, tr
                 say(f"{run.arm}, seed {run.config.seed}, is left out: {lacking[0][1]} of that seed did not finish")
         swept = [run for run in ready if run.teacher is None]
         where = place._replace(workdir=place.workdir / f"stage-{depth}")
-        if swept and not _sweep(swept, needed, where, train=train):
-            return False
+        if swept:
+            complete &= _sweep(swept, needed, where, train=train)
         homes |= _homes(swept, where.workdir)
         for run in ready:
             if run.teacher is not None:
                 wanted = train and (run.key in needed or records.name_of_run(run) not in recorded)
                 homes |= _clone(run, homes, place, say, train=wanted)
         depth += 1
-    return True
+    return complete
 
 
 def _with_sources(run: Run, homes: Homes) -> Run:
@@ -154,9 +166,12 @@ def _sweep(runs: Sequence[Run], needed: Set[tuple[str, str, int]], place: Place,
     configs |= {key: run.config for key, run in pairs if key not in known or run.key in needed}
     if not configs:
         return True
-    return sweep(
+    result = sweep(
         list(configs.values()), place.workdir, parallel=place.parallel, worker_count=place.workers, on_table=keep
-    ).finished
+    )
+    if result.stopped:
+        raise _StoppedError
+    return result.finished
 
 
 def _homes(runs: Sequence[Run], workdir: Path) -> Homes:
@@ -192,14 +207,15 @@ def _search(runs: Sequence[Run], place: Place, say: Callable[[str], None]) -> bo
     """Train what the search for the largest sparsity asks for."""
     names = {records.identity(run.config) for run in runs}
     seeds = sorted({run.config.seed for run in runs})
+    before: tuple[float, tuple[int, ...]] | None = None
     while True:
-        scores: dict[float, dict[int, float]] = {}
-        for line in records.read(place.directory):
-            if records.of_line(line) in names:
-                scores.setdefault(line["actor_sparsity"], {})[line["seed"]] = line["score"]
-        found = frontier.search(scores, seeds)
+        lines = [line for line in records.read(place.directory) if records.of_line(line) in names]
+        found = frontier.search(frontier.scores_of(lines), seeds)
         if found.missing is None:
             return True
+        if found.missing == before:
+            return False
+        before = found.missing
         sparsity, lacking = found.missing
         asked = [run for run in runs if run.config.actor_sparsity == sparsity and run.config.seed in lacking]
         if not _stages(asked, place, say):

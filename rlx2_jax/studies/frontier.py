@@ -5,7 +5,7 @@
             above 97 % as a whole: kept, look further up
             below 97 % as a whole: lost, look further down
             neither: train more seeds; when there are no more, the ratio itself decides, and the step is marked
-    if the dense agent's own score is not clearly above zero there is nothing to keep, and the search is over
+    if a dense agent's score is not above zero there is nothing to keep, and the search is over
 
 It takes for granted that a sparsity which loses the return is not followed by one that keeps it. The search is a
 function of the scores there are: it says which runs it needs next, and made again of the recorded scores it says the
@@ -14,8 +14,8 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,8 +28,8 @@ GRID = (0.5, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.
 TOLERANCE = 0.97
 """Share of the dense agent's return that has to be kept."""
 
-FIRST_SEEDS = 3
-"""Before anything is decided."""
+FIRST_SEEDS = 5
+"""Before anything is decided: the interval of three or four is too narrow to be trusted."""
 
 Scores = Mapping[float, Mapping[int, float]]
 """Score by sparsity and seed; sparsity 0 is the dense agent."""
@@ -58,6 +58,14 @@ class Search(NamedTuple):
     """Whether the dense agent has a score to keep."""
 
 
+def scores_of(lines: Iterable[Mapping[str, Any]]) -> dict[float, dict[int, float]]:
+    """Recorded runs as `search` takes them."""
+    scores: dict[float, dict[int, float]] = {}
+    for line in lines:
+        scores.setdefault(line["actor_sparsity"], {})[line["seed"]] = line["score"]
+    return scores
+
+
 def search(scores: Scores, seeds: Sequence[int], grid: Sequence[float] = GRID) -> Search:
     """Bisect as far as the scores reach.
 
@@ -78,11 +86,10 @@ def search(scores: Scores, seeds: Sequence[int], grid: Sequence[float] = GRID) -
                 if lacking := tuple(seed for seed in asked if seed not in scores.get(each, {})):
                     return Search(tuple(steps), (each, lacking), None)
             sample, dense = ([np.array([scores[each][seed] for seed in asked])] for each in (sparsity, 0.0))
-            if statistics.estimate(statistics.mean, dense).low <= 0:
+            if not statistics.is_measure(dense):
                 return Search(tuple(steps), None, None, learned=False)
             ratio = statistics.estimate(statistics.ratio, sample, dense)
-            # One run has no interval.
-            decided = count > 1 and (ratio.low >= TOLERANCE or ratio.high < TOLERANCE)
+            decided = ratio.fewest > 1 and (ratio.low >= TOLERANCE or ratio.high < TOLERANCE)
             if decided or count == len(seeds):
                 break
             count = min(2 * count, len(seeds))

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlx2_jax import files, statistics
-from rlx2_jax.config import PAPER_STEPS
+from rlx2_jax import files, presets, statistics
+from rlx2_jax.config import PAPER_STEPS, Config
 from rlx2_jax.statistics import Estimate
 from rlx2_jax.studies import frontier, records
 from rlx2_jax.studies.catalogue import DENSE, Study
@@ -27,6 +27,9 @@ FINDINGS = "findings.md"
 
 SCALED = ("warmup_steps", "evolve_interval", "n_step_delay", "buffer_check_interval")
 """Points in time, named in every section."""
+
+
+SPARSITIES = ("actor_sparsity", "critic_sparsity")
 
 
 class Group(NamedTuple):
@@ -56,6 +59,22 @@ class Group(NamedTuple):
         names = [arm.name for arm in study.arms(self.config["total_steps"])]
         found = {name: [line for line in self.lines if line["arm"] == name] for name in names}
         return {name: lines for name, lines in found.items() if lines}
+
+    def paper(self, study: Study) -> Mapping[str, float]:
+        """The paper's numbers by arm; none at other sparsities than the paper's."""
+        return study.paper.get(self.row, {}) if self.has_own_sparsities else {}
+
+    @property
+    def has_own_sparsities(self) -> bool:
+        """Whether the sparsities, where an arm does not say, are the row's own."""
+        row = presets.ROWS.get(self.row, {})
+        return all(self.named(name) == row.get(name, getattr(Config(), name)) for name in SPARSITIES)
+
+    def named(self, setting: str) -> Any:
+        """What all arms share of a setting, unless it is their own."""
+        default = getattr(Config(), setting)
+        shared = self.config[setting] if default is None else default
+        return self.conditions.get(setting, shared)
 
     def sample(self, arm: str) -> list[np.ndarray]:
         """Scores of one arm, fit for `statistics`."""
@@ -123,10 +142,8 @@ def _section(group: Group, study: Study, stem: str, title: str) -> list[str]:
 
 def _search(group: Group) -> str:
     """What the search has found so far."""
-    scores: dict[float, dict[int, float]] = {}
-    for line in group.lines:
-        scores.setdefault(line["actor_sparsity"], {})[line["seed"]] = line["score"]
-    found = frontier.search(scores, sorted({line["seed"] for line in group.lines}))
+    seeds = sorted({line["seed"] for line in group.lines})
+    found = frontier.search(frontier.scores_of(group.lines), seeds)
     rows = [["sparsity", "n", "% of dense", "verdict"]]
     for step in found.steps:
         verdict = "kept" if step.kept else "lost"
@@ -139,44 +156,50 @@ def _search(group: Group) -> str:
             ]
         )
     if found.missing is not None:
-        sparsity, seeds = found.missing
-        end = f"Not at its end: next are {len(seeds)} runs at {100 * sparsity:g} %."
+        sparsity, lacking = found.missing
+        end = f"Not at its end: next are {len(lacking)} runs at {100 * sparsity:g} %."
     elif found.largest is None:
         end = f"**No sparsity of the grid, from {100 * frontier.GRID[0]:g} % on, keeps 97 % of the dense return.**"
     else:
         end = f"**Largest sparsity of the grid that keeps 97 % of the dense return: {100 * found.largest:g} %.**"
     if not found.learned:
-        end = "The dense agent's score is not clearly above zero, so there is nothing to keep: train for longer."
+        end = "Not every dense agent scores above zero, so there is nothing to keep: train for longer."
     if any(not step.decided for step in found.steps):
         end += " Not all steps are decided by their intervals: more seeds may change this."
+    end += f" Searched with the {len(seeds)} seeds there are."
     return "\n\n".join([_markdown_table(rows), end]) if found.steps else end
 
 
 def _conditions(group: Group) -> str:
     c = group.config
+    told = {*SCALED, *SPARSITIES, "backend", "total_steps", "num_envs"}
+    special = [f"`{name}={value}`" for name, value in group.conditions.items() if name not in told]
+    actor, critic = (f"{100 * group.named(name):g} %" for name in SPARSITIES)
+    settings = f"; sparse ones at {actor} in the actor and {critic} in the critics, unless named"
+    settings += f"; settings of all arms: {', '.join(special)}" if special else ""
     if group.kind == records.CLONING:
         return (
             f"Actors that imitate the dense agent of their seed: {c['total_steps']:,} Adam steps on batches of "
-            f"{c['batch_size']} of its observations, gathered with exploration noise {c['explore_noise']:g}; links "
-            f"move every {c['evolve_interval']:,} updates. Score: mean of the last {c['score_evaluations']} "
-            f"evaluations, every {c['eval_every']:,} updates, of {c['eval_episodes']} episodes each."
+            f"{c['batch_size']} of its {c['buffer_max']:,} observations on Brax `{c['backend']}`, gathered with "
+            f"exploration noise {c['explore_noise']:g}; links move every {c['evolve_interval']:,} updates{settings}. "
+            f"Score: mean of the last {c['score_evaluations']} evaluations, every {c['eval_every']:,} updates, of "
+            f"{c['eval_episodes']} episodes each."
         )
-    told = {*SCALED, "actor_sparsity", "critic_sparsity", "backend", "total_steps", "num_envs"}
-    special = [f"`{name}={value}`" for name, value in group.conditions.items() if name not in told]
     times = ", ".join(f"{name} {c[name]:,}" for name in SCALED)
+    sizes = {line["config"]["buffer_max"] for line in group.lines}
     return (
         f"Brax `{c['backend']}`; {c['total_steps']:,} environment steps where the paper has {PAPER_STEPS:,}, its "
         f"points in time times {c['schedule_scale']:.3g} unless named ({times}); {c['num_envs']} environments, "
         f"{c['update_ratio']:g} update per step"
-        + (f"; settings of all arms: {', '.join(special)}" if special else "")
-        + f". Score: mean of the last {c['score_evaluations']} evaluations, every {c['eval_every']:,} steps, of "
-        f"{c['eval_episodes']} episodes each, from initial states drawn afresh."
+        + (f", a buffer of {c['buffer_max']:,} transitions" if len(sizes) == 1 else "")
+        + f"{settings}. Score: mean of the last {c['score_evaluations']} evaluations, every {c['eval_every']:,} steps, "
+        f"of {c['eval_episodes']} episodes each, from initial states drawn afresh."
     )
 
 
 def _table(group: Group, study: Study) -> str:
     arms = group.arms(study)
-    paper = study.paper.get(group.row, {})
+    paper = group.paper(study)
     hero = study.hero if group.kind == records.LEARNING else f"clone-{study.hero}"
     dense = group.sample(DENSE) if DENSE in arms else None
     head = ["arm", "n", "score", "interquartile mean", "% of dense", "paper, %", "difference", f"P({hero} better)"]
@@ -208,12 +231,8 @@ def _table(group: Group, study: Study) -> str:
 def _of_dense(
     statistic: Callable[..., np.ndarray], sample: statistics.Sample, dense: statistics.Sample
 ) -> Estimate | None:
-    """A ratio to the dense agent's scores; None where those are not clearly above zero on every task."""
-    if any(statistics.estimate(statistics.mean, [scores]).low <= 0 for scores in dense):
-        return None
-    found = statistics.estimate(statistic, sample, dense)
-    # An interval needs runs on both sides.
-    return found._replace(n=min(found.n, sum(map(len, dense))))
+    """A ratio to the dense agent's scores; None where those are no measure."""
+    return statistics.estimate(statistic, sample, dense) if statistics.is_measure(dense) else None
 
 
 def _difference(relative: Estimate | None, paper: float | None) -> str:
@@ -221,16 +240,18 @@ def _difference(relative: Estimate | None, paper: float | None) -> str:
     if relative is None or paper is None:
         return "-"
     value, low, high = (f"{100 * number - paper:+.1f}" for number in (relative.value, relative.low, relative.high))
-    return f"{value} [{low}, {high}]" if relative.n > 1 else value
+    return f"{value} [{low}, {high}]" if relative.fewest > 1 else value
 
 
 def _across(found: Sequence[Group], study: Study) -> list[str]:
-    """Rows together, where runs on more than one task were made in the same way and have a dense agent."""
+    """Rows of an agent together, where runs on several tasks were made in the same way and have a dense agent."""
     alike: dict[str, list[Group]] = {}
     for group in found:
         if DENSE in group.arms(study) and group.kind == records.LEARNING:
-            same = {k: v for k, v in group.conditions.items() if k not in ("actor_sparsity", "critic_sparsity")}
-            alike.setdefault(json.dumps(same, sort_keys=True), []).append(group)
+            own = SPARSITIES if group.has_own_sparsities else ()
+            same = {k: v for k, v in group.conditions.items() if k not in own}
+            agent = group.row.partition("/")[0]
+            alike.setdefault(json.dumps([agent, bool(own), same], sort_keys=True), []).append(group)
     parts = []
     for members in alike.values():
         if len(members) > 1:
@@ -252,7 +273,7 @@ def _together(members: Sequence[Group], study: Study) -> str:
     rows = [[*head, f"P({study.hero} better)"]]
     for name in common:
         samples = [group.sample(name)[0] for group in members]
-        paper = [study.paper.get(group.row, {}).get(name) for group in members]
+        paper = [group.paper(study).get(name) for group in members]
         better = None
         if hero is not None and name != study.hero:
             better = statistics.estimate(statistics.improvement, hero, samples)
@@ -261,7 +282,7 @@ def _together(members: Sequence[Group], study: Study) -> str:
                 name,
                 str(sum(map(len, samples))),
                 "100" if name == DENSE else _shown(_of_dense(statistics.ratio, samples, dense), 100, 1),
-                _shown(_of_dense(statistics.iqm_ratio, samples, dense), 100, 1),
+                "-" if name == DENSE else _shown(_of_dense(statistics.iqm_ratio, samples, dense), 100, 1),
                 f"{np.mean([p for p in paper if p is not None]):.1f}" if None not in paper else "-",
                 _shown(better, 1, 2),
             ]
@@ -286,6 +307,9 @@ def _draw(group: Group, study: Study, stem: Path, title: str, source: str) -> No
     estimates = {name: statistics.estimate(statistics.mean, group.sample(name)) for name in arms}
     if study.figure == "sparsity":
         shown = {name: lines for name, lines in arms.items() if name in (DENSE, study.hero)}
+    elif group.kind == records.CLONING:
+        # The teacher's course is one of environment steps; its score is the line.
+        shown = {name: lines for name, lines in arms.items() if name != DENSE}
     else:
         shown = arms
     figure = pictures.draw_arms(shown, estimates, estimates.get(DENSE), title)
@@ -317,10 +341,10 @@ def _titles(found: Sequence[Group]) -> list[str]:
         plain.append(f"{group.title}, {group.config['total_steps']:,} {unit}")
     titles = []
     for group, title in zip(found, plain, strict=True):
-        others = [other.config for other, same in zip(found, plain, strict=True) if same == title]
-        named = sorted({name for other in found for name in other.conditions})
-        differ = [name for name in named if any(other.get(name) != group.config.get(name) for other in others)]
-        titles.append(", ".join([title, *(f"{name} {group.config.get(name)}" for name in differ)]))
+        others = [other for other, same in zip(found, plain, strict=True) if same == title]
+        settings = sorted({name for other in others for name in other.conditions})
+        differ = [name for name in settings if any(other.named(name) != group.named(name) for other in others)]
+        titles.append(", ".join([title, *(f"{name} {group.named(name)}" for name in differ)]))
     return titles
 
 
@@ -352,7 +376,7 @@ def _shown(found: Estimate | None, factor: float = 1, digits: int | None = None)
     if digits is None:
         digits = max(0, 2 - int(np.log10(max(map(abs, numbers), default=1) or 1)))
     value, low, high = (f"{number:.{digits}f}" for number in numbers)
-    return f"{value} [{low}, {high}]" if found.n > 1 else value
+    return f"{value} [{low}, {high}]" if found.fewest > 1 else value
 
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> str:

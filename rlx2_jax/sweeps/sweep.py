@@ -41,6 +41,8 @@ class Result(NamedTuple):
     """False if it was asked to stop, or a worker died; the same call continues it then."""
     failed: tuple[str, ...] = ()
     """Runs whose worker died."""
+    stopped: bool = False
+    """Whether it was asked to stop."""
 
 
 def make_plan(
@@ -165,7 +167,7 @@ def sweep(
             lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display, on_table)
             finished = all(line["finished"] or line["diverged"] for line in lines)
             display.say(_last_words(laid_out, directory, finished, stop.received or "the end of a worker"))
-            return Result(laid_out, lines, finished, tuple(failed))
+            return Result(laid_out, lines, finished, tuple(failed), stop.received is not None and not finished)
         over = layout.Layout(jax.devices()[: laid_out.devices], parallel)
         return _Sweep(laid_out, directory, over, display, on_table).go(stop)
 
@@ -205,7 +207,7 @@ class _Sweep:
                     break
                 finished = self._train(batch, pool, stop)
         self.display.say(_last_words(self.plan, self.directory, finished, stop.received or "another host"))
-        return Result(self.plan, self._table(), finished)
+        return Result(self.plan, self._table(), finished, stopped=not finished)
 
     def _train(self, batch: plan.Batch, pool: ThreadPoolExecutor, stop: StopSignals) -> bool:
         """One batch; nothing of it stays on the devices."""

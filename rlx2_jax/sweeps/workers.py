@@ -27,8 +27,8 @@ from rlx2_jax.sweeps import table
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.signals import StopSignals
 
-DIVERGED = 1
-"""Exit code of a worker whose run's values stopped being finite."""
+DIVERGED = 3
+"""Exit code of a worker whose run's values stopped being finite; Python's own, of a crash, is 1."""
 
 REFUSED = 2
 """Exit code of a worker whose run could not be."""

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,6 +143,8 @@ def clone(
         state, values = report(learn(state, examples))
         row = plain_row(values)
         if not (math.isfinite(row["loss"]) and math.isfinite(row["return_mean"])):
+            if directory is not None:
+                _write_progress(directory, rows, c.compute, time.perf_counter() - began, finished=False)
             raise DivergedError(
                 f"cloning diverged before update {row['updates']:,}: its error or its actions are not finite; try "
                 "a smaller --actor_lr."
@@ -297,17 +299,22 @@ def _check_teacher(teacher: policies.Policy, config: Config, env: envs.Environme
 
 
 def _write(directory: Path, result: Clone, seconds: float) -> None:
-    files.write_json_lines(directory / "metrics.jsonl", result.rows)
     policies.save(directory / "policy.npz", result.policy.params, result.policy.about)
     tickets.save(directory / tickets.NAME, result.masks.initial, result.masks.final, result.masks.about)
-    summary: dict[str, Any] = {
-        "finished": True,
-        "updates": result.rows[-1]["updates"],
-        "best": max(row["return_mean"] for row in result.rows),
-        "last": result.rows[-1]["return_mean"],
-        "loss": result.rows[-1]["loss"],
+    _write_progress(directory, result.rows, result.policy.about["config"]["compute"], seconds, finished=True)
+
+
+def _write_progress(directory: Path, rows: Sequence[Row], computed: str, seconds: float, *, finished: bool) -> None:
+    files.write_json_lines(directory / "metrics.jsonl", rows)
+    last: Mapping[str, Any] = rows[-1] if rows else {}
+    summary = {
+        "finished": finished,
+        "updates": last.get("updates", 0),
+        "best": max((row["return_mean"] for row in rows), default=None),
+        "last": last.get("return_mean"),
+        "loss": last.get("loss"),
         "wall_seconds": seconds,
-        "compute": result.policy.about["config"]["compute"],
+        "compute": computed,
         **provenance.about(),
     }
     files.write_json(directory / "summary.json", summary)
