@@ -1,8 +1,8 @@
 """Train one sparse agent. Without flags: RLx2-TD3 at 90 % sparsity on inverted_pendulum, in about two minutes.
 
 python experiments/train.py
-python experiments/train.py --preset=td3/hopper --total_steps=300000 --workdir=runs/hopper
-python experiments/train.py --preset=td3/hopper --total_steps=300000 --workdir=runs/hopper --resume
+python experiments/train.py --preset=td3/hopper --total_steps=300000 --kernel_init=lecun --workdir=runs/hopper
+python experiments/train.py --preset=td3/hopper --total_steps=300000 --kernel_init=lecun --workdir=runs/hopper --resume
 python experiments/train.py --env=ant --agent=sac --method=rigl --actor_sparsity=0.9 --critic_sparsity=0.75
 """
 

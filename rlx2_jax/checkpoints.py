@@ -72,7 +72,9 @@ class Checkpoints:
             )
             self._open().wait_until_finished()
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"checkpoint at step {step} could not be written: {error}.") from error
+            raise CheckpointError(
+                f"checkpoint at step {step} could not be written ({error}); free space there, or name another workdir."
+            ) from error
         if not saved:
             raise CheckpointError(
                 f"checkpoint at step {step} was not written: the workdir holds a later one; use a fresh workdir."
@@ -122,7 +124,7 @@ class Checkpoints:
                 return step, *self._read(step, template)
             problems.append((step, problem))
         if not problems:
-            raise CheckpointError(f"no checkpoint in {self._directory}; start without --resume.")
+            raise CheckpointError(f"no checkpoint in {self._directory}; replace the run with --overwrite.")
         found = "; ".join(f"step {step} {sentence}" for step, sentence in problems)
         raise CheckpointError(f"no usable checkpoint in {self._directory}: {found}; start afresh in another workdir.")
 

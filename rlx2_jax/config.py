@@ -33,6 +33,9 @@ PAPER_STEPS = 3_000_000
 QUICK_STEPS = {"td3": 25_000, "sac": 40_000}
 """Length of a run on the quick tasks, inverted_pendulum and the probes, by agent."""
 
+PACKED_DEPTH = 15
+"""Most hidden layers that packed compute takes."""
+
 NEVER = 2**31 - 1
 """A point in time that no run reaches (the counters are int32)."""
 
@@ -57,7 +60,7 @@ class Config:
 
     # Length
     total_steps: int | None = _field(
-        None, "environment steps (default: inverted_pendulum 25000, or 40000 for sac; else 1 million)"
+        None, "environment steps (default: inverted_pendulum and probes 25000, or 40000 for sac; else 1 million)"
     )
     num_envs: int = _field(20, "environments stepped in parallel")
     update_ratio: float = _field(1.0, "critic updates per environment step")
@@ -105,7 +108,7 @@ class Config:
 
     # Dynamic-capacity replay (section 4.2.2)
     buffer_max: int | None = _field(
-        None, "most transitions kept (paper: TD3 1e6, SAC 3e6; never more than total_steps)"
+        None, "most transitions kept (default: the paper's, TD3 1e6, SAC 3e6, at most total_steps)"
     )
     buffer_min: int | None = _field(None, "fewest transitions kept (paper: TD3 1e5, SAC 2e5, scaled)")
     buffer_check_interval: int | None = _field(None, "environment steps between buffer checks (paper: 10000, scaled)")
@@ -196,7 +199,7 @@ def resolve(config: Config) -> Config:
     total = c.total_steps
     if total is None:
         total = QUICK_STEPS[c.agent] if c.env == "inverted_pendulum" or c.env.startswith("probe/") else 1_000_000
-    _require(total >= E, f"total_steps={total} is less than one step of num_envs={E} environments.")
+    _require(total >= E, f"total_steps={total} is less than one step of num_envs={E} environments; use at least {E}.")
     scale = total / PAPER_STEPS if c.schedule_scale is None else c.schedule_scale
     _require(0 < scale < math.inf, f"schedule_scale={scale}: use a positive factor.")
 
@@ -208,7 +211,8 @@ def resolve(config: Config) -> Config:
     chunk_steps = c.chunk_steps if c.chunk_steps is not None else min(1000, eval_every)
     _require(
         0 < chunk_steps <= eval_every <= total,
-        f"chunk_steps={chunk_steps}, eval_every={eval_every} and total_steps={total} must not decrease.",
+        f"chunk_steps={chunk_steps}, eval_every={eval_every} and total_steps={total} must not decrease; "
+        "use 1 <= chunk_steps <= eval_every <= total_steps.",
     )
     chunk_steps = _round_to(chunk_steps, E)
     eval_every = _round_to(eval_every, chunk_steps)
@@ -319,6 +323,10 @@ def _check_ranges(c: Config) -> None:
     _require(
         len(c.hidden) >= 1 and all(isinstance(h, int) and h >= 1 for h in c.hidden),
         f"hidden={c.hidden}: name at least one width, each a whole number of 1 or more.",
+    )
+    _require(
+        c.compute == "masked" or len(c.hidden) <= PACKED_DEPTH,
+        f"hidden has {len(c.hidden)} widths and packed compute takes {PACKED_DEPTH}; use compute=masked.",
     )
     delay = c.n_step_delay or 0
     _require(delay >= 0, f"n_step_delay={delay}: use zero or more.")

@@ -100,7 +100,7 @@ def parse_seeds(text: str | None) -> list[int]:
     if text is None:
         return []
     parts = [part for part in text.split(",") if part]
-    if not parts or not all(part.isdigit() for part in parts) or parts == ["0"]:
+    if not parts or not all(part.isdigit() for part in parts) or text == "0":
         raise ConfigError(f"seeds={text}: write 4 for the seeds 0 to 3, 3,7 for those two, or 7, for that one.")
     return list(range(int(text))) if text.isdigit() else list(map(int, parts))
 

@@ -73,5 +73,7 @@ def load(path: Path) -> Policy:
     except FileNotFoundError:
         raise CheckpointError(f"no policy at {path}; name the workdir of a run that has made an evaluation.") from None
     except files.DAMAGED as error:
-        raise CheckpointError(f"the policy {path} is damaged ({error}); resume its run to write it again.") from None
+        raise CheckpointError(
+            f"the policy {path} is damaged ({error}); restore a copy, or make its run again."
+        ) from None
     return Policy(params, about)

@@ -76,7 +76,7 @@ def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.machine()
+        return ""
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 

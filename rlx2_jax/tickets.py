@@ -101,8 +101,12 @@ def load(path: str | Path) -> Ticket:
     except FileNotFoundError:
         raise CheckpointError(f"no masks at {path}; name the directory of a finished run, or its {NAME}.") from None
     except files.DAMAGED as error:
-        raise CheckpointError(f"the masks {path} are damaged ({error}); resume their run to rewrite them.") from None
-    raise CheckpointError(f"the masks {path} are of format {about['format']}; this version reads format {FORMAT}.")
+        raise CheckpointError(
+            f"the masks {path} are damaged ({error}); restore a copy, or make their run again."
+        ) from None
+    raise CheckpointError(
+        f"the masks {path} are of format {about['format']}, not {FORMAT}; make their run again with this version."
+    )
 
 
 def load_for(

@@ -45,6 +45,7 @@ REFUSED = {
     "buffer_min<batch": ({"batch_size": 64, "buffer_min": 63}, "between 64"),
     "buffer_min>buffer_max": ({"buffer_min": 801}, "buffer_max=800"),
     "hidden=()": ({"hidden": ()}, "at least one width"),
+    "hidden too deep to be packed": ({"hidden": (4,) * 16, "compute": "packed"}, "takes 15; use compute=masked"),
     "hidden=0": ({"hidden": (16, 0)}, "at least one width"),
     "policy_delay>updates": ({"policy_delay": 8}, "use 8 environments"),
     "policy_delay odd": ({"policy_delay": 3}, "use 6 environments"),

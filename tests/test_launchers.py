@@ -69,7 +69,9 @@ def test_a_run_then_its_evaluation_say_what_came_out_and_no_noise(tmp_path):
     assert result["low"] <= result["mean"] <= result["high"] <= 1.0
     missing = launch("evaluate.py", "--workdir=elsewhere", cwd=tmp_path)
     assert missing.returncode == 2
-    assert missing.stderr == "error: elsewhere holds no run: elsewhere/config.json cannot be read.\n"
+    assert missing.stderr == (
+        "error: elsewhere holds no run (elsewhere/config.json cannot be read); name the directory of one.\n"
+    )
 
 
 def test_presets_are_the_rows_of_table_2_and_compose():

@@ -123,7 +123,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise WorkdirError(f"{workdir} holds no run: {path} cannot be read.") from None
+        raise WorkdirError(f"{workdir} holds no run ({path} cannot be read); name the directory of one.") from None
 
 
 def rewind(workdir: Path, env_steps: int) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def draw_comparison(runs: Mapping[str, Rows], title: str) -> Figure:
     """The returns of several runs in one picture, with the spread over evaluation episodes."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
-    for color, (name, rows) in zip(COLORS, runs.items(), strict=False):
+    for color, (name, rows) in zip(itertools.cycle(COLORS), runs.items(), strict=False):
         steps, mean, std = (column(rows, k) for k in ("env_steps", "return_mean", "return_std"))
         axis.fill_between(steps, mean - std, mean + std, color=color, alpha=0.15, lw=0)
         axis.plot(steps, mean, color=color, label=name)
