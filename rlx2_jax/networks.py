@@ -89,7 +89,7 @@ def initial_of(agent: str, kernel_init: str) -> str:
 
 def _initializers(init: str, fan_in: int) -> tuple[Initializer, Initializer]:
     if init == "orthogonal":
-        return nn.initializers.orthogonal(), nn.initializers.zeros
+        return _orthogonal, nn.initializers.zeros
     if init == "lecun":
         return nn.initializers.lecun_normal(), nn.initializers.zeros
     bound = fan_in**-0.5
@@ -98,6 +98,12 @@ def _initializers(init: str, fan_in: int) -> tuple[Initializer, Initializer]:
         return jax.random.uniform(key, tuple(shape), dtype, -bound, bound)
 
     return uniform, uniform
+
+
+def _orthogonal(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    # One matrix at a time, for the reason told in `diagnostics`.
+    draw = jax.custom_batching.sequential_vmap(lambda key: nn.initializers.orthogonal()(key, tuple(shape), dtype))
+    return draw(key)
 
 
 def gaussian_head(output: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -26,7 +26,6 @@ kept); it takes a `done` exactly at the time limit for a truncation (here the en
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,11 +74,11 @@ def make_config(presets: Sequence[str] = (), overrides: Mapping[str, Any] | None
     """The configuration of the given presets, left to right, then the overrides.
 
     Raises:
-      ConfigError: an unknown preset.
+      ConfigError: an unknown preset, or an override that is no field of `Config`.
     """
     values: dict[str, Any] = {}
     for name in presets:
         if name not in PRESETS:
             raise ConfigError(f"unknown preset {name!r}; valid: {', '.join(PRESETS)}.")
         values.update(PRESETS[name])
-    return dataclasses.replace(Config(), **{**values, **(overrides or {})})
+    return Config.from_dict({**values, **(overrides or {})})

@@ -1,6 +1,7 @@
 """TD3 and SAC: sparse at every step boundary, and with the targets and losses their papers say."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -184,6 +185,14 @@ def test_tiny_weights_have_the_spread_of_a_narrow_networks_initialisation():
         assert 0.85 * fan_in**-0.5 < largest <= fan_in**-0.5 * (1 + 1e-6)
         live = np.asarray(normal)[np.asarray(normal) != 0]
         assert np.std(live) == pytest.approx(fan_in**-0.5, rel=0.35)
+
+
+def test_orthogonal_weights_are_drawn_one_matrix_at_a_time_however_many_runs_there_are():
+    """As ranks are (see test_diagnostics)."""
+    twins = networks.TwinMLP((4, 2), "orthogonal")
+    init = jax.vmap(lambda key: twins.init(key, jnp.zeros(3)))
+    text = str(jax.make_jaxpr(init)(jax.random.split(jax.random.PRNGKey(0), 5)))
+    assert re.findall(r":f32(\[[0-9,]+\]) = qr", text) == ["[3,3]", "[2,2]"]
 
 
 def test_tiny_kernels_of_sac_are_orthogonal_like_a_narrow_networks():

@@ -7,7 +7,11 @@ from rlx2_jax.config import Config
 
 
 def make_agent(config: Config, observation_size: int, action_size: int) -> Agent:
-    """The agent a resolved configuration names."""
+    """The agent a resolved configuration names.
+
+    Raises:
+      CheckpointError: masks to begin with that cannot be read.
+    """
     make = {"td3": make_td3, "sac": make_sac}[config.agent]
     return make(config, observation_size, action_size)
 

@@ -136,6 +136,7 @@ def make_program(config: Config) -> Program:
 
     Raises:
       ConfigError: a configuration that cannot be, here.
+      CheckpointError: masks to begin with that cannot be read.
     """
     config = resolve(config)
     share = Share(config.data_parallel)
@@ -460,6 +461,7 @@ def make_train(
 
     Raises:
       ConfigError: a configuration that cannot be.
+      CheckpointError: masks to begin with that cannot be read.
     """
     program = make_program(config)
     config = program.config
