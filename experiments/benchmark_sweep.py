@@ -17,13 +17,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -49,6 +48,21 @@ OUTPUT = flags.DEFINE_string("output", "benchmark_sweep.json", "JSON file to wri
 CHILD = flags.DEFINE_list("child", None, "cores of a process that this one starts; not for people")
 CACHE = launcher.define_cache_flag()
 
+
+class Rate(NamedTuple):
+    """Updates per second of all runs together."""
+
+    median: float
+    low: float
+    """At the slower quartile of the calls."""
+    high: float
+    """At the faster one."""
+    calls: int
+
+    def __str__(self) -> str:
+        return f"{self.median:>12,.0f} updates/s (quartiles {self.low:,.0f}, {self.high:,.0f}; {self.calls} calls)"
+
+
 KNEE = 0.8
 """The knee is the fewest runs that reach this share of the best rate."""
 
@@ -67,23 +81,25 @@ def main(argv: Sequence[str]) -> int | None:
     print(f"{config.method} {config.agent} on {config.env}, hidden {config.hidden}, batch {config.batch_size}")
     print(f"{device}, jax {jax.__version__}, precision {PRECISION.value}")
     alone = rate(*one_run(dataclasses.replace(config, compute="masked")), SECONDS.value)
-    print(f"one by one           {alone:>12,.0f} updates/s")
-    processes = {}
+    print(f"one by one           {alone}")
+    processes: dict[str, Rate] = {}
     if PROCESSES.value:
         for compute in ("masked", "packed") if kernels.native_available() else ("masked",):
             processes[compute] = in_processes(compute)
-            ratio = processes[compute] / alone
-            print(f"as processes, {compute} {processes[compute]:>12,.0f} updates/s, {ratio:.2f} x one by one")
-    results = [together(config, int(count), alone) for count in RUNS.value]
+            ratio = processes[compute].median / alone.median
+            print(f"as processes, {compute} {processes[compute]}, {ratio:.2f} x one by one")
+    results = [together(config, int(count), alone.median) for count in RUNS.value]
     best = max(result["updates_per_second"] for result in results)
     knee = min(r["runs"] for r in results if r["updates_per_second"] >= KNEE * best)
     print(f"knee at {knee} runs: {KNEE:.0%} of the best rate, {best:,.0f} updates/s")
     path = Path(OUTPUT.value)
     about = provenance.about() | {"precision": PRECISION.value, "config": config.to_dict()}
-    found = {"one_by_one": alone, "processes": processes, "together": results, "knee": knee}
+    others = {"one_by_one": alone._asdict(), "processes": {name: each._asdict() for name, each in processes.items()}}
+    found = others | {"together": results, "knee": knee}
     files.write_json(path, about | found)
     title = f"{config.agent} on {config.env}: {device}"
-    curves.save(pictures.draw_sweep(results, alone, processes, title), path.with_suffix(".png"))
+    medians = {name: each.median for name, each in processes.items()}
+    curves.save(pictures.draw_sweep(results, alone.median, medians, title), path.with_suffix(".png"))
     print(f"wrote {path} and {path.with_suffix('.png')}")
     return 0
 
@@ -134,14 +150,16 @@ def together(config: Config, count: int, alone: float) -> dict[str, Any]:
     peak = stats["peak_bytes_in_use"] / per_device if "peak_bytes_in_use" in stats else None
     result: dict[str, Any] = {
         "runs": count,
-        "updates_per_second": speed,
-        "over_one_by_one": speed / alone,
+        "updates_per_second": speed.median,
+        "quartiles": (speed.low, speed.high),
+        "calls": speed.calls,
+        "over_one_by_one": speed.median / alone,
         "state_bytes_per_run": batch.bytes_per_row,
         "peak_bytes_per_run": peak,
         "compile_seconds": compiled.seconds,
     }
     print(
-        f"together, {count:>4} runs  {speed:>12,.0f} updates/s, {speed / alone:.2f} x one by one; a run's state "
+        f"together, {count:>4} runs  {speed}, {speed.median / alone:.2f} x one by one; a run's state "
         f"{memory.format_bytes(batch.bytes_per_row)}"
         + ("" if peak is None else f", peak {memory.format_bytes(peak)}")
         + f"; compiled in {compiled.seconds:.0f} s",
@@ -150,21 +168,22 @@ def together(config: Config, count: int, alone: float) -> dict[str, Any]:
     return result
 
 
-def rate(step: Callable[[], Any], updates: int, seconds: float) -> float:
-    """Updates per second, by the median call; the first two calls, the run's warm-up, do not count."""
+def rate(step: Callable[[], Any], updates: int, seconds: float) -> Rate:
+    """Updates per second of at least three calls; the first two, the run's warm-up, do not count."""
     times: list[float] = []
     for _ in range(2):
         jax.block_until_ready(step())
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or not times:
+    while time.perf_counter() < end or len(times) < 3:
         began = time.perf_counter()
         jax.block_until_ready(step())
         times.append(time.perf_counter() - began)
-    return updates / statistics.median(times)
+    slow, median, fast = (updates / seconds for seconds in np.quantile(times, [0.75, 0.5, 0.25]))
+    return Rate(median, slow, fast, len(times))
 
 
-def in_processes(compute: str) -> float:
-    """Updates per second of one run per core, all measured in the same seconds."""
+def in_processes(compute: str) -> Rate:
+    """Of one run per core, all measured in the same seconds; of quartiles the sum, of calls the fewest."""
     own = [argument for argument in sys.argv if not argument.startswith(("--compute", "--output"))]
     children = [
         subprocess.Popen(
@@ -184,7 +203,9 @@ def in_processes(compute: str) -> float:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    return sum(json.loads(process.communicate()[0]) for process in children)
+    rates = [Rate(*json.loads(process.communicate()[0])) for process in children]
+    medians, lows, highs, calls = zip(*rates, strict=True)
+    return Rate(sum(medians), sum(lows), sum(highs), min(calls))
 
 
 def child(config: Config, cores: list[int]) -> int:

@@ -375,13 +375,16 @@ def runs(
 
 
 def _conditions(base: Config, arms: Sequence[Arm]) -> dict[str, Any]:
-    """The settings of a configuration without which some arm's run would be another."""
-    defaults = Config()
-    resolved = lambda config: [resolve(dataclasses.replace(config, **arm.settings)) for arm in arms]
-    found, runs = {}, resolved(base)
-    for name, value in base.to_dict().items():
-        if name in UNTOLD or value == defaults.to_dict()[name]:
-            continue
-        if resolved(dataclasses.replace(base, **{name: getattr(defaults, name)})) != runs:
-            found[name] = value
-    return found
+    """The settings of a configuration without which some arm's run would be another, or could not be."""
+
+    def resolved(config: Config) -> list[Config] | None:
+        try:
+            return [resolve(dataclasses.replace(config, **arm.settings)) for arm in arms]
+        except ConfigError:
+            return None
+
+    defaults, runs = Config(), resolved(base)
+    values, plain = base.to_dict(), defaults.to_dict()
+    named = [name for name, value in values.items() if value != plain[name] and name not in UNTOLD]
+    without = lambda name: dataclasses.replace(base, **{name: getattr(defaults, name)})
+    return {name: values[name] for name in named if resolved(without(name)) != runs}
