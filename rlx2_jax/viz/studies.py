@@ -45,15 +45,17 @@ def draw_arms(
     for i, (name, lines) in enumerate(arms.items()):
         found = estimates[name]
         right.bar(i, found.value, color=colors[name], alpha=0.55, width=0.7)
-        right.errorbar(
-            i, found.value, [[found.value - found.low], [found.high - found.value]], color="black", capsize=4
-        )
+        if found.fewest > 1:
+            right.errorbar(
+                i, found.value, [[found.value - found.low], [found.high - found.value]], color="black", capsize=4
+            )
         right.plot(
             [i + 0.18] * len(lines), [line["score"] for line in lines], "o", color=colors[name], ms=4, mec="white"
         )
     if baseline is not None:
         right.axhline(baseline.value, color="black", lw=0.8, ls="--")
-        right.axhspan(baseline.low, baseline.high, color="black", alpha=0.07, lw=0)
+        if baseline.fewest > 1:
+            right.axhspan(baseline.low, baseline.high, color="black", alpha=0.07, lw=0)
     right.set_xticks(range(len(arms)), [f"{name}\nn={len(lines)}" for name, lines in arms.items()], fontsize=8)
     right.set(title="score, 95 % interval and every seed", ylabel="return per episode")
     tidy(left)
