@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,7 +86,7 @@ def draw_sparsity(methods: Mapping[str, Mapping[float, Estimate]], title: str) -
     """Return in percent of the dense agent's over sparsity, by method."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axis = figure.subplots()
-    for color, (name, found) in zip(COLORS, methods.items(), strict=False):
+    for color, (name, found) in zip(itertools.cycle(COLORS), methods.items(), strict=False):
         densities = [100 * (1 - sparsity) for sparsity in found]
         value, low, high = (100 * np.array([getattr(e, k) for e in found.values()]) for k in ("value", "low", "high"))
         axis.fill_between(densities, low, high, color=color, alpha=0.15, lw=0)
