@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 from unittest import mock
 
 import numpy as np
@@ -445,6 +446,23 @@ def test_a_clone_that_diverges_is_recorded_and_what_needs_it_is_left_out(laborat
     assert not kept["winning"]["diverged"]
     # It would diverge again.
     assert conducted(laboratory, [7])[0] == []
+
+
+def test_a_clone_that_is_asked_to_stop_stops_all_and_is_made_again(laboratory, monkeypatch):
+    place, made, _ = laboratory
+    clone = conduct.cloning.clone
+
+    def stopped(config, teacher, workdir, *, overwrite, say):
+        signal.raise_signal(signal.SIGTERM)
+        say("update 5: return 1")
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(conduct.cloning, "clone", stopped)
+    wanted = runs(STUDIES["tickets"], ["td3/ant"], [0], {"total_steps": 60_000})
+    assert not conduct.conduct(STUDIES["tickets"], wanted, place, print)
+    assert len(made) == len(records.read(place.directory)) == 5
+    monkeypatch.setattr(conduct.cloning, "clone", clone)
+    assert [run[0] for run in conducted(laboratory, [0])[0]] == ["clone"] * 4
 
 
 def test_a_runs_record_is_gathered_from_its_files_without_training(laboratory):

@@ -21,9 +21,10 @@ from rlx2_jax import files, policies
 from rlx2_jax.errors import DivergedError
 from rlx2_jax.studies import frontier, records
 from rlx2_jax.studies.catalogue import Run, Study
+from rlx2_jax.sweeps import lock, sweep, table
 from rlx2_jax.sweeps import plan as plans
-from rlx2_jax.sweeps import sweep, table
 from rlx2_jax.training import cloning
+from rlx2_jax.training.signals import StopSignals
 
 Homes = dict[tuple[str, str, int], Path]
 """Directories of runs by row, arm and seed."""
@@ -43,7 +44,7 @@ class Place(NamedTuple):
 
 
 class _StoppedError(Exception):
-    """A sweep was asked to stop, so nothing else is to begin."""
+    """A sweep or a clone was asked to stop, so nothing else is to begin."""
 
 
 def conduct(study: Study, runs: Sequence[Run], place: Place, say: Callable[[str], None]) -> bool:
@@ -192,12 +193,19 @@ def _clone(run: Run, homes: Homes, place: Place, say: Callable[[str], None], *, 
     diverged = False
     if train and not finished:
         teacher = policies.load(homes[run.row, run.teacher, run.config.seed] / "policy.npz")
-        try:
-            cloning.clone(run.config, teacher, home, overwrite=True, say=say)
-            finished = True
-        except DivergedError as error:
-            say(f"{run.arm}, seed {run.config.seed}: {error}")
-            diverged = True
+        with lock.hold(home.parent), StopSignals() as stop:
+
+            def follow(line: str) -> None:
+                say(line)
+                if stop.received:
+                    raise _StoppedError
+
+            try:
+                cloning.clone(run.config, teacher, home, overwrite=True, say=follow)
+                finished = True
+            except DivergedError as error:
+                say(f"{run.arm}, seed {run.config.seed}: {error}")
+                diverged = True
     if finished or diverged:
         records.append(place.directory, [records.of_directory(run, place.directory.name, home, diverged=diverged)])
     return {run.key: home} if finished else {}
