@@ -208,7 +208,7 @@ def _thinned(method: str, sparsity: float) -> Arm:
 
 
 def _short(transitions: int) -> str:
-    return f"{transitions / 1000:g}k"
+    return f"{transitions / 1e6:.3g}M" if transitions >= 1e6 else f"{transitions / 1e3:.3g}k"
 
 
 STUDIES: dict[str, Study] = {
