@@ -52,9 +52,7 @@ import dataclasses
 from typing import NamedTuple
 
 from rlx2_jax import networks, presets, replay
-from rlx2_jax.config import Config, resolve
-from rlx2_jax.errors import ConfigError
-from rlx2_jax.sparsity import densities, methods
+from rlx2_jax.config import Config, Structure, resolve, structure
 
 FLOAT_BYTES = 4
 INDEX_BYTES = 4
@@ -112,8 +110,8 @@ def account(config: Config, observation_size: int, action_size: int) -> Account:
       ConfigError: a configuration that cannot be.
     """
     c = resolve(config)
-    actor = _Network.of(c, networks.actor_sizes(c.agent, observation_size, action_size, c.hidden), c.actor_sparsity)
-    critic = _Network.of(c, networks.critic_sizes(observation_size, action_size, c.hidden), c.critic_sparsity)
+    found = structure(c, observation_size, action_size)
+    actor, critic = _Network.of(found["actor"]), _Network.of(found["critic"])
     actors = 2 if c.agent == "td3" else 1  # Online and target; SAC's actor has no target.
     size = actors * actor.total_links + 4 * critic.total_links
     whole, whole_dense = (_train(c, actor, critic, dense=d, exact=False) for d in (False, True))
@@ -154,18 +152,10 @@ class _Network:
     """Of each matrix."""
 
     @classmethod
-    def of(cls, config: Config, sizes: tuple[int, ...], sparsity: float) -> _Network:
-        """The network as `config.make_hparams` makes it sparse."""
-        try:
-            if methods.METHODS[config.method].structure == "tiny":
-                width = densities.tiny_width(sizes, sparsity)
-                live = (sizes[0], *(min(width, h) for h in sizes[1:-1]), sizes[-1])
-                return cls(sizes, live, densities.tiny_links(sizes, width))
-            shapes = networks.layer_shapes(sizes)
-            links = densities.link_counts(shapes, densities.erdos_renyi(shapes, sparsity))
-        except ValueError as error:
-            raise ConfigError(f"sparsity {sparsity} of a network {sizes}: {error}") from None
-        return cls(sizes, sizes, links)
+    def of(cls, found: Structure) -> _Network:
+        """The network as a run has it."""
+        sizes = found.sizes
+        return cls(sizes, (sizes[0], *(min(found.width, h) for h in sizes[1:-1]), sizes[-1]), found.links)
 
     @property
     def dense(self) -> _Network:

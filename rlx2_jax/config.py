@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -417,13 +417,57 @@ class Schedule(flax.struct.PyTreeNode):
     """Environment steps."""
 
 
+class Structure(NamedTuple):
+    """What the method and the sparsity make of one network."""
+
+    sizes: tuple[int, ...]
+    """Units of each layer, inputs first."""
+    links: tuple[int, ...]
+    """Of each matrix, input to output."""
+    width: int
+    """Live hidden units per layer; less than the widest layer for the method `tiny` only."""
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Of each matrix."""
+        return networks.layer_shapes(self.sizes)
+
+
+def structure(config: Config, observation_size: int, action_size: int) -> dict[str, Structure]:
+    """The `actor`, and one `critic`.
+
+    Raises:
+      ConfigError: a sparsity that these layers cannot have.
+    """
+    c = config
+    sizes = {
+        "actor": networks.actor_sizes(c.agent, observation_size, action_size, c.hidden),
+        "critic": networks.critic_sizes(observation_size, action_size, c.hidden),
+    }
+    return {name: _structure(c, name, layers) for name, layers in sizes.items()}
+
+
+def _structure(c: Config, name: str, sizes: tuple[int, ...]) -> Structure:
+    sparsity = getattr(c, f"{name}_sparsity")
+    shapes = networks.layer_shapes(sizes)
+    if max(i * o for i, o in shapes) > NEVER:
+        raise ConfigError(f"hidden={c.hidden} makes a matrix of over {NEVER} weights; use narrower layers.")
+    try:
+        if methods.METHODS[c.method].structure == "tiny":
+            width = densities.tiny_width(sizes, sparsity)
+            return Structure(sizes, densities.tiny_links(sizes, width), width)
+        return Structure(sizes, densities.link_counts(shapes, densities.erdos_renyi(shapes, sparsity)), max(c.hidden))
+    except ValueError as error:
+        raise ConfigError(f"{name}_sparsity={sparsity}: {error}") from None
+
+
 def link_counts(config: Config, observation_size: int, action_size: int) -> dict[str, tuple[int, ...]]:
     """Links of each matrix, input to output, of the `actor` and of one `critic`.
 
     Raises:
       ConfigError: a sparsity that these layers cannot have.
     """
-    return _structure(config, observation_size, action_size)[0]
+    return {name: found.links for name, found in structure(config, observation_size, action_size).items()}
 
 
 def read_ticket(config: Config, observation_size: int, action_size: int) -> tickets.Ticket | None:
@@ -435,39 +479,10 @@ def read_ticket(config: Config, observation_size: int, action_size: int) -> tick
     """
     if config.ticket is None:
         return None
-    shapes = {name: networks.layer_shapes(s) for name, s in _sizes(config, observation_size, action_size).items()}
-    links = link_counts(config, observation_size, action_size)
+    found = structure(config, observation_size, action_size)
+    shapes = {name: network.shapes for name, network in found.items()}
+    links = {name: network.links for name, network in found.items()}
     return tickets.load_for(config.ticket, config.agent, shapes, links)
-
-
-def _sizes(c: Config, observation_size: int, action_size: int) -> dict[str, tuple[int, ...]]:
-    """`(inputs, hidden..., outputs)` by network."""
-    return {
-        "actor": networks.actor_sizes(c.agent, observation_size, action_size, c.hidden),
-        "critic": networks.critic_sizes(observation_size, action_size, c.hidden),
-    }
-
-
-def _structure(c: Config, observation_size: int, action_size: int) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
-    """Links of each matrix and live hidden width, by network."""
-    structure = methods.METHODS[c.method].structure
-    links: dict[str, tuple[int, ...]] = {}
-    width: dict[str, int] = {}
-    for name, layer_sizes in _sizes(c, observation_size, action_size).items():
-        shapes = networks.layer_shapes(layer_sizes)
-        if max(i * o for i, o in shapes) > NEVER:
-            raise ConfigError(f"hidden={c.hidden} makes a matrix of over {NEVER} weights; use narrower layers.")
-        sparsity = getattr(c, f"{name}_sparsity")
-        width[name] = max(c.hidden)
-        try:
-            if structure == "tiny":
-                width[name] = densities.tiny_width(layer_sizes, sparsity)
-                links[name] = densities.tiny_links(layer_sizes, width[name])
-            else:
-                links[name] = densities.link_counts(shapes, densities.erdos_renyi(shapes, sparsity))
-        except ValueError as error:
-            raise ConfigError(f"{name}_sparsity={sparsity}: {error}") from None
-    return links, width
 
 
 def make_hparams(config: Config, observation_size: int, action_size: int) -> HParams:
@@ -477,7 +492,8 @@ def make_hparams(config: Config, observation_size: int, action_size: int) -> HPa
       ConfigError: a sparsity that these layers cannot have.
     """
     c = config
-    links, width = _structure(c, observation_size, action_size)
+    found = structure(c, observation_size, action_size)
+    actor, critic = found["actor"], found["critic"]
     number = lambda value: jnp.asarray(value, jnp.float32)
     count = lambda value: jnp.asarray(value, jnp.int32)
     return HParams(
@@ -489,10 +505,10 @@ def make_hparams(config: Config, observation_size: int, action_size: int) -> HPa
         explore_noise=number(c.explore_noise),
         target_noise=number(c.target_noise),
         target_noise_clip=number(c.target_noise_clip),
-        actor_links=tuple(map(count, links["actor"])),
-        critic_links=tuple(map(count, links["critic"])),
-        actor_width=count(width["actor"]),
-        critic_width=count(width["critic"]),
+        actor_links=tuple(map(count, actor.links)),
+        critic_links=tuple(map(count, critic.links)),
+        actor_width=count(actor.width),
+        critic_width=count(critic.width),
         drop_fraction=number(c.drop_fraction if c.topology != "fixed" else 0.0),
         grow_gradient=jnp.asarray(c.topology == "gradient"),
         n_step=count(c.n_step),
