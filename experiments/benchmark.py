@@ -71,6 +71,8 @@ def main(argv: Sequence[str]) -> int | None:
     _check("modes", SELECTED.value, MODES)
     if not all(width.isdigit() and int(width) > 0 for width in WIDTHS.value):
         raise ConfigError(f"widths {','.join(WIDTHS.value)}: name whole numbers of 1 or more.")
+    output = Path(OUTPUT.value)
+    launcher.check_writable(output.parent, OUTPUT.name)
     machine = measure_machine()
     print(f"{provenance.device()}, batch 256, jax {jax.__version__}; ratios and medians of updates taking turns")
     rate, bandwidth = machine.multiply_adds / 1e9, machine.bandwidth / 1e9
@@ -87,12 +89,12 @@ def main(argv: Sequence[str]) -> int | None:
             for line in measured:
                 print(_line(row, line), flush=True)
             files.write_json(
-                Path(OUTPUT.value),
+                output,
                 provenance.about() | {"rows": results, "machine": machine._asdict()},
             )
-    path = Path(OUTPUT.value).with_suffix(".png")
+    path = output.with_suffix(".png")
     curves.save(pictures.draw(results), path)
-    print(f"wrote {OUTPUT.value} and {path}")
+    print(f"wrote {output} and {path}")
     return 0
 
 

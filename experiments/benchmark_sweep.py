@@ -76,6 +76,8 @@ def main(argv: Sequence[str]) -> int | None:
     use_cache(CACHE.value)
     if CHILD.value is not None:
         return child(config, [int(core) for core in CHILD.value])
+    path = Path(OUTPUT.value)
+    launcher.check_writable(path.parent, OUTPUT.name)
     jax.config.update("jax_default_matmul_precision", None if PRECISION.value == "default" else PRECISION.value)
     device = provenance.device()
     print(f"{config.method} {config.agent} on {config.env}, hidden {config.hidden}, batch {config.batch_size}")
@@ -92,7 +94,6 @@ def main(argv: Sequence[str]) -> int | None:
     best = max(result["updates_per_second"] for result in results)
     knee = min(r["runs"] for r in results if r["updates_per_second"] >= KNEE * best)
     print(f"knee at {knee} runs: {KNEE:.0%} of the best rate, {best:,.0f} updates/s")
-    path = Path(OUTPUT.value)
     about = provenance.about() | {"precision": PRECISION.value, "config": config.to_dict()}
     others = {"one_by_one": alone._asdict(), "processes": {name: each._asdict() for name, each in processes.items()}}
     found = others | {"together": results, "knee": knee}
@@ -184,10 +185,9 @@ def rate(step: Callable[[], Any], updates: int, seconds: float) -> Rate:
 
 def in_processes(compute: str) -> Rate:
     """Of one run per core, all measured in the same seconds; of quartiles the sum, of calls the fewest."""
-    own = [argument for argument in sys.argv if not argument.startswith(("--compute", "--output"))]
     children = [
         subprocess.Popen(
-            [sys.executable, *own, f"--compute={compute}", f"--child={','.join(map(str, cores))}"],
+            [sys.executable, *sys.argv, f"--compute={compute}", f"--child={','.join(map(str, cores))}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -210,7 +210,8 @@ def in_processes(compute: str) -> Rate:
 
 def child(config: Config, cores: list[int]) -> int:
     """One of several processes: compile, say so, wait for all, measure."""
-    os.sched_setaffinity(0, cores)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
     step, updates = one_run(config)
     jax.block_until_ready(step())
     print("ready", flush=True)

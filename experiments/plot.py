@@ -26,7 +26,8 @@ def main(argv: Sequence[str]) -> int | None:
     del argv
     if not WORKDIRS.value or not OUTPUT.value:
         raise ConfigError("nothing to draw; name runs with --workdirs and a PNG file with --output.")
-    runs, titles = {}, []
+    launcher.check_writable(Path(OUTPUT.value).parent, OUTPUT.name)
+    runs, titles = {}, [TITLE.value] if TITLE.value else []
     for name in WORKDIRS.value:
         directory = Path(name)
         config = workdirs.read_config(directory)
@@ -38,9 +39,9 @@ def main(argv: Sequence[str]) -> int | None:
             label += f", {100 * config['actor_sparsity']:.3g} % / {100 * config['critic_sparsity']:.3g} % sparse"
         label += f", seed {config['seed']}"
         # Runs that differ in something else are told apart by their directories.
-        runs[label if label not in runs else f"{label} ({directory.name})"] = rows
+        runs[label if label not in runs else f"{label} ({name})"] = rows
         titles.append(f"{config['agent'].upper()} on {config['env']} ({config['backend']})")
-    curves.save(curves.draw_comparison(runs, TITLE.value or titles[0]), Path(OUTPUT.value))
+    curves.save(curves.draw_comparison(runs, titles[0]), Path(OUTPUT.value))
     return 0
 
 

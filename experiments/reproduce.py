@@ -38,7 +38,9 @@ RESULTS = flags.DEFINE_string(
 WORKDIR = flags.DEFINE_string("workdir", None, "where the runs leave their files (default: runs/<study>)")
 PARALLEL = flags.DEFINE_string("parallel", None, "as of sweep.py (default: processes on a CPU, else shard_map)")
 WORKERS = flags.DEFINE_integer("workers", None, "processes at once (default: one per core)")
-REPORT_ONLY = flags.DEFINE_bool("report_only", False, "train nothing: gather what the workdir holds, write the report")
+REPORT_ONLY = flags.DEFINE_bool(
+    "report_only", False, "train nothing: gather the runs asked for from the workdir, write the report"
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be run, and stop")
 CACHE = launcher.define_cache_flag()
 
@@ -63,6 +65,7 @@ def main(argv: Sequence[str]) -> int | None:
         if REPORT_ONLY.value:
             conduct.gather(runs, place)
         else:
+            launcher.check_writable(directory, RESULTS.name)
             use_cache(CACHE.value)
             finished = conduct.conduct(study, runs, place, lambda line: print(line, file=sys.stderr))
     finally:
@@ -71,7 +74,7 @@ def main(argv: Sequence[str]) -> int | None:
         if recorded:
             report.write(directory, STUDY.value, study)
             print(f"report in {directory}/README.md", file=sys.stderr)
-    if not recorded:
+    if not recorded and REPORT_ONLY.value:
         raise ConfigError(f"{directory} holds no run yet; let one come to its end first.")
     return 0 if finished else 1
 

@@ -65,13 +65,13 @@ def main(argv: Sequence[str]) -> int | None:
     with hosts.joined(_cluster()):
         use_cache(CACHE.value)
         workdir, options = Path(WORKDIR.value), _options(fields)
-        planned = plan.describe(make_plan(configs, workdir, **options))
-        if hosts.is_first():
-            print(*planned, sep="\n", file=sys.stderr)
         if DRY_RUN.value:
+            planned = plan.describe(make_plan(configs, workdir, **options))
+            if hosts.is_first():
+                print(*planned, sep="\n", file=sys.stderr)
             return 0
         result = sweep(configs, workdir, **options)
-        return 1 if result.failed else 0
+        return 0 if result.finished else 1
 
 
 def _options(fields: dict[str, list[Any]]) -> dict[str, Any]:

@@ -31,20 +31,20 @@ def main(argv: Sequence[str]) -> int | None:
     del argv
     config = resolve(launcher.read_config())
     use_cache(CACHE.value)
-    workdir = WORKDIR.value or default_workdir(config, resume=RESUME.value)
-    train(config, workdir, resume=RESUME.value, overwrite=OVERWRITE.value)
-    return 0
+    workdir = WORKDIR.value or default_workdir(config, held=RESUME.value or OVERWRITE.value)
+    result = train(config, workdir, resume=RESUME.value, overwrite=OVERWRITE.value)
+    return 0 if result.finished else 1
 
 
-def default_workdir(config: Config, *, resume: bool) -> Path:
-    """`runs/<agent>-<env>-<method>-<seed>`, numbered where it is taken; the last one taken to resume."""
+def default_workdir(config: Config, *, held: bool) -> Path:
+    """`runs/<agent>-<env>-<method>-<seed>`, numbered where it is taken; the last one taken to resume or replace it."""
     task = config.env.replace("/", "-")
     first = Path("runs") / f"{config.agent}-{task}-{config.method}-{config.seed}"
     path, count = first, 1
     while path.exists():
         count += 1
         taken, path = path, first.with_name(f"{first.name}-{count}")
-        if resume and not path.exists():
+        if held and not path.exists():
             return taken
     return path
 

@@ -97,13 +97,16 @@ class Checkpoints:
             if not (self._checksums / f"{step}.json").exists():
                 shutil.rmtree(self._directory / str(step))
 
-    def restore(self, template: Any, warn: Callable[[str], None]) -> tuple[int, Any, dict[str, Any]]:
+    def restore(
+        self, template: Any, warn: Callable[[str], None], barrier: Callable[[str], None] = lambda name: None
+    ) -> tuple[int, Any, dict[str, Any]]:
         """Read the newest good checkpoint; newer ones are named through `warn` and set aside.
 
         Args:
           template: the state's structure, as from `jax.eval_shape`; leaves with a sharding are restored to it, others
             to the first device.
           warn: takes one sentence for each checkpoint passed over.
+          barrier: waits for all hosts, where there are several.
 
         Returns:
           Its step, state and record.
@@ -115,16 +118,18 @@ class Checkpoints:
         for step in self.steps():
             problem = self._problem(step, template)
             if problem is None:
+                barrier("checkpoints compared")
                 for bad_step, sentence in problems:
                     aside = self._set_aside(bad_step)
                     warn(
                         f"checkpoint at step {bad_step} {sentence}; using the one at step {step}, "
                         f"the other is now {aside}."
                     )
+                barrier("bad checkpoints set aside")
                 return step, *self._read(step, template)
             problems.append((step, problem))
         if not problems:
-            raise CheckpointError(f"no checkpoint in {self._directory}; replace the run with --overwrite.")
+            raise CheckpointError(f"no checkpoint in {self._directory}; start again with --overwrite, not --resume.")
         found = "; ".join(f"step {step} {sentence}" for step, sentence in problems)
         raise CheckpointError(f"no usable checkpoint in {self._directory}: {found}; start afresh in another workdir.")
 
@@ -152,11 +157,13 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> Path:
         rejected = self._directory.with_name("rejected")
-        rejected.mkdir(exist_ok=True)
         target = rejected / str(step)
-        if target.exists():
-            shutil.rmtree(target)
-        return (self._directory / str(step)).rename(target)
+        if jax.process_index() == 0:
+            rejected.mkdir(exist_ok=True)
+            if target.exists():
+                shutil.rmtree(target)
+            (self._directory / str(step)).rename(target)
+        return target
 
     def _read(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -1,10 +1,11 @@
-"""Files that are never half-written: made aside, then renamed."""
+"""Files that are never half-written, for they are made aside, then renamed; and files of lines, which grow."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,29 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zip
 """What reading a damaged archive of arrays may raise."""
 
 
+def make_writable(directory: Path) -> None:
+    """Make a directory, and see that files can be made in it.
+
+    Raises:
+      OSError: they cannot.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory):
+        pass
+
+
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file's contents in one step, durably."""
+    """Replace a file's contents in one step."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(aside, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -32,7 +48,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path, missing: Any) -> Any:
     """The value of a JSON file, or `missing` where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else missing
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return missing
 
 
 def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -53,10 +72,12 @@ def json_line(row: Mapping[str, Any]) -> str:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of lines, without a last line cut short by a crash; none if there is no file."""
-    if not path.exists():
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

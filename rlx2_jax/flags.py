@@ -8,13 +8,14 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
-from rlx2_jax import presets
+from rlx2_jax import files, presets
 from rlx2_jax.config import Config
-from rlx2_jax.errors import ConfigError, DivergedError, RlxError
+from rlx2_jax.errors import ConfigError, DivergedError, RlxError, WorkdirError
 
 
 def define_config_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -57,7 +58,7 @@ def read_swept(values: flags.FlagValues = flags.FLAGS) -> dict[str, list[Any]]:
             try:
                 swept[field.name] = [_PARSERS[kind](text) for text in texts]
             except (ValueError, KeyError):
-                raise ConfigError(f"sweep.{field.name}={','.join(texts)}: not values of a {kind.__name__}.") from None
+                raise ConfigError(f"sweep.{field.name}={','.join(texts)}: write {_SPELLINGS[kind]}.") from None
     return swept
 
 
@@ -72,13 +73,24 @@ def define_cache_flag(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolde
 
 
 def read_given(values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
-    """The settings that the command line names, and the presets under `preset` if it names any."""
+    """The settings that the command line names, and the presets under `preset` if it names any.
+
+    Raises:
+      ConfigError: widths that are no numbers.
+    """
     given: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
         value = values[field.name].value
         if value is not None:
-            given[field.name] = tuple(map(int, value)) if field.name == "hidden" else value
+            given[field.name] = _whole_numbers(field.name, value) if field.name == "hidden" else value
     return given | ({"preset": values["preset"].value} if values["preset"].value else {})
+
+
+def _whole_numbers(name: str, texts: Sequence[str]) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, texts))
+    except ValueError:
+        raise ConfigError(f"{name}={','.join(texts)}: write whole numbers, such as 256,256.") from None
 
 
 def read_config(values: flags.FlagValues = flags.FLAGS) -> Config:
@@ -102,7 +114,19 @@ def parse_seeds(text: str | None) -> list[int]:
     parts = [part for part in text.split(",") if part]
     if not parts or not all(part.isdigit() for part in parts) or text == "0":
         raise ConfigError(f"seeds={text}: write 4 for the seeds 0 to 3, 3,7 for those two, or 7, for that one.")
-    return list(range(int(text))) if text.isdigit() else list(map(int, parts))
+    return list(range(int(text))) if text.isdigit() else list(dict.fromkeys(map(int, parts)))
+
+
+def check_writable(directory: Path, flag: str) -> None:
+    """Make the directory that a flag names, or whose file it names, before any work for it is done.
+
+    Raises:
+      WorkdirError: it cannot be written.
+    """
+    try:
+        files.make_writable(directory)
+    except OSError as error:
+        raise WorkdirError(f"{directory} cannot be written ({error.strerror}); name another --{flag}.") from None
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -172,6 +196,14 @@ _DEFINERS: dict[type, Callable[..., Any]] = {
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
     tuple: flags.DEFINE_list,
+}
+
+_SPELLINGS: dict[type, str] = {
+    bool: "true, false or both, separated by a comma",
+    int: "whole numbers, separated by commas",
+    float: "numbers, separated by commas",
+    str: "words, separated by commas",
+    tuple: "widths joined by x, such as 64x64,256x256",
 }
 
 _PARSERS: dict[type, Callable[[str], Any]] = {

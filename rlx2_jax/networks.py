@@ -182,7 +182,7 @@ def restrict(params: Params, width: jax.Array, initial: str) -> Params:
             # The polar factor of a block of a Haar matrix is Haar on the block.
             kernel = jax.lax.cond(
                 width < max(kernel.shape[-2:]),
-                _polar_factor,
+                jnp.vectorize(_polar_factor, signature="(i,o)->(i,o)"),
                 lambda k: k,
                 jnp.where(support, kernel, 0),
             )
@@ -204,7 +204,9 @@ def kernel_support(shape: Sequence[int], width: jax.Array, *, first: bool, last:
     return live_row[:, None] & live_col[None, :]
 
 
+@jax.custom_batching.sequential_vmap
 def _polar_factor(matrix: jax.Array) -> jax.Array:
+    # One matrix at a time, for the reason told in `diagnostics`.
     u, s, vh = jnp.linalg.svd(matrix, full_matrices=False)
     # Singular values of an orthogonal matrix's block lie well above rounding, those of its zero frame do not.
-    return (u * (s > 1e-6)[..., None, :]) @ vh
+    return (u * (s > 1e-6)) @ vh

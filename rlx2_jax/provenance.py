@@ -20,7 +20,7 @@ from rlx2_jax import __version__
 STACK = ("jax", "jaxlib", "flax", "optax", "brax", "mujoco", "orbax-checkpoint", "numpy")
 """Packages whose versions are named."""
 
-PLACES = ("workdir", "results", "compilation_cache", "output")
+PLACES = ("workdir", "results", "compilation_cache", "output", "ticket", "sweep.ticket", "coordinator_address")
 """Flags that name places on one machine, which are nobody else's business."""
 
 
@@ -67,8 +67,12 @@ def device() -> str:
     if first.platform != "cpu":
         return f"{jax.device_count()} x {first.device_kind}"
     name = processor() or platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores" if cores != 1 else f"{name}, 1 core"
+    return f"{name}, {cores()} cores" if cores() != 1 else f"{name}, 1 core"
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -193,6 +193,11 @@ def test_orthogonal_weights_are_drawn_one_matrix_at_a_time_however_many_runs_the
     init = jax.vmap(lambda key: twins.init(key, jnp.zeros(3)))
     text = str(jax.make_jaxpr(init)(jax.random.split(jax.random.PRNGKey(0), 5)))
     assert re.findall(r":f32(\[[0-9,]+\]) = qr", text) == ["[3,3]", "[2,2]"]
+    # Those of a narrow network come from these.
+    params = jax.eval_shape(init, jax.random.split(jax.random.PRNGKey(0), 5))["params"]
+    narrow = jax.vmap(lambda params, width: networks.restrict(params, width, "orthogonal"))
+    text = str(jax.make_jaxpr(narrow)(params, jnp.arange(5)))
+    assert len(re.findall(r"\bsvd\[", text)) == len(re.findall(r":f32\[\d,\d\] [^=]*= svd\[", text)) == 2
 
 
 def test_tiny_kernels_of_sac_are_orthogonal_like_a_narrow_networks():

@@ -22,6 +22,8 @@ BAD = {
     "--agent=ppo": "unknown agent 'ppo'; valid: td3, sac",
     "--method=magic": "unknown method 'magic'; valid: dense, ",
     "--backend=bullet": "unknown backend 'bullet'; valid: generalized, ",
+    "--hidden=256x256": "hidden=256x256: write whole numbers, such as 256,256.",
+    "--resume --overwrite": "holds no run to resume",
     "--preset=td3/swimmer": "unknown preset 'td3/swimmer'; valid: rlx2, ",
     "--n_step=0": "n_step=0: a TD target spans at least 1 step.",
     "--actor_sparsity=1.5": "actor_sparsity=1.5: use a sparsity in [0, 1).",
@@ -38,7 +40,7 @@ BAD = {
 
 @pytest.mark.parametrize("flag", BAD)
 def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(flag, tmp_path):
-    done = launch("train.py", flag, cwd=tmp_path)
+    done = launch("train.py", *flag.split(), cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -179,6 +179,15 @@ def test_the_buffer_drops_its_oldest_share_at_every_check_as_long_as_it_may(dyna
     assert after.policy_distance > 0
 
 
+def test_nothing_is_dropped_for_an_agent_that_has_not_begun_to_learn():
+    r = run("td3")
+    state, hparams, schedule = r.start(distance_threshold=0.0, warmup_steps=300)
+    warm = r.later(300 // E, state, hparams, schedule)
+    assert replays.size(warm.replay) == 300
+    assert warm.policy_distance > 0
+    assert replays.size(r.later(100 // E, warm, hparams, schedule).replay) < 400
+
+
 def test_non_finite_steps_are_counted_and_kept_out():
     r = run("td3")
     state, hparams, schedule = r.start()

@@ -176,6 +176,18 @@ def test_a_damaged_checkpoint_gives_way_to_the_older_good_one(tmp_path, damage):
     assert final_state(tmp_path, config)[0] == 1200
 
 
+def test_hosts_wait_for_each_other_before_and_after_one_sets_a_checkpoint_aside(tmp_path):
+    told = []
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"x": np.full(3, step)}, {})
+    (tmp_path / "checksums" / "2.json").unlink()
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        look = lambda name: told.append((name, (tmp_path / "rejected" / "2").exists()))
+        assert checkpoints.restore({"x": np.zeros(3, int)}, lambda line: None, look)[0] == 1
+    assert told == [("checkpoints compared", False), ("bad checkpoints set aside", True)]
+
+
 def test_without_a_good_checkpoint_a_resume_is_refused_in_one_sentence(tmp_path):
     config = small(checkpoint_every=400)
     quiet(config, tmp_path)

@@ -17,6 +17,7 @@ from rlx2_jax.errors import ConfigError, DivergedError, WorkdirError
 from rlx2_jax.studies import STUDIES, conduct, records, report, runs
 from rlx2_jax.studies.catalogue import TABLE_2, Run
 from rlx2_jax.sweeps import plan as plans
+from rlx2_jax.training.signals import StopSignals
 from tests.conftest import ROOT, cached, launch
 
 RESULTS = ROOT / "experiments" / "results"
@@ -159,6 +160,11 @@ def test_settings_that_are_newer_than_a_record_have_their_defaults_there(tmp_pat
     # And are no reason to record the run again.
     records.append(tmp_path / "table2", [line()])
     assert records.read(tmp_path / "table2") == [old]
+
+
+def test_a_run_that_is_given_twice_is_recorded_once(tmp_path):
+    records.append(tmp_path, [line(), line()])
+    assert records.read(tmp_path) == [line()]
 
 
 def test_a_damaged_record_is_refused(tmp_path):
@@ -356,7 +362,9 @@ def laboratory(monkeypatch, tmp_path):
     def sweep(configs, workdir, *, on_table, **options):
         dead = next((name for name in broken if name in str(workdir)), None)
         if dead is not None:
-            return mock.Mock(finished=False, stopped=broken[dead])
+            if broken[dead]:
+                signal.raise_signal(signal.SIGTERM)
+            return mock.Mock(finished=False)
         held = plans.read(workdir)
         plan = plans.lay_out(configs, parallel="processes", held=held)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -369,7 +377,7 @@ def laboratory(monkeypatch, tmp_path):
                 finish(directory, run.config, [{"env_steps": 5, "return_mean": 1.0, "return_std": 0.0}])
         files.write_json(workdir / "sweep.json", lines)
         on_table(plan, lines)
-        return mock.Mock(finished=True, stopped=False)
+        return mock.Mock(finished=True)
 
     def clone(config, teacher, workdir, *, overwrite, say):
         made.append(("clone", config.topology, bool(config.ticket), config.seed))
@@ -378,6 +386,7 @@ def laboratory(monkeypatch, tmp_path):
         finish(workdir, config, [{"updates": 5, "return_mean": 1.0, "return_std": 0.0}])
 
     monkeypatch.setattr(conduct, "sweep", sweep)
+    monkeypatch.setattr(plans, "build", lambda configs: None)
     monkeypatch.setattr(conduct.cloning, "clone", clone)
     return conduct.Place(tmp_path / "results" / "tickets", tmp_path / "work", "processes"), made, broken
 
@@ -390,6 +399,21 @@ def conducted(laboratory, seeds, arms=(), study="tickets", **settings):
     wanted = runs(STUDIES[study], ["td3/ant"], seeds, {"total_steps": 60_000, **settings}, arms)
     assert conduct.conduct(STUDIES[study], wanted, place, said.append)
     return list(made), said
+
+
+def test_a_signal_while_the_last_runs_of_a_row_finish_keeps_the_next_row_back(laboratory, monkeypatch):
+    place, made, _ = laboratory
+    sweep = conduct.sweep
+
+    def late(*arguments, **options):
+        with StopSignals():
+            signal.raise_signal(signal.SIGINT)
+            return sweep(*arguments, **options)
+
+    monkeypatch.setattr(conduct, "sweep", late)
+    wanted = runs(STUDIES["table2"], ["td3/ant", "td3/hopper"], [0], {"total_steps": 60_000}, ["dense", "rlx2"])
+    assert not conduct.conduct(STUDIES["table2"], wanted, place, print)
+    assert len(made) == len(records.read(place.directory)) == 2
 
 
 @pytest.mark.parametrize(("stopped", "made_of_the_second"), [(False, 4), (True, 0)])
@@ -476,7 +500,8 @@ def test_a_runs_record_is_gathered_from_its_files_without_training(laboratory):
 
 
 def test_a_command_is_kept_without_places_on_this_machine(monkeypatch):
-    given = ["/home/me/x/experiments/train.py", "--seed=1", "--workdir=/home/me", "--results", "/tmp/r", "--env=ant"]
+    places = ["--workdir=/home/me", "--results", "/tmp/r", "--ticket=/home/me/found"]
+    given = ["/home/me/x/experiments/train.py", "--seed=1", *places, "--env=ant"]
     monkeypatch.setattr("sys.argv", given)
     assert provenance.command() == "python experiments/train.py --seed=1 --env=ant"
 

@@ -15,7 +15,7 @@ import pytest
 from rlx2_jax import files, policies
 from rlx2_jax.errors import WorkdirError
 from rlx2_jax.sparsity.methods import METHODS
-from rlx2_jax.sweeps import lock, product, sweep, workers
+from rlx2_jax.sweeps import product, sweep, workers
 from rlx2_jax.training import program as programs
 from rlx2_jax.training import train
 from tests.conftest import ROOT, small
@@ -231,10 +231,3 @@ def test_a_sweep_is_extended_and_what_it_had_stays(tmp_path):
     assert second.table[2]["seed"] == 2
     with pytest.raises(WorkdirError, match="2 runs that these flags leave out"):
         quiet(product(small(**SHORT), seeds=[2]), tmp_path)
-
-
-def test_a_workdir_serves_one_sweep_at_a_time(tmp_path):
-    with lock.hold(tmp_path), pytest.raises(WorkdirError, match="in use by another process"), lock.hold(tmp_path, 0):
-        pass
-    with lock.hold(tmp_path, 0):
-        pass

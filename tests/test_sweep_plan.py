@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlx2_jax.config import Config, make_schedule, resolve
-from rlx2_jax.errors import ConfigError, WorkdirError
+from rlx2_jax.errors import ConfigError, RlxError, WorkdirError
 from rlx2_jax.sparsity.methods import METHODS
 from rlx2_jax.sweeps import plan as plans
 from rlx2_jax.sweeps.plan import SHARED, build, lay_out, product
@@ -164,6 +164,30 @@ def test_packed_runs_are_processes_or_refused():
     with pytest.raises(ConfigError, match="--parallel=processes"):
         lay_out(configs)
     assert lay_out(product(small(compute="auto"))).batches, "auto is masked in a batch"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"env": "hoper"}, "unknown env 'hoper'"),
+        ({"hidden": (2, 2), "actor_sparsity": 0.99}, "without a link"),
+        ({"ticket": "nowhere"}, "no masks at nowhere"),
+    ],
+)
+@pytest.mark.parametrize("parallel", ["processes", "shard_map"])
+def test_a_run_that_cannot_be_is_refused_before_any_is_begun(changes, sentence, parallel):
+    configs = [*product(small()), *product(small(**changes))]
+    with pytest.raises(RlxError, match=sentence):
+        lay_out(configs, parallel=parallel)
+
+
+def test_how_runs_are_computed_is_no_axis_and_may_change_between_starts():
+    first = lay_out(product(small(), seeds=[0, 1]), parallel="processes")
+    later = lay_out(product(small(compute="packed"), seeds=[0, 1, 2]), parallel="processes", held=first)
+    assert [run.name for run in later.runs[:2]] == [run.name for run in first.runs]
+    assert {run.config.compute for run in later.runs} == {"packed"}
+    with pytest.raises(ConfigError, match=r"sweep\.compute: it says how .* give one value"):
+        product(small(), fields={"compute": ["masked", "packed"]})
 
 
 def test_a_plan_survives_its_file(tmp_path):

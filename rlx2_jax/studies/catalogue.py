@@ -8,7 +8,7 @@
 | `buffer` | section 4.2.2 | RLx2 with a dynamic buffer, with fixed ones, and with one that forgets nothing |
 | `sparsity-curve` | sensitivity to sparsity | RLx2, RigL and SS at sparsities from 80 to 99 % |
 | `tickets` | lottery tickets | random, winning and dynamic ticket, learning by reward and by imitation |
-| `mask-quality` | masks found | a fixed random mask, and those that RigL and RLx2 found, trained anew |
+| `mask-quality` | masks found | the mask a run begins with, and those that RigL and RLx2 found, trained anew |
 | `frontier` | ultimate compression ratio | RLx2 at the sparsities that a search asks for (see `frontier`) |
 
 To add one, add it here; runs, records and reports follow.
@@ -172,19 +172,23 @@ def _frontier(steps: int) -> tuple[Arm, ...]:
     return (Arm(DENSE, {"method": "dense"}), *(_thinned("rlx2", sparsity) for sparsity in frontier.GRID))
 
 
+_FIXED = {"method": "rlx2", "topology": "fixed"}
+"""Without a ticket it is the mask that RLx2 begins with: that of the largest initial weights, which lie at random. One
+drawn beside them would keep weights half as large as all other arms begin with, and differ in more than its links."""
+
+
 def _tickets(steps: int) -> tuple[Arm, ...]:
     del steps
-    fixed = {"method": "rlx2", "topology": "fixed"}
-    release = {**fixed, "ticket_weights": "release"}
-    random = {**fixed, "initial_mask": "random"}
+    winning = {**_FIXED, "ticket_weights": "initial"}
+    release = {**_FIXED, "ticket_weights": "release"}
     return (
         Arm(DENSE, {"method": "dense"}),
-        Arm("random", random),
-        Arm("winning", fixed, ticket="dynamic"),
+        Arm("random", _FIXED),
+        Arm("winning", winning, ticket="dynamic"),
         Arm("winning-release", release, ticket="dynamic"),
         Arm("dynamic", {"method": "rlx2"}),
-        Arm("clone-random", random, teacher=DENSE),
-        Arm("clone-winning", fixed, ticket="clone-dynamic", teacher=DENSE),
+        Arm("clone-random", _FIXED, teacher=DENSE),
+        Arm("clone-winning", winning, ticket="clone-dynamic", teacher=DENSE),
         Arm("clone-winning-release", release, ticket="clone-dynamic", teacher=DENSE),
         Arm("clone-dynamic", {"method": "rlx2"}, teacher=DENSE),
     )
@@ -192,14 +196,14 @@ def _tickets(steps: int) -> tuple[Arm, ...]:
 
 def _mask_quality(steps: int) -> tuple[Arm, ...]:
     del steps
-    fixed = {"method": "rlx2", "topology": "fixed"}
+    found = {**_FIXED, "ticket_weights": "initial"}
     return (
         Arm(DENSE, {"method": "dense"}),
         Arm("rigl", {"method": "rigl"}),
         Arm("rlx2", {"method": "rlx2"}),
-        Arm("mask-random", {**fixed, "initial_mask": "random"}),
-        Arm("mask-of-rigl", fixed, ticket="rigl"),
-        Arm("mask-of-rlx2", fixed, ticket="rlx2"),
+        Arm("mask-random", _FIXED),
+        Arm("mask-of-rigl", found, ticket="rigl"),
+        Arm("mask-of-rlx2", found, ticket="rlx2"),
     )
 
 
@@ -274,7 +278,8 @@ STUDIES: dict[str, Study] = {
         title="Lottery tickets",
         question=(
             "Does a sparse network that was found by training do well when it is trained anew with its links fixed "
-            "(winning ticket), beside one that keeps moving them (dynamic) and one drawn at random, under "
+            "(winning ticket), beside one that keeps moving them (dynamic) and one that keeps the random ones it began "
+            "with, under "
             "reinforcement learning and when it only has to imitate the trained dense agent (clone, whose winning "
             "ticket is what the moving clone ended with)?"
         ),

@@ -21,8 +21,8 @@ from rlx2_jax import files, policies
 from rlx2_jax.errors import DivergedError
 from rlx2_jax.studies import frontier, records
 from rlx2_jax.studies.catalogue import Run, Study
-from rlx2_jax.sweeps import lock, sweep, table
 from rlx2_jax.sweeps import plan as plans
+from rlx2_jax.sweeps import sweep, table
 from rlx2_jax.training import cloning
 from rlx2_jax.training.signals import StopSignals
 
@@ -58,18 +58,19 @@ def conduct(study: Study, runs: Sequence[Run], place: Place, say: Callable[[str]
     """
     go = _search if study.search else _stages
     rows = _by_place(runs, place.workdir).items()
-    try:
-        # A row that is not complete keeps none of the others.
-        complete = [go(mine, place._replace(workdir=where), say) for where, mine in rows]
-    except _StoppedError:
-        return False
+    with StopSignals() as stop:
+        try:
+            # A row that is not complete keeps none of the others.
+            complete = [go(mine, place._replace(workdir=where), say, stop) for where, mine in rows]
+        except _StoppedError:
+            return False
     return all(complete)
 
 
 def gather(runs: Sequence[Run], place: Place) -> None:
     """Record what the workdir holds of the given runs, as far as they are at their end; trains nothing."""
     for where, mine in _by_place(runs, place.workdir).items():
-        _stages(mine, place._replace(workdir=where), lambda line: None, train=False)
+        _stages(mine, place._replace(workdir=where), lambda line: None, StopSignals(), train=False)
 
 
 def missing(runs: Sequence[Run], place: Place) -> list[Run]:
@@ -94,7 +95,9 @@ def _recorded(place: Place) -> dict[records.Name, bool]:
     return {records.name_of(line): line["diverged"] for line in records.read(place.directory)}
 
 
-def _stages(runs: Sequence[Run], place: Place, say: Callable[[str], None], *, train: bool = True) -> bool:
+def _stages(
+    runs: Sequence[Run], place: Place, say: Callable[[str], None], stop: StopSignals, *, train: bool = True
+) -> bool:
     homes: Homes = {}
     recorded = _recorded(place)
     # What begins with another run's files and is recorded needs those no more, and what diverged leaves none.
@@ -115,11 +118,13 @@ def _stages(runs: Sequence[Run], place: Place, say: Callable[[str], None], *, tr
         where = place._replace(workdir=place.workdir / f"stage-{depth}")
         if swept:
             complete &= _sweep(swept, needed, where, train=train)
+            _check(stop)
         homes |= _homes(swept, where.workdir)
         for run in ready:
             if run.teacher is not None:
                 wanted = train and (run.key in needed or records.name_of_run(run) not in recorded)
-                homes |= _clone(run, homes, place, say, train=wanted)
+                homes |= _clone(run, homes, place, say, stop, train=wanted)
+                _check(stop)
         depth += 1
     return complete
 
@@ -129,7 +134,7 @@ def _with_sources(run: Run, homes: Homes) -> Run:
     if run.ticket is None:
         return run
     home = homes[run.row, run.ticket, run.config.seed]
-    return run._replace(config=dataclasses.replace(run.config, ticket=str(home.resolve())))
+    return run._replace(config=dataclasses.replace(run.config, ticket=str(home)))
 
 
 def _sweep(runs: Sequence[Run], needed: Set[tuple[str, str, int]], place: Place, *, train: bool) -> bool:
@@ -170,8 +175,6 @@ def _sweep(runs: Sequence[Run], needed: Set[tuple[str, str, int]], place: Place,
     result = sweep(
         list(configs.values()), place.workdir, parallel=place.parallel, worker_count=place.workers, on_table=keep
     )
-    if result.stopped:
-        raise _StoppedError
     return result.finished
 
 
@@ -185,7 +188,9 @@ def _homes(runs: Sequence[Run], workdir: Path) -> Homes:
     return {key: home for key, home in found.items() if files.read_json(home / "summary.json", {}).get("finished")}
 
 
-def _clone(run: Run, homes: Homes, place: Place, say: Callable[[str], None], *, train: bool) -> Homes:
+def _clone(
+    run: Run, homes: Homes, place: Place, say: Callable[[str], None], stop: StopSignals, *, train: bool
+) -> Homes:
     """Make and record a clone, unless it is there; where it is."""
     assert run.teacher is not None
     home = place.workdir / "clones" / f"{run.arm}-seed{run.config.seed}"
@@ -193,25 +198,28 @@ def _clone(run: Run, homes: Homes, place: Place, say: Callable[[str], None], *, 
     diverged = False
     if train and not finished:
         teacher = policies.load(homes[run.row, run.teacher, run.config.seed] / "policy.npz")
-        with lock.hold(home.parent), StopSignals() as stop:
 
-            def follow(line: str) -> None:
-                say(line)
-                if stop.received:
-                    raise _StoppedError
+        def follow(line: str) -> None:
+            say(line)
+            _check(stop)
 
-            try:
-                cloning.clone(run.config, teacher, home, overwrite=True, say=follow)
-                finished = True
-            except DivergedError as error:
-                say(f"{run.arm}, seed {run.config.seed}: {error}")
-                diverged = True
+        try:
+            cloning.clone(run.config, teacher, home, overwrite=True, say=follow)
+            finished = True
+        except DivergedError as error:
+            say(f"{run.arm}, seed {run.config.seed}: {error}")
+            diverged = True
     if finished or diverged:
         records.append(place.directory, [records.of_directory(run, place.directory.name, home, diverged=diverged)])
     return {run.key: home} if finished else {}
 
 
-def _search(runs: Sequence[Run], place: Place, say: Callable[[str], None]) -> bool:
+def _check(stop: StopSignals) -> None:
+    if stop.received:
+        raise _StoppedError
+
+
+def _search(runs: Sequence[Run], place: Place, say: Callable[[str], None], stop: StopSignals) -> bool:
     """Train what the search for the largest sparsity asks for."""
     names = {records.identity(run.config) for run in runs}
     seeds = sorted({run.config.seed for run in runs})
@@ -226,5 +234,5 @@ def _search(runs: Sequence[Run], place: Place, say: Callable[[str], None]) -> bo
         before = found.missing
         sparsity, lacking = found.missing
         asked = [run for run in runs if run.config.actor_sparsity == sparsity and run.config.seed in lacking]
-        if not _stages(asked, place, say):
+        if not _stages(asked, place, say, stop):
             return False

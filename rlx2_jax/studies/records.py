@@ -71,11 +71,10 @@ def append(directory: Path, lines: Iterable[Line]) -> None:
         return
     directory.mkdir(parents=True, exist_ok=True)
     with _alone(directory):
-        held = read(directory)
-        known = set(map(name_of, held))
-        added = [line for line in wanted if name_of(line) not in known]
-        if added:
-            files.write_json_lines(directory / FILE, [*held, *added])
+        held = {name_of(line): line for line in read(directory)}
+        every = held | {name: line for name, line in ((name_of(line), line) for line in wanted) if name not in held}
+        if len(every) > len(held):
+            files.write_json_lines(directory / FILE, list(every.values()))
 
 
 @contextlib.contextmanager
@@ -181,24 +180,26 @@ def _rounded(value: Any) -> Any:
 
 
 Name = tuple[str, str, str]
-"""What makes a run one and the same within a study: row, arm and settings. Whose masks it begins with follows from its
-arm."""
+"""What makes a run one and the same within a study: row, arm, and conditions with settings. Whose masks it begins with
+follows from its arm."""
 
 
 def name_of(line: Line) -> Name:
     """Of a recorded run."""
-    return _name(line["row"], line["arm"], line["config"])
+    return _name(line["row"], line["arm"], line["conditions"], line["config"])
 
 
 def name_of_run(run: Run) -> Name:
     """Of a run."""
-    return _name(run.row, run.arm, run.config.to_dict())
+    return _name(run.row, run.arm, run.conditions, run.config.to_dict())
 
 
-def _name(row: str, arm: str, config: Mapping[str, Any]) -> Name:
+def _name(row: str, arm: str, conditions: Mapping[str, Any], config: Mapping[str, Any]) -> Name:
     settings = _settings(config)
     plain = dict(config) if settings is None else settings
-    return row, arm, json.dumps({k: v for k, v in plain.items() if k != workdirs.TICKET}, sort_keys=True)
+    # A dense agent is the same run, and another line, beside sparse ones of other sparsities.
+    of_run = {k: v for k, v in plain.items() if k != workdirs.TICKET}
+    return row, arm, json.dumps([dict(conditions), of_run], sort_keys=True)
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -81,7 +82,8 @@ class BatchRun:
             path = workdir / "runs" / run.name
             if row in self.mine:
                 workdirs.prepare(path, run.config, resume=(path / "config.json").exists(), overwrite=False)
-            self.records.append(Record(run.config, program.env, path if row in self.mine else None))
+            computed = dataclasses.replace(run.config, compute=program.config.compute)
+            self.records.append(Record(computed, program.env, path if row in self.mine else None))
         self.checkpoints = Checkpoints(self.directory, _identity(batch, runs))
         self._start(workdir)
 
@@ -96,7 +98,9 @@ class BatchRun:
             self.checkpoints.forget_incomplete()
         hosts.barrier("checkpoints looked at")
         if self.checkpoints.steps():
-            self.steps, self.state, clocks = self.checkpoints.restore(self.compiled.template, warn=self.display.say)
+            self.steps, self.state, clocks = self.checkpoints.restore(
+                self.compiled.template, warn=self.display.say, barrier=hosts.barrier
+            )
             self.saved_at = self.steps
             self.training_seconds = clocks["training_seconds"]
             self.earlier_seconds = clocks["wall_seconds"]

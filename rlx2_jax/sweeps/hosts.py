@@ -117,7 +117,7 @@ def _join(cluster: Cluster) -> None:
 
 
 def _check_free(port: int) -> None:
-    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+    with _probe() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
@@ -125,6 +125,13 @@ def _check_free(port: int) -> None:
             raise ConfigError(
                 f"port {port} cannot be used ({error.strerror}); name another coordinator_address."
             ) from None
+
+
+def _probe() -> socket.socket:
+    try:
+        return socket.socket(socket.AF_INET6)
+    except OSError:
+        return socket.socket(socket.AF_INET)  # A machine without IPv6.
 
 
 def _leave(sentence: str) -> NoReturn:

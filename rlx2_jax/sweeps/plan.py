@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from rlx2_jax import files, memory, presets
-from rlx2_jax.config import Config, Schedule, make_schedule, read_ticket, resolve
+from rlx2_jax.config import Config, Schedule, make_schedule, read_ticket, resolve, structure
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.program import Program, make_program
@@ -137,6 +137,8 @@ def product(
       ConfigError: a combination that cannot be.
     """
     fields = dict(fields or {})
+    if how := sorted(workdirs.HOW & set(fields)):
+        raise ConfigError(f"sweep.{how[0]}: it says how runs are computed, not which; give one value, --{how[0]}=....")
     axes: dict[str, Sequence[Any]] = {"env": envs, "agent": agents, "method": methods, "seed": seeds, **fields}
     axes = {name: values for name, values in axes.items() if values}
     found: dict[str, Config] = {}
@@ -205,7 +207,7 @@ def lay_out(
             "experiments/train.py."
         )
     runs = list(held.runs) if held else []
-    known = {_identity(run.config): run for run in runs}
+    known = {_identity(run.config) for run in runs}
     asked = {_identity(config): config for config in configs}
     if not asked:
         raise ConfigError("a sweep without runs; name at least one value of everything.")
@@ -219,7 +221,12 @@ def lay_out(
             taken.add(run.name)
             added.append(run)
     batches = list(held.batches) if held else []
-    if parallel != "processes":
+    if parallel == "processes":
+        for group in _groups(added):
+            build([run.config for run in group])  # Refuses what cannot be.
+        # How they are computed may change between starts.
+        runs = [Run(run.name, asked[_identity(run.config)]) for run in runs]
+    else:
         batches += _batches(added, len(batches), devices, device_bytes, runs_per_device, pad)
     return Plan(
         parallel=parallel,
@@ -250,6 +257,14 @@ def _check_extends(held: Plan, asked: Mapping[str, Config], parallel: str, devic
             )
 
 
+def _groups(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs that make one program."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_program_key(run.config), []).append(run)
+    return list(groups.values())
+
+
 def _batches(
     runs: Sequence[Run],
     count: int,
@@ -258,16 +273,13 @@ def _batches(
     runs_per_device: int | None,
     pad: bool,
 ) -> list[Batch]:
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.config.compute == "packed":
-            raise ConfigError(
-                "compute=packed: the number of links is a shape there, and the runs of a batch share theirs; use "
-                "--compute=masked, or --parallel=processes."
-            )
-        groups.setdefault(_program_key(run.config), []).append(run)
+    if any(run.config.compute == "packed" for run in runs):
+        raise ConfigError(
+            "compute=packed: the number of links is a shape there, and the runs of a batch share theirs; use "
+            "--compute=masked, or --parallel=processes."
+        )
     batches: list[Batch] = []
-    for group in groups.values():
+    for group in _groups(runs):
         program, _ = build([run.config for run in group])
         state = jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams)
         size = memory.tree_bytes(state)
@@ -305,6 +317,7 @@ def build(configs: Sequence[Config]) -> tuple[Program, Schedule]:
     largest = max(configs, key=lambda c: c.buffer_max or 0)
     program = make_program(dataclasses.replace(largest, compute="masked"))
     for config in configs:
+        structure(config, program.env.observation_size, program.env.action_size)
         read_ticket(config, program.env.observation_size, program.env.action_size)
     # What a method never does is put beyond its end; what another does, does nothing to it: it moves no links (a
     # fraction of 0), and looks one step ahead (n_step of 1).

@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 import jax
 
-from rlx2_jax import files, memory
+from rlx2_jax import files, lock, memory
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, WorkdirError
-from rlx2_jax.sweeps import hosts, layout, lock, plan, table, workers
+from rlx2_jax.sweeps import hosts, layout, plan, table, workers
 from rlx2_jax.sweeps.batch import BatchRun
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.signals import StopSignals
@@ -41,8 +41,6 @@ class Result(NamedTuple):
     """False if it was asked to stop, or a worker died; the same call continues it then."""
     failed: tuple[str, ...] = ()
     """Runs whose worker died."""
-    stopped: bool = False
-    """Whether it was asked to stop."""
 
 
 def make_plan(
@@ -70,20 +68,18 @@ def make_plan(
       ConfigError: a sweep that cannot be.
       WorkdirError: the workdir holds another sweep.
     """
+    if parallel != plan.PARALLEL[0] and jax.process_count() > 1:
+        raise ConfigError(f"--parallel={parallel} serves one host; use --parallel={plan.PARALLEL[0]} with --multihost.")
     if parallel == "processes":
         for name, value in (("devices", devices), ("runs_per_device", runs_per_device)):
             if value is not None:
                 raise ConfigError(f"{name}={value} says nothing to --parallel=processes; leave it out.")
-        if jax.process_count() > 1:
-            raise ConfigError("--parallel=processes serves one host; use --parallel=shard_map with --multihost.")
         workers.core_groups(worker_count)
         return plan.lay_out(configs, parallel=parallel, fields=fields, held=plan.read(Path(workdir)))
     if worker_count is not None:
         raise ConfigError(f"workers={worker_count} says nothing to --parallel={parallel}; leave it out.")
     if devices is not None and not 1 <= devices <= jax.device_count():
         raise ConfigError(f"devices={devices}: there are {jax.device_count()}; name one to as many.")
-    if parallel == "pmap" and jax.process_count() > 1:
-        raise ConfigError("--parallel=pmap serves one host; use --parallel=shard_map with --multihost.")
     if runs_per_device is not None and runs_per_device < 1:
         raise ConfigError(f"runs_per_device={runs_per_device}: use at least 1.")
     return plan.lay_out(
@@ -161,13 +157,15 @@ def sweep(
         stop = stack.enter_context(StopSignals())
         total = sum(run.config.total_steps or 0 for run in laid_out.runs)
         display = stack.enter_context(Display(total, show_progress and hosts.is_first()))
+        for line in plan.describe(laid_out):
+            display.say(line)
         if parallel == "processes":
             assert held is not None
             plan.write(directory, laid_out)
             lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display, on_table)
             finished = all(line["finished"] or line["diverged"] for line in lines)
             display.say(_last_words(laid_out, directory, finished, stop.received or "the end of a worker"))
-            return Result(laid_out, lines, finished, tuple(failed), stop.received is not None and not finished)
+            return Result(laid_out, lines, finished, tuple(failed))
         over = layout.Layout(jax.devices()[: laid_out.devices], parallel)
         return _Sweep(laid_out, directory, over, display, on_table).go(stop)
 
@@ -207,7 +205,7 @@ class _Sweep:
                     break
                 finished = self._train(batch, pool, stop)
         self.display.say(_last_words(self.plan, self.directory, finished, stop.received or "another host"))
-        return Result(self.plan, self._table(), finished, stopped=not finished)
+        return Result(self.plan, self._table(), finished)
 
     def _train(self, batch: plan.Batch, pool: ThreadPoolExecutor, stop: StopSignals) -> bool:
         """One batch; nothing of it stays on the devices."""

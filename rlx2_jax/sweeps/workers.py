@@ -142,7 +142,8 @@ class _Watch:
         how = f"ended with exit code {code}: {last}" if code > 0 else "was stopped"
         if code < 0:
             how = f"was ended by {signal.Signals(-code).name}"
-        self.display.say(f"{name}: its worker {how}; the same command continues the run")
+        how += "" if code == REFUSED else "; the same command continues the run"
+        self.display.say(f"{name}: its worker {how}")
         return False
 
     def look(self, runs: Sequence[plans.Run], *, always: bool = False) -> None:

@@ -23,6 +23,7 @@ teaches its standard deviation.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,7 @@ from rlx2_jax.errors import ConfigError, DivergedError
 from rlx2_jax.sparsity import masks, topology
 from rlx2_jax.training import compute
 from rlx2_jax.training import workdir as workdirs
-from rlx2_jax.training.program import agent_masks, crossed, make_program
+from rlx2_jax.training.program import ASIDE, agent_masks, crossed, make_program
 from rlx2_jax.training.record import Row, plain_row
 
 
@@ -119,20 +120,25 @@ def clone(
       WorkdirError: a workdir that cannot be used.
       DivergedError: the error stopped being finite.
     """
-    began = time.perf_counter()
     cloning = make_cloning(config, teacher)
-    directory = None if workdir is None else Path(workdir)
-    if directory is not None:
-        workdirs.prepare(directory, cloning.config, resume=False, overwrite=overwrite)
-    chosen = compute.choose(cloning.config, say)
-    if chosen != cloning.config:
-        cloning = make_cloning(chosen, teacher)
-    c = cloning.config
     memory.check_fits(
         memory.tree_bytes(jax.eval_shape(cloning.collect, teacher.params, jax.random.PRNGKey(0))),
         "examples",
         "lower --buffer_max",
     )
+    directory = None if workdir is None else Path(workdir)
+    with contextlib.ExitStack() as stack:
+        if directory is not None:
+            stack.enter_context(workdirs.held(directory, cloning.config, resume=False, overwrite=overwrite))
+        return _clone(cloning, teacher, directory, say)
+
+
+def _clone(cloning: Cloning, teacher: policies.Policy, directory: Path | None, say: Callable[[str], None]) -> Clone:
+    began = time.perf_counter()
+    chosen = compute.choose(cloning.config, say)
+    if chosen != cloning.config:
+        cloning = make_cloning(chosen, teacher)
+    c = cloning.config
     key = jax.random.PRNGKey(c.seed)
     state, first = jax.jit(cloning.init)(key)
     first = jax.device_get(first)
@@ -198,7 +204,7 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
             keys = jax.random.split(step_key, config.iterations_per_chunk)
             return jax.lax.scan(step, vector.renew(state, pool_key), keys)
 
-        keys = jax.random.split(jax.random.fold_in(key, 1), math.ceil(N / (E * config.iterations_per_chunk)))
+        keys = jax.random.split(jax.random.fold_in(key, ASIDE), math.ceil(N / (E * config.iterations_per_chunk)))
         examples = jax.lax.scan(chunk, vector.init(), keys)[1]
         return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:N], examples)
 

@@ -35,6 +35,9 @@ Report = dict[str, jax.Array]
 OLDEST_BATCHES = 8
 """The policy distance looks at this many batches of oldest transitions (paper: K = 2048 = 8 x 256)."""
 
+ASIDE = 0x7FFFFFFF
+"""Folded into a key for a further one beside those it is split into, which are the keys folded with 0, 1, 2, ..."""
+
 
 class Progress(flax.struct.PyTreeNode):
     """How far a run is: the same for all runs of a program, never batched."""
@@ -217,7 +220,7 @@ def make_program(config: Config) -> Program:
         differ = share.differ(masks.checksum(network.mask))
         network = base.pack_like(network, before)
         parts = diagnostics.split(batch)
-        part_keys = jax.random.split(jax.random.fold_in(gradient_key, 0), parts.weight.shape[0])
+        part_keys = jax.random.split(jax.random.fold_in(gradient_key, ASIDE), parts.weight.shape[0])
         signal_to_noise = diagnostics.signal_to_noise(
             lambda part: gradient(dense, *part, hparams, multi_step), (parts, part_keys), unpacked.mask
         )
@@ -231,13 +234,17 @@ def make_program(config: Config) -> Program:
         )
         return state.replace(**{name: network}), events, differ
 
-    def check_buffer(agent_state: AgentState, replay: Replay, hparams: HParams) -> tuple[jax.Array, jax.Array]:
+    def check_buffer(
+        agent_state: AgentState, replay: Replay, hparams: HParams, learning: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        # An agent that has not learned says nothing about random actions. At the paper's length this cannot be: the
+        # warm-up ends before there are more than the fewest transitions to keep.
         return replays.shrink(
             replay,
             lambda observation: agent.mode(agent_state.actor, observation),
             OLDEST_BATCHES * B,
             config.distance,
-            threshold=jnp.where(hparams.dynamic_buffer, hparams.distance_threshold, jnp.inf),
+            threshold=jnp.where(hparams.dynamic_buffer & learning, hparams.distance_threshold, jnp.inf),
             least=hparams.buffer_min,
             ratio=hparams.drop_ratio,
             until_close=config.drop_rule == "until_close",
@@ -300,7 +307,7 @@ def make_program(config: Config) -> Program:
 
         distance, left = jax.lax.cond(
             crossed(before.env_steps, after.env_steps, schedule.buffer_check_interval),
-            lambda: check_buffer(agent_state, replay, hparams),
+            lambda: check_buffer(agent_state, replay, hparams, learning),
             lambda: (state.policy_distance, replay.left),
         )
         ended = result.terminated | result.truncated
@@ -362,7 +369,7 @@ def make_program(config: Config) -> Program:
 
     def diagnose(state: TrainState, hparams: HParams) -> Report:
         # A key of its own: a report leaves no trace in a run.
-        sample_key = jax.random.fold_in(state.key, 0)
+        sample_key = jax.random.fold_in(state.key, ASIDE)
         batch = replays.sample(state.replay, sample_key, (diagnostics.SAMPLES,), jnp.asarray(1), n_max, hparams.gamma)
         pairs = jnp.concatenate([batch.observation, batch.action], -1)
         values: Report = {}

@@ -94,9 +94,9 @@ def train(
     if resume and directory is None:
         raise workdirs.WorkdirError("there is nothing to resume without a workdir; name one.")
     size_line = _check_memory(program)
-    if directory is not None:
-        workdirs.prepare(directory, program.config, resume=resume, overwrite=overwrite)
     with contextlib.ExitStack() as stack:
+        if directory is not None:
+            stack.enter_context(workdirs.held(directory, program.config, resume=resume, overwrite=overwrite))
         stop = stack.enter_context(StopSignals())
         assert program.config.total_steps is not None
         display = stack.enter_context(Display(program.config.total_steps, show_progress))

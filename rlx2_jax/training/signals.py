@@ -8,7 +8,10 @@ from types import FrameType
 
 
 class StopSignals:
-    """While entered, remembers whether SIGINT or SIGTERM came. Does nothing outside the main thread."""
+    """While entered, remembers whether SIGINT or SIGTERM came. Does nothing outside the main thread.
+
+    What came to one that was entered inside another one, that other one has received too.
+    """
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -23,6 +26,9 @@ class StopSignals:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+            outer = getattr(handler, "__self__", None)
+            if self.received and isinstance(outer, StopSignals):
+                outer.received = self.received
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:

@@ -12,19 +12,18 @@ curve.png         what it looked like
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlx2_jax import files, tickets
+from rlx2_jax import files, lock, tickets
 from rlx2_jax.config import Config
 from rlx2_jax.errors import WorkdirError
 
 CONTENTS = (
-    "config.json",
     "metrics.jsonl",
     "tensorboard",
     "checkpoints",
@@ -35,7 +34,9 @@ CONTENTS = (
     tickets.NAME,
     "summary.json",
     "curve.png",
+    "config.json",
 )
+"""In the order in which they are removed: what has no config.json is no run."""
 
 
 COMPUTE = "compute"
@@ -63,6 +64,21 @@ def checkpoint_identity(config: Config) -> dict[str, Any]:
     return values if config.ticket is None else values | {TICKET: tickets.digest(config.ticket)}
 
 
+@contextlib.contextmanager
+def held(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """A directory made fit for this run by `prepare`, with other processes kept out of it meanwhile.
+
+    Raises:
+      WorkdirError: as `prepare`, or another process holds it.
+    """
+    if resume and overwrite:
+        raise WorkdirError("resume and overwrite: a run is continued or replaced; leave one out.")
+    _refuse_nothing(workdir, resume)
+    with lock.hold(workdir):
+        prepare(workdir, config, resume=resume, overwrite=overwrite)
+        yield
+
+
 def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
     """Make the directory fit for this run, or refuse.
 
@@ -76,12 +92,9 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
       WorkdirError: not writable, or holding a run that is not to be continued or replaced.
     """
     path = workdir / "config.json"
-    if resume and not path.exists():
-        raise WorkdirError(f"workdir {workdir} holds no run to resume; start without --resume.")
+    _refuse_nothing(workdir, resume)
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
+        files.make_writable(workdir)
     except OSError as error:
         raise WorkdirError(
             f"workdir {workdir} cannot be written ({error.strerror}); name another with --workdir."
@@ -111,6 +124,11 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
             )
     else:
         files.write_json(path, config.to_dict())
+
+
+def _refuse_nothing(workdir: Path, resume: bool) -> None:
+    if resume and not (workdir / "config.json").exists():
+        raise WorkdirError(f"workdir {workdir} holds no run to resume; start without --resume.")
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from rlx2_jax.errors import WorkdirError
 
 PATIENCE = 30.0
-"""Seconds that a sweep waits for the one before it: workers that lost their parent save before they end."""
+"""Seconds to wait for the process before: workers that lost their parent save before they end."""
 
 
 @contextlib.contextmanager
@@ -34,7 +34,11 @@ def hold(directory: Path, patience: float = PATIENCE) -> Iterator[int]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except OSError as error:
+                if not isinstance(error, BlockingIOError):
+                    raise WorkdirError(
+                        f"workdir {directory} cannot be locked ({error.strerror}); name one on another file system."
+                    ) from None
                 if time.monotonic() > end:
                     raise WorkdirError(
                         f"workdir {directory} is in use by another process; wait for it, or name another --workdir."

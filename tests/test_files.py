@@ -1,0 +1,72 @@
+"""Files, directories and signals as a run and its neighbours use them."""
+
+import os
+import signal
+from unittest import mock
+
+import pytest
+
+from rlx2_jax import files, lock
+from rlx2_jax.errors import WorkdirError
+from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.training.signals import StopSignals
+from tests.conftest import small
+
+
+def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = tmp_path / "kept.json"
+    files.write_json(path, {"kept": True})
+    with mock.patch.object(os, "fsync", side_effect=OSError("no space")), pytest.raises(OSError, match="no space"):
+        files.write_json(path, {"kept": False})
+    assert files.read_json(path, None) == {"kept": True}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_not_there_reads_as_nothing(tmp_path):
+    assert files.read_json(tmp_path / "none.json", 7) == 7
+    assert files.read_json_lines(tmp_path / "none.jsonl") == []
+
+
+def test_one_process_at_a_time_holds_a_directory(tmp_path):
+    with lock.hold(tmp_path), pytest.raises(WorkdirError, match="in use by another process"), lock.hold(tmp_path, 0):
+        pass
+    with lock.hold(tmp_path, 0):
+        pass
+
+
+def test_a_file_system_without_locks_is_told_so_at_once(tmp_path):
+    refuse = mock.Mock(side_effect=OSError(38, "Function not implemented"))
+    with mock.patch("fcntl.flock", refuse), pytest.raises(WorkdirError, match="cannot be locked"), lock.hold(tmp_path):
+        pass
+
+
+def test_a_run_keeps_others_out_of_its_directory(tmp_path):
+    how = {"resume": False, "overwrite": True}
+    with (
+        workdirs.held(tmp_path, small(), **how),
+        mock.patch.object(lock, "hold", lambda directory, hold=lock.hold: hold(directory, 0.0)),
+        pytest.raises(WorkdirError, match="in use by another process"),
+        workdirs.held(tmp_path, small(), **how),
+    ):
+        pass
+    with pytest.raises(WorkdirError, match="continued or replaced; leave one out"):
+        workdirs.held(tmp_path, small(), resume=True, overwrite=True).__enter__()
+
+
+def test_a_replacement_that_is_interrupted_leaves_a_run_that_is_still_told_from_none(tmp_path):
+    with workdirs.held(tmp_path, small(), resume=False, overwrite=False):
+        (tmp_path / "checkpoints").mkdir()
+    with mock.patch("shutil.rmtree", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        workdirs.prepare(tmp_path, small(gamma=0.9), resume=False, overwrite=True)
+    with pytest.raises(WorkdirError, match="holds another run"):
+        workdirs.prepare(tmp_path, small(gamma=0.9), resume=False, overwrite=False)
+
+
+def test_what_an_inner_part_was_told_to_stop_by_stops_the_outer_one_too():
+    with StopSignals() as outer:
+        with StopSignals() as quiet:
+            pass
+        assert quiet.received is outer.received is None
+        with StopSignals() as inner:
+            signal.raise_signal(signal.SIGTERM)
+        assert inner.received == outer.received == "SIGTERM"
