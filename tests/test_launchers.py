@@ -23,7 +23,7 @@ BAD = {
     "--method=magic": "unknown method 'magic'; valid: dense, ",
     "--backend=bullet": "unknown backend 'bullet'; valid: generalized, ",
     "--hidden=256x256": "hidden=256x256: write whole numbers, such as 256,256.",
-    "--resume --overwrite": "holds no run to resume",
+    "--resume --overwrite": "a run is continued or replaced; leave one out.",
     "--preset=td3/swimmer": "unknown preset 'td3/swimmer'; valid: rlx2, ",
     "--n_step=0": "n_step=0: a TD target spans at least 1 step.",
     "--actor_sparsity=1.5": "actor_sparsity=1.5: use a sparsity in [0, 1).",
