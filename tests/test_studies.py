@@ -102,6 +102,26 @@ def test_the_3_step_agent_of_one_study_is_the_rlx2_of_another():
     assert of("table3-topology", "dense") == of("buffer", "dense")
 
 
+@pytest.mark.parametrize(
+    ("study", "about"),
+    [
+        ("table3-topology", {"method", "topology"}),
+        ("table3-nstep", {"n_step", "n_max"}),
+        ("buffer", {"buffer_max", "dynamic_buffer"}),
+        ("tickets", {"topology", "ticket_weights"}),
+        ("mask-quality", {"topology"}),
+        ("sparsity-curve", {"actor_sparsity", "critic_sparsity"}),
+    ],
+)
+def test_an_ablation_changes_what_it_is_about_and_nothing_else(study, about):
+    found = {run.arm: run.config.to_dict() for run in runs(STUDIES[study], ["td3/hopper"], [0], {})}
+    hero = found[STUDIES[study].hero]
+    # Where it is not about methods, those of other methods are whole agents to compare with.
+    methods = {"tiny", "ss", "set", "rlx2"} if "method" in about else {"rlx2"}
+    ablations = [values for values in found.values() if values["method"] in methods]
+    assert {name for values in ablations for name in values if values[name] != hero[name]} == about
+
+
 def test_only_what_changes_a_run_is_a_condition():
     (plain,) = runs(STUDIES["table2"], ["td3/hopper"], [0], {"total_steps": 500_000}, ["rlx2"])
     derived = {"total_steps": 500_000, "eval_every": plain.config.eval_every, "kernel_init": "release"}
