@@ -278,10 +278,9 @@ STUDIES: dict[str, Study] = {
         title="Lottery tickets",
         question=(
             "Does a sparse network that was found by training do well when it is trained anew with its links fixed "
-            "(winning ticket), beside one that keeps moving them (dynamic) and one that keeps the random ones it began "
-            "with, under "
-            "reinforcement learning and when it only has to imitate the trained dense agent (clone, whose winning "
-            "ticket is what the moving clone ended with)?"
+            "(winning ticket), beside one that keeps moving them (dynamic) and one that keeps those it began with "
+            "(random), under reinforcement learning and when it only has to imitate the trained dense agent (clone, "
+            "whose winning ticket is what the moving clone ended with)?"
         ),
         rows=("td3/ant",),
         seeds=8,
