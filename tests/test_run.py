@@ -129,7 +129,8 @@ def test_a_stopped_and_resumed_run_is_bit_identical_to_an_uninterrupted_one(fini
     assert without_clocks(files.read_json_lines(tmp_path / "metrics.jsonl")) == without_clocks(whole.rows)
 
 
-def test_a_killed_process_loses_at_most_the_steps_since_its_last_checkpoint(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 1)])
+def test_a_killed_process_loses_at_most_the_steps_since_its_last_checkpoint(tmp_path, number, code):
     config = small(checkpoint_every=400, total_steps=8000, evolve_interval=400, seed=3)
 
     def command(workdir, *more):
@@ -142,9 +143,8 @@ def test_a_killed_process_loses_at_most_the_steps_since_its_last_checkpoint(tmp_
     while len(list(killed.glob("checksums/*.json"))) < 2 and process.poll() is None:
         assert time.time() < deadline
         time.sleep(0.02)
-    process.kill()
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, process.stderr.read().decode()
+    process.send_signal(number)
+    assert process.wait() == code, process.stderr.read().decode()
     kept = max(int(p.stem) for p in killed.glob("checksums/*.json"))
     seen = files.read_json_lines(killed / "metrics.jsonl")
     assert seen[-1]["env_steps"] <= kept + config.checkpoint_every < config.total_steps
