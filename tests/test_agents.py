@@ -75,6 +75,13 @@ def q_values(config, params, observation, action):
     return net.apply({"params": params}, jnp.concatenate([observation, action], -1))[..., 0]
 
 
+def squashed_sample(s, params, observation, key):
+    """SAC's action and its log probability by the plain network."""
+    head = networks.MLP((*s.config.hidden, 2 * A)).apply({"params": params}, observation)
+    noise = jax.random.normal(key, (*observation.shape[:-1], A))
+    return networks.sample_squashed(*networks.gaussian_head(head), noise)
+
+
 @pytest.mark.parametrize("method", methods.METHODS)
 @pytest.mark.parametrize("name", AGENTS)
 def test_everything_is_zero_off_the_mask_after_init_updates_and_events(name, method):
@@ -274,6 +281,38 @@ def test_td3_bootstraps_from_the_lesser_critic_at_the_target_actors_action():
     np.testing.assert_allclose(found, (2 * error * ONE.weight).mean(-1), rtol=1e-4, atol=1e-6)
 
 
+def test_sac_bootstraps_from_the_lesser_critic_and_the_entropy_of_its_own_action():
+    s = setup(agent="sac")
+    hparams = s.hparams()
+    state = s.init(KEY, hparams).replace(log_alpha=jnp.log(0.5))
+    state = state.replace(critic=state.critic.replace(target=jax.tree.map(lambda x: 2 * x, state.critic.params)))
+    action, log_prob = squashed_sample(s, state.actor.params, ONE.next_observation, jax.random.split(KEY)[0])
+    next_q = q_values(s.config, state.critic.target, ONE.next_observation, action).min(0)
+    target = ONE.partial_return + ONE.bootstrap_discount * (next_q - 0.5 * log_prob)
+    error = q_values(s.config, state.critic.params, ONE.observation, ONE.action) - target
+    found = output_bias_gradient(s.critic_gradient(state, ONE, KEY, hparams, False))
+    np.testing.assert_allclose(found, (2 * error * ONE.weight).mean(-1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_actor_climbs_the_value_of_its_own_action(name):
+    """TD3's by the first critic; SAC's by the lesser one, with its entropy."""
+    s = setup(agent=name)
+    hparams = s.hparams()
+    state = s.init(KEY, hparams).replace(log_alpha=jnp.log(0.5))
+
+    def loss(params):
+        if name == "td3":
+            action = s.agent.mode(state.actor.replace(params=params), ONE.observation)
+            return -(ONE.weight * q_values(s.config, state.critic.params, ONE.observation, action)[0]).mean()
+        action, log_prob = squashed_sample(s, params, ONE.observation, KEY)
+        q = q_values(s.config, state.critic.params, ONE.observation, action).min(0)
+        return (ONE.weight * (0.5 * log_prob - q)).mean()
+
+    found = s.actor_gradient(state, ONE, KEY, hparams, True)
+    chex.assert_trees_all_close(found, jax.grad(loss)(state.actor.params), rtol=1e-4, atol=1e-6)
+
+
 def test_td3_clips_the_noise_of_its_target_action():
     s = setup()
     noise = lambda size, clip: output_bias_gradient(
@@ -411,9 +450,10 @@ def test_sacs_temperature_falls_when_entropy_is_above_its_target_and_rises_below
         metrics = s.updates(state.replace(actor=actor), BATCHES, KEY, hparams, True)[1]
         return metrics["alpha"], metrics["entropy"]
 
-    wide, narrow = alpha_after(0.5), alpha_after(-2.0)
+    wide, close, narrow = alpha_after(0.5), alpha_after(-0.2), alpha_after(-2.0)
     assert wide[0] < 1 < narrow[0]
-    assert wide[1] > -A > narrow[1]
+    assert close[0] < 1
+    assert wide[1] > -0.5 * A > close[1] > -A > narrow[1]
 
 
 @pytest.mark.parametrize("name", AGENTS)

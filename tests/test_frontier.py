@@ -63,6 +63,12 @@ def test_the_recorded_scores_say_the_same_again():
     assert found.largest is not None
 
 
+def test_what_is_to_be_kept_is_97_percent():
+    for share, largest in ((0.96, None), (0.98, frontier.GRID[-1])):
+        found, _ = play(lambda sparsity, seed, share=share: 1000 * (share if sparsity else 1) + 0.1 * seed)
+        assert found.largest == largest
+
+
 def test_one_run_decides_nothing():
     found, _ = play(lambda sparsity, seed: 1000.0, seeds=(0,))
     assert not any(step.decided for step in found.steps)

@@ -10,14 +10,16 @@ from unittest import mock
 import numpy as np
 import PIL.Image
 import pytest
+from matplotlib.figure import Figure
 
 from rlx2_jax import accounting, envs, files, policies, presets, provenance, statistics, tickets
 from rlx2_jax.config import Config, resolve
 from rlx2_jax.errors import ConfigError, DivergedError, WorkdirError
-from rlx2_jax.studies import STUDIES, conduct, records, report, runs
+from rlx2_jax.studies import STUDIES, conduct, frontier, records, report, runs
 from rlx2_jax.studies.catalogue import TABLE_2, Run
 from rlx2_jax.sweeps import plan as plans
 from rlx2_jax.training.signals import StopSignals
+from rlx2_jax.viz import studies as pictures
 from tests.conftest import ROOT, cached, launch
 
 RESULTS = ROOT / "experiments" / "results"
@@ -122,6 +124,28 @@ def test_an_ablation_changes_what_it_is_about_and_nothing_else(study, about):
     assert {name for values in ablations for name in values if values[name] != hero[name]} == about
 
 
+def test_the_arms_of_tickets_and_buffers_are_these():
+    found = {arm.name: (arm.ticket, arm.teacher, dict(arm.settings)) for arm in STUDIES["tickets"].arms(1)}
+    fixed = {"method": "rlx2", "topology": "fixed"}
+    initial, release = ({**fixed, "ticket_weights": name} for name in ("initial", "release"))
+    assert found == {
+        "dense": (None, None, {"method": "dense"}),
+        "random": (None, None, fixed),
+        "winning": ("dynamic", None, initial),
+        "winning-release": ("dynamic", None, release),
+        "dynamic": (None, None, {"method": "rlx2"}),
+        "clone-random": (None, "dense", fixed),
+        "clone-winning": ("clone-dynamic", "dense", initial),
+        "clone-winning-release": ("clone-dynamic", "dense", release),
+        "clone-dynamic": (None, "dense", {"method": "rlx2"}),
+    }
+    masks = {arm.name: arm.ticket for arm in STUDIES["mask-quality"].arms(1) if arm.name.startswith("mask")}
+    assert masks == {"mask-random": None, "mask-of-rigl": "rigl", "mask-of-rlx2": "rlx2"}
+    sizes = {arm.name: arm.settings.get("buffer_max") for arm in STUDIES["buffer"].arms(3_000_000)}
+    fixed = {"fixed-100k": 100_000, "fixed-300k": 300_000, "fixed-1M": 1_000_000}
+    assert sizes == {"dense": None, "dynamic": None, **fixed, "unlimited": 3_000_000}
+
+
 def test_only_what_changes_a_run_is_a_condition():
     (plain,) = runs(STUDIES["table2"], ["td3/hopper"], [0], {"total_steps": 500_000}, ["rlx2"])
     derived = {"total_steps": 500_000, "eval_every": plain.config.eval_every, "kernel_init": "release"}
@@ -208,6 +232,27 @@ def test_a_runs_line_holds_its_score_and_evaluations_as_they_were(tmp_path):
     assert json.loads(json.dumps(found)) == found
 
 
+def test_what_diverged_counts_with_its_lowest_evaluation(tmp_path):
+    rows = [{"env_steps": 1000 * k, "return_mean": 100.0 * k, "return_std": 1.0} for k in (2, 1, 3)]
+    files.write_json_lines(tmp_path / "metrics.jsonl", rows)
+    run = Run("td3/x", "rlx2", resolve(Config(total_steps=60_000)))
+    assert records.of_directory(run, "table2", tmp_path, diverged=True)["score"] == 100
+    assert records.of_directory(run, "table2", tmp_path / "none", diverged=True)["score"] == 0
+
+
+def test_a_clone_is_not_the_run_of_its_configuration(tmp_path):
+    records.append(tmp_path / "tickets", [line("random", study="tickets") | {"kind": "cloning"}])
+    assert records.known(tmp_path) == {}
+
+
+def test_a_record_with_settings_that_are_gone_is_kept_and_found_by_no_run(tmp_path):
+    old = line()
+    old["config"]["gone"] = 1
+    records.append(tmp_path / "table2", [old, line()])
+    assert len(records.read(tmp_path / "table2")) == 2
+    assert list(records.known(tmp_path).values()) == [line()]
+
+
 def test_a_report_says_what_the_statistics_say(tmp_path):
     scores = {"dense": [90.0, 100.0, 110.0, 140.0], "rlx2": [95.0, 105.0, 130.0, 135.0], "ss": [10.0, 20.0, 30.0, 90.0]}
     records.append(
@@ -274,6 +319,42 @@ def test_rows_are_averaged_only_if_their_runs_were_made_alike(tmp_path):
     assert cells(together, "rlx2")[1:3] == ["4", cells(together, "rlx2")[2]]
     assert cells(together, "rlx2")[2].startswith(f"{expected:.1f} [")
     assert cells(together, "rlx2")[4] == f"{(97.0 + 98.1) / 2:.1f}"
+
+
+def test_rows_together_say_who_is_better_than_whom_and_leave_outliers_out(tmp_path):
+    scores = {"dense": (100, 100, 100, 100), "rlx2": (100, 90, 100, 10)}
+    rows = ("td3/hopper", "td3/ant")
+    records.append(
+        tmp_path,
+        [line(arm, seed, float(s), row) for row in rows for arm, each in scores.items() for seed, s in enumerate(each)],
+    )
+    together = report.markdown(tmp_path, "table2", STUDIES["table2"]).split("together")[1]
+    # Of two runs of RLx2 that are as good as dense ones, each counts half.
+    assert cells(together, "dense")[5].startswith("0.25")
+    assert cells(together, "rlx2")[2].startswith("75.0")
+    assert cells(together, "rlx2")[3].startswith("95.0")
+
+
+def test_a_searchs_report_says_what_it_found(tmp_path):
+    lines = []
+    score = lambda sparsity, seed: (100.0 if sparsity <= 0.95 else 50.0) + 0.1 * seed
+    while (found := frontier.search(frontier.scores_of(lines), range(5))).missing is not None:
+        sparsity, lacking = found.missing
+        arm = f"rlx2@{sparsity:g}" if sparsity else "dense"
+        lines += [line(arm, seed, score(sparsity, seed), study="frontier") for seed in lacking]
+    records.append(tmp_path, lines)
+    text = report.markdown(tmp_path, "frontier", STUDIES["frontier"])
+    assert "Largest sparsity of the grid that keeps 97 % of the dense return: 95 %." in text
+    assert cells(text, "95 %")[-1] == "kept"
+    assert cells(text, "96 %")[-1] == "lost"
+
+
+def test_a_band_is_of_the_runs_that_have_the_evaluation():
+    axis = Figure().subplots()
+    runs = [{"steps": [1, 2, 3], "return_mean": [1, 2, 3]}, {"steps": [1, 2], "return_mean": [3, 4]}]
+    pictures._band(axis, [{"evaluations": run} for run in runs], "return_mean", "k", "label")
+    np.testing.assert_array_equal(axis.lines[0].get_xdata(), [1, 2, 3])
+    np.testing.assert_array_equal(axis.lines[0].get_ydata(), [2, 3, 3])
 
 
 def test_a_dense_agent_that_has_not_learned_is_no_measure(tmp_path):
@@ -369,15 +450,17 @@ def laboratory(monkeypatch, tmp_path):
     """
     made, broken = [], {}
 
-    def finish(directory, config, rows):
+    def finish(directory, config, rows, **more):
         directory.mkdir(parents=True)
         files.write_json(directory / "config.json", config.to_dict())
         files.write_json_lines(directory / "metrics.jsonl", rows)
-        mask = {"Dense_0": {"kernel": np.eye(4, dtype=bool) if config.seed else np.ones((4, 4), bool)}}
+        # No two runs leave the same masks.
+        bits = [bool(len(made) >> k & 1) for k in range(16)]
+        mask = {"Dense_0": {"kernel": np.array(bits).reshape(4, 4)}}
         about = {"agent": "td3", "made": len(made)}
         tickets.save(directory / "masks.npz", {"actor": mask}, {"actor": mask}, about)
         policies.save(directory / "policy.npz", {"Dense_0": {"kernel": np.eye(4), "bias": np.zeros(4)}}, about)
-        files.write_json(directory / "summary.json", {"finished": True})
+        files.write_json(directory / "summary.json", {"finished": True, **more})
 
     def sweep(configs, workdir, *, on_table, **options):
         dead = next((name for name in broken if name in str(workdir)), None)
@@ -403,7 +486,8 @@ def laboratory(monkeypatch, tmp_path):
         made.append(("clone", config.topology, bool(config.ticket), config.seed))
         if config.seed == 7:
             raise DivergedError("diverged.")
-        finish(workdir, config, [{"updates": 5, "return_mean": 1.0, "return_std": 0.0}])
+        rows = [{"updates": 5, "return_mean": 1.0, "return_std": 0.0}]
+        finish(workdir, config, rows, teacher=teacher.about["made"])
 
     monkeypatch.setattr(conduct, "sweep", sweep)
     monkeypatch.setattr(plans, "build", lambda configs: None)
@@ -458,7 +542,7 @@ def test_stages_come_in_order_and_nothing_is_made_twice_when_a_study_grows(labor
     assert not said
     kinds = [run[:3] for run in made]
     assert sorted(kinds[:3]) == [("dense", "fixed", False), ("rlx2", "fixed", False), ("rlx2", "gradient", False)]
-    assert kinds[3:5] == [("rlx2", "fixed", True)] * 2 or kinds[3][0] == "clone"
+    assert kinds[3:5] == [("rlx2", "fixed", True)] * 2
     assert len(made) == len({run["arm"] for run in records.read(place.directory)}) == 9
     assert conducted(laboratory, [0]) == ([], [])
     more, _ = conducted(laboratory, [0, 1])
@@ -468,6 +552,33 @@ def test_stages_come_in_order_and_nothing_is_made_twice_when_a_study_grows(labor
     assert len(conducted(laboratory, [0], total_steps=90_000)[0]) == 9
     assert conducted(laboratory, [1], ["dynamic", "winning"]) == ([], [])
     assert len(records.read(place.directory)) == 27
+
+
+def test_a_ticket_is_that_of_its_own_arm_and_seed_and_so_is_a_teacher(laboratory):
+    place, *_ = laboratory
+    conducted(laboratory, [0, 1])
+    (home,) = place.workdir.iterdir()
+    configs = {path.parent: files.read_json(path, {}) for path in home.glob("stage-0/runs/*/config.json")}
+
+    def found(seed, **settings):
+        (run,) = (p for p, c in configs.items() if c["seed"] == seed and all(c[k] == v for k, v in settings.items()))
+        return run
+
+    lines = {(run["arm"], run["seed"]): run["config"] for run in records.read(place.directory)}
+    for seed in (0, 1):
+        dynamic, clone = found(seed, topology="gradient"), home / "clones" / f"clone-dynamic-seed{seed}"
+        for arm, source in {"winning": dynamic, "clone-winning": clone}.items():
+            for name in (arm, f"{arm}-release"):
+                assert lines[name, seed]["ticket"] == tickets.digest(source)
+        taught = policies.load(found(seed, method="dense") / "policy.npz").about["made"]
+        for clone in home.glob(f"clones/*-seed{seed}"):
+            assert files.read_json(clone / "summary.json", {})["teacher"] == taught
+
+
+def test_a_search_looks_at_its_own_runs_alone(laboratory):
+    short, _ = conducted(laboratory, range(5), study="frontier")
+    longer, _ = conducted(laboratory, range(5), study="frontier", total_steps=90_000)
+    assert len(longer) == len(short) > 5
 
 
 def test_a_study_is_extended_where_its_runs_files_are_gone(laboratory):
