@@ -62,6 +62,14 @@ def test_a_replacement_that_is_interrupted_leaves_a_run_that_is_still_told_from_
         workdirs.prepare(tmp_path, small(gamma=0.9), resume=False, overwrite=False)
 
 
+def test_a_second_ctrl_c_interrupts():
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.received == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_what_an_inner_part_was_told_to_stop_by_stops_the_outer_one_too():
     with StopSignals() as outer:
         with StopSignals() as quiet:

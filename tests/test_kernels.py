@@ -3,6 +3,8 @@
 import itertools
 import shutil
 import subprocess
+import sysconfig
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,15 @@ CALL_ERRORS = (ValueError, jax.errors.JaxRuntimeError)
 """An error of a native call: the first where JAX runs the call at once, the second where it runs in the background."""
 
 needs_native = pytest.mark.skipif(not NATIVE, reason="the native kernels were not built")
+
+
+@pytest.mark.skipif(
+    shutil.which("c++") is None or not (Path(sysconfig.get_path("include")) / "Python.h").exists(),
+    reason="nothing to build the native kernels with",
+)
+def test_where_there_is_a_compiler_the_native_kernels_are_there():
+    """Their installation is optional, so a mistake in them would go unseen, and their tests be skipped."""
+    assert NATIVE
 
 
 def random_network(seed, sizes, density, twins=False):

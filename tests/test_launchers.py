@@ -2,9 +2,10 @@
 
 import json
 
+import jax
 import pytest
 
-from rlx2_jax import presets
+from rlx2_jax import envs, evaluation, policies, presets
 from rlx2_jax.config import Config
 from tests.conftest import cached, launch
 
@@ -16,6 +17,8 @@ TINY_RUN = (
     "--total_steps=800",
     "--episode_length=10",
 )
+
+TOLD_BY_ALL = ("--env=pong", "--sparsity=0.9", "--hidden=256x256", "--workdir=/proc/nowhere", "--resume")
 
 BAD = {
     "--env=pong": "unknown env 'pong'; valid: ant, ",
@@ -38,7 +41,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("flag", BAD)
+# The others are refusals of the configuration, which test_config sees without a process.
+@pytest.mark.parametrize(
+    "flag", [flag if flag in TOLD_BY_ALL else pytest.param(flag, marks=pytest.mark.slow) for flag in BAD]
+)
 def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(flag, tmp_path):
     done = launch("train.py", *flag.split(), cwd=tmp_path)
     assert done.returncode == 2
@@ -68,7 +74,15 @@ def test_a_run_then_its_evaluation_say_what_came_out_and_no_noise(tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
     result = json.loads(evaluated.stdout)
     assert result["n"] == 8
-    assert result["low"] <= result["mean"] <= result["high"] <= 1.0
+    assert result["low"] <= result["mean"] <= result["high"]
+    policy = policies.load(tmp_path / "run" / "policy.npz")
+    env = envs.make("probe/action", "generalized")
+    first = jax.vmap(env.reset)(jax.random.split(jax.random.PRNGKey(result["seed"]), 8))
+    expected = evaluation.episode_returns(env, policy.act, first, policy.about["episode_length"])
+    assert result["mean"] == pytest.approx(float(expected.mean()), abs=1e-5)
+    drawn = launch("plot.py", "--workdirs=run,run", "--output=drawn/both.png", cwd=tmp_path)
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "drawn" / "both.png").read_bytes().startswith(b"\x89PNG")
     missing = launch("evaluate.py", "--workdir=elsewhere", cwd=tmp_path)
     assert missing.returncode == 2
     assert missing.stderr == (

@@ -196,7 +196,7 @@ def test_packed_twins_are_mapped_in_one_call():
     text = jax.jit(program.learn).lower(state.agent, state.replay, KEY, program.hparams, True).as_text()
     calls = text.count(native.FORWARD), text.count(native.BACKWARD)
     # Forward: twice target actor, target critics, critics; actor, critic. Backward: twice critics; critic, actor.
-    assert calls in ((8, 4), (0, 0))
+    assert calls == ((8, 4) if kernels.native_available() else (0, 0))
 
 
 @pytest.mark.slow

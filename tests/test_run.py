@@ -1,14 +1,18 @@
 """The host loop with real files, real signals and real processes: what a run leaves, and exact resumes."""
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,6 +23,8 @@ from rlx2_jax.config import resolve
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
 from rlx2_jax.training import program as programs
 from rlx2_jax.training import train
+from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.training.record import Record, Totals, plain_row
 from rlx2_jax.training.workdir import identity
 from tests.conftest import ROOT, small
 
@@ -82,6 +88,20 @@ def test_a_run_leaves_what_it_promises(finished):
     assert result.summary["score"] == summary["score"]
 
 
+def test_a_record_keeps_the_best_policy_and_scores_the_last_evaluations(finished, tmp_path):
+    config = resolve(small(score_evaluations=2))
+    workdirs.prepare(tmp_path, config, resume=False, overwrite=False)
+    record = Record(config, programs.make_program(config).env, tmp_path)
+    record.open(0)
+    for k, mean in enumerate((1.0, 3.0, 2.0), 1):
+        filled = jax.tree.map(lambda x, mean=mean: jnp.full_like(x, mean), finished[1].policy.params)
+        record.add({"env_steps": 400 * k, "return_mean": mean}, filled)
+    biases = [policies.load(tmp_path / name).params["Dense_0"]["bias"][0] for name in ("policy.npz", "policy_best.npz")]
+    assert biases == [2, 3]
+    summary = record.close(Totals(1200, 1000, 0, 1.0, 1.0, 1.0), finished=True)
+    assert (summary["score"], summary["score_evaluations"], summary["best"]) == (2.5, 2, 3)
+
+
 def test_the_policy_file_acts_as_the_trained_agent(finished):
     workdir, result = finished
     loaded = policies.load(workdir / "policy.npz")
@@ -113,20 +133,33 @@ def test_each_program_is_traced_once_per_run(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_and_resumed_run_is_bit_identical_to_an_uninterrupted_one(finished, tmp_path, number):
-    # The check interval of 300 steps puts checkpoints between evaluations, where tallies are half full.
-    config = small(checkpoint_every=200)
-    stopped = quiet(config, tmp_path, on_report=lambda rows: os.kill(os.getpid(), number))
+    # It stops at 600 steps, between two evaluations, where tallies are half full; 300 steps are no whole chunks.
+    config = small(checkpoint_every=300)
+    saved = []
+
+    def save(self, step, *rest, save=Checkpoints.save):
+        save(self, step, *rest)
+        saved.append(step)
+        if step == 600:
+            os.kill(os.getpid(), number)
+
+    with mock.patch.object(Checkpoints, "save", save):
+        stopped = quiet(config, tmp_path)
+    assert saved == [400, 600]
     assert not stopped.finished
-    assert stopped.summary["env_steps"] == 400
+    assert stopped.summary["env_steps"] == 600
     resumed = quiet(config, tmp_path, resume=True)
     assert resumed.finished
-    whole = quiet(config, tmp_path / "whole")
+    workdir, whole = finished
     for (path, a), (_, b) in zip(
-        *(jax.tree_util.tree_leaves_with_path(final_state(w, config)) for w in (tmp_path, tmp_path / "whole")),
+        *(jax.tree_util.tree_leaves_with_path(final_state(w, c)) for w, c in ((tmp_path, config), (workdir, small()))),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
     assert without_clocks(files.read_json_lines(tmp_path / "metrics.jsonl")) == without_clocks(whole.rows)
+    # Its clocks go on, too.
+    assert resumed.rows[-1]["wall_seconds"] > resumed.rows[0]["wall_seconds"]
+    assert resumed.summary["wall_seconds"] > stopped.summary["wall_seconds"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 1)])
@@ -148,6 +181,8 @@ def test_a_killed_process_loses_at_most_the_steps_since_its_last_checkpoint(tmp_
     kept = max(int(p.stem) for p in killed.glob("checksums/*.json"))
     seen = files.read_json_lines(killed / "metrics.jsonl")
     assert seen[-1]["env_steps"] <= kept + config.checkpoint_every < config.total_steps
+    if number == signal.SIGTERM:
+        return  # That such a run goes on exactly is seen above, in this process.
     for arguments in (command(killed, "--resume"), command(whole)):
         subprocess.run(arguments, check=True, capture_output=True)
     rows = [without_clocks(files.read_json_lines(workdir / "metrics.jsonl")) for workdir in (killed, whole)]
@@ -236,6 +271,20 @@ def test_a_diverged_run_says_so_and_keeps_its_last_good_checkpoint(tmp_path):
     step, state = final_state(tmp_path, config)
     assert step == 200
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.agent))
+
+
+def test_a_policy_whose_evaluation_is_not_finite_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlx2_jax.training.run.plain_row", lambda report: plain_row(report) | {"return_mean": math.nan})
+    with pytest.raises(DivergedError, match="evaluated policy's actions or their rewards are no longer finite"):
+        quiet(small(), tmp_path)
+    assert files.read_json(tmp_path / "summary.json", {})["finished"] is False
+
+
+def test_a_run_that_is_replaced_leaves_nothing(finished, tmp_path):
+    held = tmp_path / "held"
+    shutil.copytree(finished[0], held)
+    workdirs.prepare(held, resolve(small(gamma=0.9)), resume=False, overwrite=True)
+    assert {path.name for path in held.iterdir()} == {"config.json", ".lock"}
 
 
 def test_non_finite_transitions_are_counted_and_the_run_goes_on():

@@ -701,18 +701,24 @@ def test_every_other_study_in_small(study, tmp_path):
             assert (directory / name).exists()
 
 
+def slow(*values):
+    """A case of the slow tests."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--study=table9"], "unknown study 'table9'; valid: table2, "),
-        (["--study=table2", "--env=hopper"], "--env says nothing to a study; use --rows"),
-        (["--study=table2", "--preset=td3/ant"], "preset=td3/ant: of presets a study takes rlx2, paper, release"),
-        (["--study=table2", "--scale=-1"], "scale=-1.0: a positive share of 3,000,000 steps"),
-        (["--study=table2", "--scale=0.1", "--total_steps=5"], "without --total_steps"),
-        (["--study=table2", "--method=rlx2"], "--method is what this study varies"),
-        (["--study=table2", "--seeds=x"], "seeds=x: write 4"),
-        (["--study=table2", "--arms=magic"], "unknown arms ['magic']; valid: dense, "),
         (["--study=buffer", "--report_only", "--results=nowhere"], "nowhere/buffer holds no run yet"),
+        (["--study=table2", "--preset=td3/ant"], "preset=td3/ant: of presets a study takes rlx2, paper, release"),
+        slow(["--study=table9"], "unknown study 'table9'; valid: table2, "),
+        slow(["--study=table2", "--env=hopper"], "--env says nothing to a study; use --rows"),
+        slow(["--study=table2", "--scale=-1"], "scale=-1.0: a positive share of 3,000,000 steps"),
+        slow(["--study=table2", "--scale=0.1", "--total_steps=5"], "without --total_steps"),
+        slow(["--study=table2", "--method=rlx2"], "--method is what this study varies"),
+        slow(["--study=table2", "--seeds=x"], "seeds=x: write 4"),
+        slow(["--study=table2", "--arms=magic"], "unknown arms ['magic']; valid: dense, "),
+        slow(["--study=table2", "--results=/proc/nowhere"], "cannot be written (No such file or directory)"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_written(flags, sentence, tmp_path):

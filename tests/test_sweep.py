@@ -1,23 +1,25 @@
 """A whole sweep in this process: one compilation, each run its own result and files, and resumes."""
 
 import csv
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
-import time
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from rlx2_jax import files, policies
-from rlx2_jax.errors import WorkdirError
+from rlx2_jax.errors import DivergedError, WorkdirError
 from rlx2_jax.sparsity.methods import METHODS
-from rlx2_jax.sweeps import product, sweep, workers
+from rlx2_jax.sweeps import plan, product, sweep, worker, workers
+from rlx2_jax.sweeps import table as sweep_table
 from rlx2_jax.training import program as programs
 from rlx2_jax.training import train
+from rlx2_jax.training.display import Display
 from tests.conftest import ROOT, small
 
 CLOCKS = ("_second", "_seconds")
@@ -180,6 +182,35 @@ def test_a_worker_that_crashes_has_not_diverged():
     assert crashed.returncode not in (0, workers.DIVERGED, workers.REFUSED)
 
 
+def test_a_workers_run_that_diverged_is_done_for_good(tmp_path, monkeypatch):
+    task = {
+        "config": small().to_dict(),
+        "workdir": str(tmp_path),
+        "cores": [*os.sched_getaffinity(0)],
+        "argv": sys.argv,
+    }
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(task | {"cache": None}) + "\n"))
+    monkeypatch.setattr(worker, "_follow_parent", lambda: None)
+    monkeypatch.setattr(worker, "use_cache", lambda cache: None)
+    monkeypatch.setattr(worker, "train", mock.Mock(side_effect=DivergedError("diverged.")))
+    code = worker.main()
+    assert code == workers.DIVERGED
+    laid_out = plan.lay_out(product(small()), parallel="processes")
+    watch = workers._Watch(laid_out, tmp_path, Display(1, False), None)
+    assert not watch.done(laid_out.runs[0])
+    assert watch.ended(workers._Worker(laid_out.runs[0], mock.Mock(returncode=code), io.BytesIO(b"diverged."), (0,)))
+    assert watch.lines[0]["diverged"]
+    # And at the next start.
+    assert workers._Watch(laid_out, tmp_path, Display(1, False), None).done(laid_out.runs[0])
+
+
+def test_a_tables_score_is_the_mean_of_the_last_evaluations(tmp_path):
+    laid_out = plan.lay_out(product(small(score_evaluations=2)))
+    rows = [{"env_steps": 400 * k, "return_mean": float(k), "nonfinite": 0} for k in (1, 3, 2)]
+    (found,) = sweep_table.lines(laid_out, {laid_out.runs[0].name: sweep_table.Standing(rows)})
+    assert (found["score"], found["best"], found["last"]) == (2.5, 3, 2)
+
+
 def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path):
     configs = product(small(**SHORT), seeds=[1], fields={"critic_lr": [3e-4, 1e30]})
     result = quiet(configs, tmp_path, fields=("critic_lr",))
@@ -193,25 +224,17 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path):
     assert again.table == result.table
 
 
-def stop_at_first_checkpoint(workdir, number):
-    """A thread that sends this process a signal once a checkpoint is complete."""
-
-    def watch():
-        while not list(workdir.glob("batches/*/checksums/*.json")):
-            time.sleep(0.005)
-        os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread
-
-
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_stopped_sweep_goes_on_where_it_was_and_ends_with_the_same_table(tmp_path, number):
     configs = product(small(total_steps=4000, checkpoint_every=200), methods=["dense", "rlx2"], seeds=[1])
-    thread = stop_at_first_checkpoint(tmp_path / "stopped", number)
-    stopped = quiet(configs, tmp_path / "stopped")
-    thread.join()
+    told = []
+
+    def stop_once(plan, lines):
+        if lines[0]["env_steps"] and not told:
+            told.append(lines[0]["env_steps"])
+            signal.raise_signal(number)
+
+    stopped = quiet(configs, tmp_path / "stopped", on_table=stop_once)
     assert not stopped.finished
     assert all(line["env_steps"] < 4000 and not line["finished"] for line in stopped.table)
     resumed = quiet(configs, tmp_path / "stopped")

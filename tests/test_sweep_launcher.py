@@ -250,7 +250,7 @@ def test_a_coordinator_that_never_answers_is_waited_for_a_bounded_time(tmp_path)
     said = end(process, code=2)
     assert said.startswith("error: not all processes met at 127.0.0.1:")
     assert said.count("\n") == 1
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 55, "of the 62 that JAX would wait"
     assert not (tmp_path / "none").exists()
 
 

@@ -42,6 +42,7 @@ def test_every_branch_of_a_chunk_stays_a_branch_over_devices(agent, parallel):
     assert products > alone[1]
 
 
+@pytest.mark.slow
 def test_events_that_are_not_due_take_no_time():
     """Events on wide networks beside updates on tiny batches: a chunk without them is several times as fast."""
     layout = Layout(jax.devices()[:1])
