@@ -170,7 +170,8 @@ def test_the_buffer_drops_its_oldest_share_at_every_check_as_long_as_it_may(dyna
     for before, after in r.iterate(250, state, hparams, schedule):
         rows = min(rows + 1, 400 // E)
         check = int(after.progress.env_steps) // 100 > int(before.progress.env_steps) // 100
-        if check and dynamic and rows * E > 100:
+        learning = before.progress.env_steps >= schedule.warmup_steps
+        if check and dynamic and learning and rows * E > 100:
             drop = min(int(np.float32(0.1) * np.float32(rows * E)) // E, rows - 100 // E)
             rows, drops = rows - drop, drops + 1
         assert replays.size(after.replay) == rows * E
