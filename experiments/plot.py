@@ -27,21 +27,20 @@ def main(argv: Sequence[str]) -> int | None:
     if not WORKDIRS.value or not OUTPUT.value:
         raise ConfigError("nothing to draw; name runs with --workdirs and a PNG file with --output.")
     launcher.check_writable(Path(OUTPUT.value).parent, OUTPUT.name)
-    runs, titles = {}, [TITLE.value] if TITLE.value else []
-    for name in WORKDIRS.value:
-        directory = Path(name)
-        config = workdirs.read_config(directory)
-        rows = files.read_json_lines(directory / "metrics.jsonl")
+    runs = {}
+    configs = [workdirs.read_config(Path(name)) for name in WORKDIRS.value]
+    for name, config in zip(WORKDIRS.value, configs, strict=True):
+        rows = files.read_json_lines(Path(name) / "metrics.jsonl")
         if not rows:
-            raise WorkdirError(f"{directory} holds no evaluation yet; let its run go on.")
+            raise WorkdirError(f"{name} holds no evaluation yet; let its run go on.")
         label = config["method"]
         if config["actor_sparsity"] or config["critic_sparsity"]:
             label += f", {100 * config['actor_sparsity']:.3g} % / {100 * config['critic_sparsity']:.3g} % sparse"
         label += f", seed {config['seed']}"
         # Runs that differ in something else are told apart by their directories.
         runs[label if label not in runs else f"{label} ({name})"] = rows
-        titles.append(f"{config['agent'].upper()} on {config['env']} ({config['backend']})")
-    curves.save(curves.draw_comparison(runs, titles[0]), Path(OUTPUT.value))
+    heading = f"{configs[0]['agent'].upper()} on {configs[0]['env']} ({configs[0]['backend']})"
+    curves.save(curves.draw_comparison(runs, TITLE.value or heading), Path(OUTPUT.value))
     return 0
 
 

@@ -67,12 +67,13 @@ def device() -> str:
     if first.platform != "cpu":
         return f"{jax.device_count()} x {first.device_kind}"
     name = processor() or platform.processor() or platform.machine()
-    return f"{name}, {cores()} cores" if cores() != 1 else f"{name}, 1 core"
+    count = len(cores())
+    return f"{name}, {count} cores" if count != 1 else f"{name}, 1 core"
 
 
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores() -> list[int]:
+    """Those this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def processor() -> str:

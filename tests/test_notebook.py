@@ -16,6 +16,5 @@ def test_the_quickstart_notebook_trains_and_draws():
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     printed = "".join(output.get("text", "") for output in outputs)
-    # Where a run so short ends is left to chance, see test_learning.
-    best = float(next(line.split()[1] for line in printed.splitlines() if line.strip().startswith("best")))
-    assert best >= 950
+    score = float(next(line.split()[1] for line in printed.splitlines() if line.strip().startswith("score")))
+    assert score >= 950

@@ -71,10 +71,12 @@ def append(directory: Path, lines: Iterable[Line]) -> None:
         return
     directory.mkdir(parents=True, exist_ok=True)
     with _alone(directory):
-        held = {name_of(line): line for line in read(directory)}
-        every = held | {name: line for name, line in ((name_of(line), line) for line in wanted) if name not in held}
-        if len(every) > len(held):
-            files.write_json_lines(directory / FILE, list(every.values()))
+        kept = {name_of(line): line for line in read(directory)}
+        before = len(kept)
+        for line in wanted:
+            kept.setdefault(name_of(line), line)
+        if len(kept) > before:
+            files.write_json_lines(directory / FILE, list(kept.values()))
 
 
 @contextlib.contextmanager

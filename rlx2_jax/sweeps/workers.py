@@ -20,7 +20,7 @@ from typing import IO, NamedTuple
 
 import jax
 
-from rlx2_jax import files
+from rlx2_jax import files, provenance
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sweeps import plan as plans
 from rlx2_jax.sweeps import table
@@ -50,7 +50,7 @@ def core_groups(count: int | None) -> list[tuple[int, ...]]:
     Raises:
       ConfigError: more workers than cores, or none.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = provenance.cores()
     count = len(cores) if count is None else count
     if not 1 <= count <= len(cores):
         raise ConfigError(f"workers={count}: this machine has {len(cores)} cores; name one to as many.")

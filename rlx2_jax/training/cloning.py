@@ -23,7 +23,6 @@ teaches its standard deviation.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -127,9 +126,9 @@ def clone(
         "lower --buffer_max",
     )
     directory = None if workdir is None else Path(workdir)
-    with contextlib.ExitStack() as stack:
-        if directory is not None:
-            stack.enter_context(workdirs.held(directory, cloning.config, resume=False, overwrite=overwrite))
+    if directory is None:
+        return _clone(cloning, teacher, None, say)
+    with workdirs.held(directory, cloning.config, resume=False, overwrite=overwrite):
         return _clone(cloning, teacher, directory, say)
 
 

@@ -139,7 +139,7 @@ def _key(config: Config) -> str:
         config.data_parallel,
         link_counts(config, env.observation_size, env.action_size),
     )
-    machine = (platform.processor(), provenance.processor(), provenance.cores(), jax.__version__, __version__)
+    machine = (platform.processor(), provenance.processor(), len(provenance.cores()), jax.__version__, __version__)
     return hashlib.sha256(repr((machine, shape)).encode()).hexdigest()[:16]
 
 
