@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import signal
 
 import chex
 import jax
@@ -15,8 +16,10 @@ from rlx2_jax.agents import base
 from rlx2_jax.config import AGENTS
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
 from rlx2_jax.sparsity import masks, topology
+from rlx2_jax.sweeps import workers
 from rlx2_jax.training import clone, make_program, train
 from rlx2_jax.training.cloning import Examples, make_cloning
+from rlx2_jax.training.signals import StopSignals
 from tests.conftest import assert_sparse, assert_zero_off_mask, links_of, small
 
 
@@ -171,6 +174,43 @@ def test_a_clone_leaves_what_a_run_leaves_and_its_masks_are_a_ticket_for_both(tm
         for network in ("actor", "critic"):
             chex.assert_trees_all_equal(ticket.initial[network], kept.final[network])
             chex.assert_trees_all_equal(ticket.final[network], kept.final[network])
+
+
+@pytest.mark.slow
+def test_a_clone_is_made_by_a_worker_as_in_this_process(tmp_path):
+    taught, home = tmp_path / "teacher.npz", tmp_path / "clone"
+    policies.save(taught, *teacher())
+    ends = []
+    workers.work([workers.Task("clone", cloned(), home, taught)], 1, StopSignals(), ends.append)
+    assert [end.code for end in ends] == [0]
+    rows = files.read_json_lines(home / "metrics.jsonl")
+    assert [row["updates"] for row in rows] == [300, 600, 900]
+    assert [row["links_grown"] for row in rows] == [row["links_grown"] for row in result().rows]
+    # Its code is fully optimised, that of tests is not.
+    chex.assert_trees_all_close(policies.load(home / "policy.npz").params, result().policy.params, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_worker_ends_its_clone_when_asked_to_stop_and_tells_why_it_refused(tmp_path):
+    stop, ends = StopSignals(), []
+    missing = workers.Task("clone", cloned(), tmp_path / "clone", tmp_path / "none.npz")
+    workers.work([missing], 1, stop, ends.append)
+    (refused,) = ends
+    assert refused.code == workers.REFUSED
+    assert "none.npz" in refused.how
+    policies.save(tmp_path / "teacher.npz", *teacher())
+    stop.received = "SIGTERM"
+    workers.work([missing._replace(teacher=tmp_path / "teacher.npz")] * 2, 1, stop, ends.append)
+    assert ends == [refused], "none begins"
+    stop.received = None
+
+    def ask(names):
+        stop.received = "SIGTERM"
+
+    long = workers.Task("long", cloned(total_steps=90_000_000), tmp_path / "long", tmp_path / "teacher.npz")
+    workers.work([long], 1, stop, ends.append, ask)
+    assert ends[1].code == -signal.SIGTERM
+    assert not (tmp_path / "long" / "summary.json").exists()
 
 
 def test_a_workdir_that_holds_something_is_replaced_only_when_told_so(tmp_path):

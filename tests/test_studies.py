@@ -18,6 +18,7 @@ from rlx2_jax.errors import ConfigError, DivergedError, WorkdirError
 from rlx2_jax.studies import STUDIES, conduct, frontier, records, report, runs
 from rlx2_jax.studies.catalogue import TABLE_2, Run
 from rlx2_jax.sweeps import plan as plans
+from rlx2_jax.sweeps import workers
 from rlx2_jax.training.signals import StopSignals
 from rlx2_jax.viz import studies as pictures
 from tests.conftest import ROOT, cached, launch
@@ -442,11 +443,12 @@ def test_committed_reports_are_those_of_the_committed_runs(directory):
         assert PIL.Image.open(picture).text["Source"] == report.digest(directory), f"{picture} is not of these runs"
 
 
-@pytest.fixture
-def laboratory(monkeypatch, tmp_path):
+@pytest.fixture(params=["processes", "shard_map"])
+def laboratory(request, monkeypatch, tmp_path):
     """A place to conduct in, where runs and clones take no time; what was made is told in order.
 
-    Sweeps in a directory named in `broken` make nothing: a worker dies, or (True) it is asked to stop.
+    Clones are made by workers, or in this process. Sweeps in a directory named in `broken` make nothing: a worker dies,
+    or (True) it is asked to stop.
     """
     made, broken = [], {}
 
@@ -489,10 +491,32 @@ def laboratory(monkeypatch, tmp_path):
         rows = [{"updates": 5, "return_mean": 1.0, "return_std": 0.0}]
         finish(workdir, config, rows, teacher=teacher.about["made"])
 
+    def work(tasks, count, stop, ended):
+        for task in tasks:
+
+            def say(line):
+                if stop.received:
+                    raise KeyboardInterrupt
+
+            code, teacher = 0, policies.load(task.teacher)
+            try:
+                conduct.cloning.clone(task.config, teacher, task.workdir, overwrite=True, say=say)
+            except DivergedError:
+                code = workers.DIVERGED
+            except KeyboardInterrupt:
+                code = -signal.SIGTERM
+            ended(workers.End(task, code, ""))
+            if stop.received:
+                return
+
     monkeypatch.setattr(conduct, "sweep", sweep)
     monkeypatch.setattr(plans, "build", lambda configs: None)
     monkeypatch.setattr(conduct.cloning, "clone", clone)
-    return conduct.Place(tmp_path / "results" / "tickets", tmp_path / "work", "processes"), made, broken
+    monkeypatch.setattr(conduct.workers, "work", work)
+    return conduct.Place(tmp_path / "results" / "tickets", tmp_path / "work", request.param), made, broken
+
+
+CLONES = ("clone-dynamic", "clone-random", "clone-winning", "clone-winning-release")
 
 
 def conducted(laboratory, seeds, arms=(), study="tickets", **settings):
@@ -539,7 +563,7 @@ def test_a_search_that_gets_no_further_ends(laboratory):
 def test_stages_come_in_order_and_nothing_is_made_twice_when_a_study_grows(laboratory):
     place, *_ = laboratory
     made, said = conducted(laboratory, [0])
-    assert not said
+    assert sorted(said) == [f"{arm}, seed 0: return 1.0 at its end" for arm in CLONES]
     kinds = [run[:3] for run in made]
     assert sorted(kinds[:3]) == [("dense", "fixed", False), ("rlx2", "fixed", False), ("rlx2", "gradient", False)]
     assert kinds[3:5] == [("rlx2", "fixed", True)] * 2
@@ -618,6 +642,28 @@ def test_a_clone_that_is_asked_to_stop_stops_all_and_is_made_again(laboratory, m
     assert len(made) == len(records.read(place.directory)) == 5
     monkeypatch.setattr(conduct.cloning, "clone", clone)
     assert [run[0] for run in conducted(laboratory, [0])[0]] == ["clone"] * 4
+
+
+@pytest.mark.parametrize("laboratory", ["processes"], indirect=True)
+def test_a_clone_whose_worker_died_is_made_again_and_keeps_no_other(laboratory, monkeypatch):
+    place, *_ = laboratory
+    work = conduct.workers.work
+
+    def deadly(tasks, count, stop, ended):
+        for task in tasks:
+            if "dynamic" in task.name:
+                ended(workers.End(task, -signal.SIGKILL, ""))
+            else:
+                work([task], count, stop, ended)
+
+    monkeypatch.setattr(conduct.workers, "work", deadly)
+    said = []
+    wanted = runs(STUDIES["tickets"], ["td3/ant"], [0], {"total_steps": 60_000})
+    assert not conduct.conduct(STUDIES["tickets"], wanted, place, said.append)
+    assert "clone-dynamic, seed 0: its worker was ended by SIGKILL; the same command makes it again" in said
+    assert {run["arm"] for run in records.read(place.directory)} & set(CLONES) == {"clone-random"}
+    monkeypatch.setattr(conduct.workers, "work", work)
+    assert [run[0] for run in conducted(laboratory, [0])[0]] == ["clone"] * 3
 
 
 def test_a_runs_record_is_gathered_from_its_files_without_training(laboratory):

@@ -183,13 +183,14 @@ def test_a_worker_that_crashes_has_not_diverged():
 
 
 def test_a_workers_run_that_diverged_is_done_for_good(tmp_path, monkeypatch):
-    task = {
+    order = {
         "config": small().to_dict(),
         "workdir": str(tmp_path),
+        "teacher": None,
         "cores": [*os.sched_getaffinity(0)],
         "argv": sys.argv,
     }
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(task | {"cache": None}) + "\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(order | {"cache": None}) + "\n"))
     monkeypatch.setattr(worker, "_follow_parent", lambda: None)
     monkeypatch.setattr(worker, "use_cache", lambda cache: None)
     monkeypatch.setattr(worker, "train", mock.Mock(side_effect=DivergedError("diverged.")))
@@ -197,11 +198,12 @@ def test_a_workers_run_that_diverged_is_done_for_good(tmp_path, monkeypatch):
     assert code == workers.DIVERGED
     laid_out = plan.lay_out(product(small()), parallel="processes")
     watch = workers._Watch(laid_out, tmp_path, Display(1, False), None)
-    assert not watch.done(laid_out.runs[0])
-    assert watch.ended(workers._Worker(laid_out.runs[0], mock.Mock(returncode=code), io.BytesIO(b"diverged."), (0,)))
+    (run,) = laid_out.runs
+    assert not watch.done(run.name)
+    assert watch.ended(workers.End(workers.Task(run.name, run.config, watch.directory(run.name)), code, "diverged"))
     assert watch.lines[0]["diverged"]
     # And at the next start.
-    assert workers._Watch(laid_out, tmp_path, Display(1, False), None).done(laid_out.runs[0])
+    assert workers._Watch(laid_out, tmp_path, Display(1, False), None).done(run.name)
 
 
 def test_a_tables_score_is_the_mean_of_the_last_evaluations(tmp_path):

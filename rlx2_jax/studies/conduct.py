@@ -3,7 +3,7 @@
     conduct = row after row,
         stage after stage: runs that need nothing; runs that begin with masks or a teacher which those left; ...
             sweep what no study has recorded; record each run when it is at its end
-            clones, one after another
+            clones of trained agents, recorded likewise
 
 A study that searches has no stages: it trains what the search asks for next, until that needs nothing.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from rlx2_jax.errors import DivergedError
 from rlx2_jax.studies import frontier, records
 from rlx2_jax.studies.catalogue import Run, Study
 from rlx2_jax.sweeps import plan as plans
-from rlx2_jax.sweeps import sweep, table
+from rlx2_jax.sweeps import sweep, table, workers
 from rlx2_jax.training import cloning
 from rlx2_jax.training.signals import StopSignals
 
@@ -120,11 +120,18 @@ def _stages(
             complete &= _sweep(swept, needed, where, train=train)
             _check(stop)
         homes |= _homes(swept, where.workdir)
-        for run in ready:
-            if run.teacher is not None:
-                wanted = train and (run.key in needed or records.name_of_run(run) not in recorded)
-                homes |= _clone(run, homes, place, say, stop, train=wanted)
-                _check(stop)
+        clones = {_clone_home(run, place): run for run in ready if run.teacher is not None}
+        if train:
+            wanted = {
+                home: run
+                for home, run in clones.items()
+                if not _finished(home) and (run.key in needed or records.name_of_run(run) not in recorded)
+            }
+            complete &= _make_clones(wanted, homes, place, say, stop)
+        for home, run in clones.items():
+            if _finished(home):
+                _record_clone(run, home, place)
+                homes[run.key] = home
         depth += 1
     return complete
 
@@ -185,33 +192,74 @@ def _homes(runs: Sequence[Run], workdir: Path) -> Homes:
         return {}
     names = {records.identity(run.config): run.name for run in held.runs}
     found = {run.key: workdir / "runs" / names.get(records.identity(run.config), "") for run in runs}
-    return {key: home for key, home in found.items() if files.read_json(home / "summary.json", {}).get("finished")}
+    return {key: home for key, home in found.items() if _finished(home)}
 
 
-def _clone(
-    run: Run, homes: Homes, place: Place, say: Callable[[str], None], stop: StopSignals, *, train: bool
-) -> Homes:
-    """Make and record a clone, unless it is there; where it is."""
-    assert run.teacher is not None
-    home = place.workdir / "clones" / f"{run.arm}-seed{run.config.seed}"
-    finished = files.read_json(home / "summary.json", {}).get("finished", False)
-    diverged = False
-    if train and not finished:
-        teacher = policies.load(homes[run.row, run.teacher, run.config.seed] / "policy.npz")
+def _finished(home: Path) -> bool:
+    """Whether a directory holds a run, or a clone, that is at its end."""
+    return bool(files.read_json(home / "summary.json", {}).get("finished"))
 
-        def follow(line: str) -> None:
-            say(line)
+
+def _clone_home(run: Run, place: Place) -> Path:
+    return place.workdir / "clones" / f"{run.arm}-seed{run.config.seed}"
+
+
+def _record_clone(run: Run, home: Path, place: Place, *, diverged: bool = False) -> None:
+    records.append(place.directory, [records.of_directory(run, place.directory.name, home, diverged=diverged)])
+
+
+def _make_clones(
+    runs: Mapping[Path, Run], homes: Homes, place: Place, say: Callable[[str], None], stop: StopSignals
+) -> bool:
+    """Make clones in the given directories, side by side if runs are processes; false if a worker died."""
+    tasks = []
+    for home, run in runs.items():
+        assert run.teacher is not None
+        teacher = homes[run.row, run.teacher, run.config.seed] / "policy.npz"
+        tasks.append(workers.Task(home.name, run.config, home, teacher))
+    complete = True
+
+    def ended(end: workers.End) -> None:
+        nonlocal complete
+        home = end.task.workdir
+        run = runs[home]
+        diverged = end.code == workers.DIVERGED
+        if end.code == 0 or diverged:
+            _record_clone(run, home, place, diverged=diverged)
+        if end.code == 0:
+            how = f"return {files.read_json_lines(home / 'metrics.jsonl')[-1]['return_mean']:.1f} at its end"
+        elif diverged:
+            how = end.error
+        elif stop.received:
+            return
+        else:
+            complete = False
+            how = f"its worker {end.how}; the same command makes it again"
+        say(f"{run.arm}, seed {run.config.seed}: {how}")
+
+    if place.parallel == "processes":
+        workers.work(tasks, place.workers, stop, ended)
+    else:
+        for task in tasks:
             _check(stop)
+            ended(_clone(task, say, stop))
+    _check(stop)
+    return complete
 
-        try:
-            cloning.clone(run.config, teacher, home, overwrite=True, say=follow)
-            finished = True
-        except DivergedError as error:
-            say(f"{run.arm}, seed {run.config.seed}: {error}")
-            diverged = True
-    if finished or diverged:
-        records.append(place.directory, [records.of_directory(run, place.directory.name, home, diverged=diverged)])
-    return {run.key: home} if finished else {}
+
+def _clone(task: workers.Task, say: Callable[[str], None], stop: StopSignals) -> workers.End:
+    """Make a clone in this process."""
+    assert task.teacher is not None
+
+    def follow(line: str) -> None:
+        say(line)
+        _check(stop)
+
+    try:
+        cloning.clone(task.config, policies.load(task.teacher), task.workdir, overwrite=True, say=follow)
+    except DivergedError as error:
+        return workers.End(task, workers.DIVERGED, str(error))
+    return workers.End(task, 0, "")
 
 
 def _check(stop: StopSignals) -> None:

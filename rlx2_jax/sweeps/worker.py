@@ -1,7 +1,7 @@
-"""One run as a process of its own: `python -m rlx2_jax.sweeps.worker`, started by `sweeps.workers`.
+"""One run, or clone, as a process of its own: `python -m rlx2_jax.sweeps.worker`, started by `sweeps.workers`.
 
-The first line of standard input says what to do, as JSON: `config`, `workdir`, `cores`, `cache`, `argv`. When
-standard input ends, the parent is gone, and the run saves and ends.
+The first line of standard input says what to do, as JSON: `config`, `workdir`, `teacher`, `cores`, `cache`, `argv`.
+When standard input ends, the parent is gone, and the run saves and ends; a clone, which has nothing to save, ends.
 """
 
 from __future__ import annotations
@@ -13,25 +13,30 @@ import sys
 import threading
 from pathlib import Path
 
+from rlx2_jax import policies
 from rlx2_jax.compilation import use_cache
 from rlx2_jax.config import Config
 from rlx2_jax.errors import DivergedError, RlxError
 from rlx2_jax.sweeps.workers import DIVERGED, REFUSED
+from rlx2_jax.training.cloning import clone
 from rlx2_jax.training.run import train
 
 
 def main() -> int:
-    """Train one run, from its last checkpoint if it has one."""
+    """Train one run, from its last checkpoint if it has one, or make a clone."""
     task = json.loads(sys.stdin.readline())
     sys.argv = task["argv"]  # The command that a person gave, for the run's records.
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, task["cores"])
     use_cache(task["cache"])
     threading.Thread(target=_follow_parent, daemon=True).start()
-    workdir = Path(task["workdir"])
-    resume = any((workdir / "checksums").glob("*.json"))
+    config, workdir = Config.from_dict(task["config"]), Path(task["workdir"])
     try:
-        train(Config.from_dict(task["config"]), workdir, resume=resume, overwrite=not resume, show_progress=False)
+        if task["teacher"] is not None:
+            clone(config, policies.load(Path(task["teacher"])), workdir, overwrite=True)
+        else:
+            resume = any((workdir / "checksums").glob("*.json"))
+            train(config, workdir, resume=resume, overwrite=not resume, show_progress=False)
     except RlxError as error:
         print(error, file=sys.stderr)
         return DIVERGED if isinstance(error, DivergedError) else REFUSED

@@ -2,7 +2,8 @@
 
 On a CPU packed runs are faster than any batching of masked ones, and they cannot be batched: the number of links is a
 shape there. So every worker trains one run of the plan as `experiments/train.py` would, and this process keeps the
-table. A worker that dies loses no more than the steps since its last checkpoint, and no other run.
+table. A worker that dies loses no more than the steps since its last checkpoint, and no other run. A worker may also
+make a clone, which begins anew if its worker died.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import jax
 
 from rlx2_jax import files, provenance
+from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sweeps import plan as plans
 from rlx2_jax.sweeps import table
@@ -37,11 +39,46 @@ POLL_SECONDS = 0.5
 """Between two looks at the workers."""
 
 
+class Task(NamedTuple):
+    """What one worker does."""
+
+    name: str
+    config: Config
+    workdir: Path
+    """Of its run, which is continued from its last checkpoint, or of its clone, which is made anew."""
+    teacher: Path | None = None
+    """The policy to imitate; None to learn by reward."""
+
+
+class End(NamedTuple):
+    """How a worker ended."""
+
+    task: Task
+    code: int
+    """As of its process: a negative one names a signal."""
+    error: str
+    """The last line it wrote, without a full stop."""
+
+    @property
+    def how(self) -> str:
+        """In words; nothing to say of one that did its task."""
+        if self.code > 0:
+            return f"ended with exit code {self.code}: {self.error}"
+        return f"was ended by {signal.Signals(-self.code).name}" if self.code else "was stopped"
+
+
 class _Worker(NamedTuple):
-    run: plans.Run
+    task: Task
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
     cores: tuple[int, ...]
+
+    def end(self) -> End:
+        """How it ended, once it has."""
+        self.errors.seek(0)
+        last = self.errors.read().decode(errors="replace").strip().rpartition("\n")[2].rstrip(".")
+        self.errors.close()
+        return End(self.task, self.process.returncode, last)
 
 
 def core_groups(count: int | None) -> list[tuple[int, ...]]:
@@ -57,6 +94,47 @@ def core_groups(count: int | None) -> list[tuple[int, ...]]:
     return [tuple(cores[k::count]) for k in range(count)]
 
 
+def work(
+    tasks: Sequence[Task],
+    count: int | None,
+    stop: StopSignals,
+    ended: Callable[[End], None],
+    look: Callable[[Sequence[str]], None] = lambda names: None,
+    lock: int | None = None,
+) -> None:
+    """Do all tasks, `count` at a time, until all are done or a stop is asked for.
+
+    Args:
+      tasks: in the order in which they begin.
+      count: workers at once; None for one per core.
+      stop: asked between two looks.
+      ended: told of every worker that ended.
+      look: called between two looks with the names of the tasks that are being done.
+      lock: a file descriptor that workers hold as long as they live.
+    """
+    free = core_groups(count)
+    waiting = list(tasks)
+    active: list[_Worker] = []
+    stopping = False
+    try:
+        while active or (waiting and not stopping):
+            if stop.received and not stopping:
+                stopping = True
+                for each in active:
+                    each.process.terminate()
+            while waiting and free and not stopping:
+                active.append(_start(waiting.pop(0), free.pop(0), lock))
+            time.sleep(POLL_SECONDS)
+            for each in [each for each in active if each.process.poll() is not None]:
+                active.remove(each)
+                free.append(each.cores)
+                ended(each.end())
+            look([each.task.name for each in active])
+    finally:
+        for each in active:
+            each.process.terminate()
+
+
 def go(
     plan: plans.Plan,
     workdir: Path,
@@ -66,14 +144,14 @@ def go(
     display: Display,
     on_table: table.Listener | None = None,
 ) -> tuple[list[table.Line], list[str]]:
-    """Train every run that is not done, `count` at a time, until all are done or a stop is asked for.
+    """Train every run that is not done, until all are done or a stop is asked for.
 
     Args:
       plan: without batches.
       workdir: of the sweep.
-      count: workers at once; None for one per core.
-      lock: file descriptor of the workdir's lock, which workers hold as long as they live.
-      stop: asked between two looks.
+      count: as for `work`.
+      lock: file descriptor of the workdir's lock.
+      stop: as for `work`.
       display: shows what comes in.
       on_table: told of every table that is written.
 
@@ -81,30 +159,15 @@ def go(
       The table, and the names of runs whose worker died.
     """
     watch = _Watch(plan, workdir, display, on_table)
-    free = core_groups(count)
-    waiting = [run for run in plan.runs if not watch.done(run)]
-    active: list[_Worker] = []
     failed: list[str] = []
-    stopping = False
-    try:
-        while active or (waiting and not stopping):
-            if stop.received and not stopping:
-                stopping = True
-                for each in active:
-                    each.process.terminate()
-            while waiting and free and not stopping:
-                active.append(_start(waiting.pop(0), workdir, free.pop(0), lock))
-            time.sleep(POLL_SECONDS)
-            for each in [each for each in active if each.process.poll() is not None]:
-                active.remove(each)
-                free.append(each.cores)
-                if not watch.ended(each) and not stopping:
-                    failed.append(each.run.name)
-            watch.look([each.run for each in active])
-    finally:
-        for each in active:
-            each.process.terminate()
-    watch.look(plan.runs, always=True)
+
+    def ended(end: End) -> None:
+        if not watch.ended(end) and not stop.received:
+            failed.append(end.task.name)
+
+    tasks = [Task(run.name, run.config, watch.directory(run.name)) for run in plan.runs if not watch.done(run.name)]
+    work(tasks, count, stop, ended, watch.look, lock)
+    watch.look([run.name for run in plan.runs], always=True)
     return watch.lines, failed
 
 
@@ -117,38 +180,36 @@ class _Watch:
         self.workdir = workdir
         self.display = display
         self.diverged: dict[str, int] = files.read_json(workdir / "diverged.json", {})
-        self.standings = {run.name: self._standing(run) for run in plan.runs}
+        self.standings = {run.name: self._standing(run.name) for run in plan.runs}
         self.lines: list[table.Line] = []
-        self.look(plan.runs, always=True)
+        self.look([run.name for run in plan.runs], always=True)
 
-    def done(self, run: plans.Run) -> bool:
+    def directory(self, name: str) -> Path:
+        """Of a run."""
+        return self.workdir / "runs" / name
+
+    def done(self, name: str) -> bool:
         """Whether a run is not to be started."""
-        return self.standings[run.name].finished or run.name in self.diverged
+        return self.standings[name].finished or name in self.diverged
 
-    def ended(self, each: _Worker) -> bool:
+    def ended(self, end: End) -> bool:
         """Note how a worker ended, and say so unless its run is done; false if it is to be continued."""
-        name, code = each.run.name, each.process.returncode
-        each.errors.seek(0)
-        last = each.errors.read().decode(errors="replace").strip().rpartition("\n")[2].rstrip(".")
-        each.errors.close()
-        standing = self.standings[name] = self._standing(each.run)
-        if code == DIVERGED:
+        name = end.task.name
+        standing = self.standings[name] = self._standing(name)
+        if end.code == DIVERGED:
             self.diverged[name] = standing.rows[-1]["env_steps"] if standing.rows else 0
             files.write_json(self.workdir / "diverged.json", self.diverged)
-            self.standings[name] = self._standing(each.run)
-        self.look([each.run], always=True)
-        if self.done(each.run):
+            self.standings[name] = self._standing(name)
+        self.look([name], always=True)
+        if self.done(name):
             return True
-        how = f"ended with exit code {code}: {last}" if code > 0 else "was stopped"
-        if code < 0:
-            how = f"was ended by {signal.Signals(-code).name}"
-        how += "" if code == REFUSED else "; the same command continues the run"
-        self.display.say(f"{name}: its worker {how}")
+        further = "" if end.code == REFUSED else "; the same command continues the run"
+        self.display.say(f"{name}: its worker {end.how}{further}")
         return False
 
-    def look(self, runs: Sequence[plans.Run], *, always: bool = False) -> None:
+    def look(self, names: Sequence[str], *, always: bool = False) -> None:
         """Read what there is of some runs; if anything is new, the table and the bar say so."""
-        found = {run.name: self._standing(run) for run in runs}
+        found = {name: self._standing(name) for name in names}
         if not always and all(len(self.standings[name].rows) == len(new.rows) for name, new in found.items()):
             return
         self.standings |= found
@@ -158,33 +219,34 @@ class _Watch:
             self.on_table(self.plan, self.lines)
         self.display.advance(sum(line["env_steps"] for line in self.lines), table.means_text(self.lines))
 
-    def _standing(self, run: plans.Run) -> table.Standing:
-        directory = self.workdir / "runs" / run.name
+    def _standing(self, name: str) -> table.Standing:
+        directory = self.directory(name)
         rows = files.read_json_lines(directory / "metrics.jsonl")
         finished = files.read_json(directory / "summary.json", {}).get("finished", False)
-        return table.Standing(rows, finished, self.diverged.get(run.name))
+        return table.Standing(rows, finished, self.diverged.get(name))
 
 
-def _start(run: plans.Run, workdir: Path, cores: tuple[int, ...], lock: int) -> _Worker:
+def _start(task: Task, cores: tuple[int, ...], lock: int | None) -> _Worker:
     errors = tempfile.TemporaryFile()  # noqa: SIM115
     process = subprocess.Popen(
         [sys.executable, "-m", "rlx2_jax.sweeps.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=errors,
-        pass_fds=(lock,),
+        pass_fds=() if lock is None else (lock,),
         # Ctrl-C at a terminal reaches this process alone, which passes it on once.
         start_new_session=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )
-    task = {
-        "config": run.config.to_dict(),
-        "workdir": str(workdir / "runs" / run.name),
+    order = {
+        "config": task.config.to_dict(),
+        "workdir": str(task.workdir),
+        "teacher": None if task.teacher is None else str(task.teacher),
         "cores": cores,
         "cache": jax.config.values["jax_compilation_cache_dir"],
         "argv": sys.argv,
     }
     assert process.stdin is not None
-    process.stdin.write(json.dumps(task).encode() + b"\n")
+    process.stdin.write(json.dumps(order).encode() + b"\n")
     process.stdin.flush()
-    return _Worker(run, process, errors, cores)
+    return _Worker(task, process, errors, cores)
