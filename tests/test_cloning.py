@@ -154,9 +154,14 @@ def test_the_same_seed_gives_the_same_clone_and_another_another():
 
 
 def test_a_clone_leaves_what_a_run_leaves_and_its_masks_are_a_ticket_for_both(tmp_path):
-    lines = []
-    found = clone(cloned(), teacher(), tmp_path / "clone", say=lines.append)
-    assert len(lines) == 3
+    seen = []
+
+    def look(line):
+        rows = files.read_json_lines(tmp_path / "clone" / "metrics.jsonl")
+        seen.append((len(rows), json.loads((tmp_path / "clone" / "summary.json").read_text())["finished"]))
+
+    found = clone(cloned(), teacher(), tmp_path / "clone", say=look)
+    assert seen == [(1, False), (2, False), (3, False)]
     assert files.read_json_lines(tmp_path / "clone" / "metrics.jsonl") == found.rows
     loaded = policies.load(tmp_path / "clone" / "policy.npz")
     chex.assert_trees_all_equal(loaded.params, found.policy.params)

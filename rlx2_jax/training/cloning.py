@@ -108,8 +108,9 @@ def clone(
     Args:
       config: need not be resolved; see the table above.
       teacher: of the same task, sparse or not, of any agent.
-      workdir: where to leave config.json, and at the end metrics.jsonl, policy.npz, masks.npz and, last, summary.json;
-        None keeps nothing. A clone that was stopped begins anew.
+      workdir: where to leave config.json, after each evaluation metrics.jsonl and summary.json, and at the end
+        policy.npz, masks.npz and, last, a summary.json that says finished; None keeps nothing. A clone that was stopped
+        begins anew.
       overwrite: replace whatever run or clone `workdir` holds.
       say: takes a line per evaluation.
 
@@ -147,14 +148,16 @@ def _clone(cloning: Cloning, teacher: policies.Policy, directory: Path | None, s
     for _ in range(c.num_evaluations):
         state, values = report(learn(state, examples))
         row = plain_row(values)
-        if not (math.isfinite(row["loss"]) and math.isfinite(row["return_mean"])):
-            if directory is not None:
-                _write_progress(directory, rows, c.compute, time.perf_counter() - began, finished=False)
+        healthy = math.isfinite(row["loss"]) and math.isfinite(row["return_mean"])
+        if healthy:
+            rows.append(row)
+        if directory is not None:
+            _write_progress(directory, rows, c.compute, time.perf_counter() - began, finished=False)
+        if not healthy:
             raise DivergedError(
                 f"cloning diverged before update {row['updates']:,}: its error or its actions are not finite; try "
                 "a smaller --actor_lr."
             )
-        rows.append(row)
         say(f"update {row['updates']:,}: return {row['return_mean']:.1f}, error {row['loss']:.2g}")
     actor = jax.device_get(jax.jit(base.unpack)(state.actor))
     about = policies.describe(c, c.buffer_max or 0, rows[-1]["return_mean"]) | {"updates": c.total_steps}
