@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ Lines = Sequence[Mapping[str, Any]]
 
 RESAMPLES = 500
 """For a band, which is drawn and not read."""
+
+LABEL_WIDTH = 9
+"""Characters beside each other under a bar; a longer name goes on in the next line after a hyphen."""
 
 
 def draw_arms(
@@ -57,7 +61,9 @@ def draw_arms(
         right.axhline(baseline.value, color="black", lw=0.8, ls="--")
         if baseline.fewest > 1:
             right.axhspan(baseline.low, baseline.high, color="black", alpha=0.07, lw=0)
-    right.set_xticks(range(len(arms)), [f"{name}\nn={len(lines)}" for name, lines in arms.items()], fontsize=8)
+    # A bar is narrower than a long name.
+    labels = [f"{textwrap.fill(name, LABEL_WIDTH)}\nn={len(lines)}" for name, lines in arms.items()]
+    right.set_xticks(range(len(arms)), labels, fontsize=8)
     right.set(title="score, 95 % interval and every seed", ylabel="return per episode")
     tidy(left)
     right.spines[["top", "right"]].set_visible(False)
