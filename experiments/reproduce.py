@@ -1,8 +1,8 @@
 """Run a table or figure of the paper, and see our numbers beside its own.
 
 python experiments/reproduce.py --study=table2 --smoke                             every part of it, in a minute
-python experiments/reproduce.py --study=table2 --rows=td3/hopper --seeds=4 --total_steps=500000 --kernel_init=lecun
-python experiments/reproduce.py --study=buffer --rows=td3/hopper --seeds=3 --scale=0.1 --kernel_init=lecun
+python experiments/reproduce.py --study=table2 --rows=td3/hopper --seeds=4 --scale=0.1 --kernel_init=lecun \\
+    --warmup_steps=25000                                                           a row, a tenth as long as the paper's
 python experiments/reproduce.py --study=table2 --report_only                       the report again, from what is kept
 
 Runs end up in <results>/<study>/runs.jsonl, and what they say in README.md beside it. The same command continues what

@@ -31,6 +31,22 @@ SCALED = ("warmup_steps", "evolve_interval", "n_step_delay", "buffer_check_inter
 
 SPARSITIES = ("actor_sparsity", "critic_sparsity")
 
+DISTANCES = {
+    "half_mse": "half the squared error per action dimension to the noise-free action stored",
+    "l2": "Euclidean distance to the action taken",
+}
+"""What `distance` says, in words."""
+
+READING = """\
+Intervals are 95 % bootstrap intervals over seeds, rough and rather too narrow for a handful of them; that of three
+seeds reaches from the lowest to the highest. P(a better) is the share of pairs of seeds in which a scores more; [1.00,
+1.00] says only that no seed of one reaches one of the other, which between three and three of the same kind happens
+once in ten times, between four and four once in 35. The interquartile mean of three seeds is their mean. "Difference"
+is ours minus the paper's in points, with the uncertainty of ours alone; "size" and "FLOPs" are relative to the dense
+agent; "seeds" are the scores, in the order of the seeds. The paper's agents were trained for 3 million steps on
+MuJoCo's tasks, ours on Brax's, which are others: compare percentages of the dense agent, not returns."""
+"""How to read the tables."""
+
 
 class Group(NamedTuple):
     """Runs that may be compared."""
@@ -116,10 +132,8 @@ def markdown(directory: Path, name: str, study: Study) -> str:
         f"# {study.title}",
         study.question,
         f"Made of [runs.jsonl](runs.jsonl) ({len(lines)} runs) by "
-        f"`python experiments/reproduce.py --study={name} --report_only`. Intervals are 95 % bootstrap intervals over "
-        "seeds; with a handful of seeds they are rough, and too narrow rather than too wide. The paper's agents were "
-        "trained for 3 million steps on MuJoCo's tasks, ours on Brax's, which are others: compare percentages of the "
-        "dense agent, not returns.",
+        f"`python experiments/reproduce.py --study={name} --report_only`.",
+        READING,
     ]
     found = groups(lines)
     for group, stem, title in zip(found, _stems(found), _titles(found), strict=True):
@@ -186,21 +200,32 @@ def _conditions(group: Group) -> str:
             f"{c['eval_episodes']} episodes each."
         )
     times = ", ".join(f"{name} {c[name]:,}" for name in SCALED)
-    sizes = {line["config"]["buffer_max"] for line in group.lines}
     return (
         f"Brax `{c['backend']}`; {c['total_steps']:,} environment steps where the paper has {PAPER_STEPS:,}, its "
         f"points in time times {c['schedule_scale']:.3g} unless named ({times}); {c['num_envs']} environments, "
-        f"{c['update_ratio']:g} update per step"
-        + (f", a buffer of {c['buffer_max']:,} transitions" if len(sizes) == 1 else "")
-        + f"{settings}. Score: mean of the last {c['score_evaluations']} evaluations, every {c['eval_every']:,} steps, "
-        f"of {c['eval_episodes']} episodes each, from initial states drawn afresh."
+        f"{c['update_ratio']:g} update per step{_buffers(group)}{settings}. Score: mean of the last "
+        f"{c['score_evaluations']} evaluations, every {c['eval_every']:,} steps, of {c['eval_episodes']} episodes each "
+        "from fresh initial states."
     )
+
+
+def _buffers(group: Group) -> str:
+    """The buffers of a group's runs, as part of a sentence."""
+    c = group.config
+    sizes = {line["config"]["buffer_max"] for line in group.lines}
+    size = f"of at most {c['buffer_max']:,} transitions, not scaled" if len(sizes) == 1 else "of the arm's size"
+    text = f"; a buffer {size}"
+    if any(line["config"]["dynamic_buffer"] for line in group.lines):
+        what = f"the policy distance of its oldest is over {c['distance_threshold']:g} ({DISTANCES[c['distance']]})"
+        how = f"drops {100 * c['drop_ratio']:g} % at a check when" if c["drop_rule"] == "once" else "drops as long as"
+        text += f"; a dynamic one {how} {what}, and keeps {c['buffer_min']:,}"
+    return text
 
 
 def _table(group: Group, study: Study) -> str:
     arms = group.arms(study)
     paper = group.paper(study)
-    hero = study.hero if group.kind == records.LEARNING else f"clone-{study.hero}"
+    hero = _hero(group, study)
     dense = group.sample(DENSE) if DENSE in arms else None
     head = ["arm", "n", "score", "interquartile mean", "% of dense", "paper, %", "difference", f"P({hero} better)"]
     rows = [[*head, "size", "FLOPs, training", "seeds"]]
@@ -226,6 +251,11 @@ def _table(group: Group, study: Study) -> str:
             ]
         )
     return _markdown_table(rows)
+
+
+def _hero(group: Group, study: Study) -> str:
+    """The arm that a group is about."""
+    return study.hero if group.kind == records.LEARNING else f"clone-{study.hero}"
 
 
 def _of_dense(
@@ -312,11 +342,13 @@ def _draw(group: Group, study: Study, stem: Path, title: str, source: str) -> No
         shown = {name: lines for name, lines in arms.items() if name != DENSE}
     else:
         shown = arms
-    figure = pictures.draw_arms(shown, estimates, estimates.get(DENSE), title)
+    hero = _hero(group, study)
+    figure = pictures.draw_arms(shown, estimates, estimates.get(DENSE), title, hero)
     curves.save(figure, stem.with_name(f"{stem.name}.png"), source)
     if study.figure == "buffer":
         kept = {name: lines for name, lines in arms.items() if name != DENSE}
-        figure = pictures.draw_buffer(kept, group.config["distance_threshold"], title)
+        c = group.config
+        figure = pictures.draw_buffer(kept, c["distance_threshold"], c["buffer_min"], title, hero)
         curves.save(figure, stem.with_name(f"{stem.name}-buffer.png"), source)
     if study.figure == "sparsity" and (relative := _by_sparsity(group, arms)):
         curves.save(pictures.draw_sparsity(relative, title), stem.with_name(f"{stem.name}-sparsity.png"), source)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlx2_jax import statistics
@@ -25,66 +27,103 @@ LABEL_WIDTH = 9
 
 
 def draw_arms(
-    arms: Mapping[str, Lines], estimates: Mapping[str, Estimate], baseline: Estimate | None, title: str
+    arms: Mapping[str, Lines],
+    estimates: Mapping[str, Estimate],
+    baseline: Estimate | None,
+    title: str,
+    hero: str | None = None,
 ) -> Figure:
-    """Learning curves of all arms, and their scores beside each other.
+    """Learning curves, a panel per arm, and the scores of all arms beside each other.
 
     Args:
       arms: runs by arm.
       estimates: of the mean score, by arm.
-      baseline: the dense agent's, drawn as a line with a band.
+      baseline: the dense agent's, drawn as a line with a band beside the scores; if it is one of the arms, its mean
+        curve is in the other arms' panels too.
       title: of the picture.
+      hero: the arm that has the same colour in all pictures.
     """
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1.7, 1])
-    colors = _colors(arms)
-    for name, lines in arms.items():
-        _band(left, lines, "return_mean", colors[name], name)
+    columns = math.ceil(math.sqrt(len(arms)))
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[1.7, 1], squeeze=False)[0]
+    panels = left.subplots(math.ceil(len(arms) / columns), columns, sharex=True, sharey=True, squeeze=False)
+    colors = _colors(arms, hero)
     cloned = any(line["kind"] == "cloning" for lines in arms.values() for line in lines)
-    left.set(
-        title=title,
-        xlabel="updates" if cloned else "environment steps",
-        ylabel="return per episode (mean, 95 % interval)",
-    )
-    left.legend(loc="best", frameon=False, fontsize=8)
-    for i, (name, lines) in enumerate(arms.items()):
-        found = estimates[name]
-        right.bar(i, found.value, color=colors[name], alpha=0.55, width=0.7)
-        if found.fewest > 1:
-            right.errorbar(
-                i, found.value, [[found.value - found.low], [found.high - found.value]], color="black", capsize=4
-            )
-        right.plot(
-            [i + 0.18] * len(lines), [line["score"] for line in lines], "o", color=colors[name], ms=4, mec="white"
-        )
-    if baseline is not None:
-        right.axhline(baseline.value, color="black", lw=0.8, ls="--")
-        if baseline.fewest > 1:
-            right.axhspan(baseline.low, baseline.high, color="black", alpha=0.07, lw=0)
-    # A bar is narrower than a long name.
-    labels = [f"{textwrap.fill(name, LABEL_WIDTH)}\nn={len(lines)}" for name, lines in arms.items()]
-    right.set_xticks(range(len(arms)), labels, fontsize=8)
-    right.set(title="score, 95 % interval and every seed", ylabel="return per episode")
-    tidy(left)
-    right.spines[["top", "right"]].set_visible(False)
-    right.grid(axis="y", alpha=0.25)
+    for panel, (name, lines) in zip(panels.flat, arms.items(), strict=False):
+        _band(panel, lines, "return_mean", colors[name], name)
+        _seeds(panel, lines, "return_mean", colors[name])
+        if "dense" in arms and name != "dense":
+            steps, points = _means(arms["dense"], "return_mean")
+            panel.plot(steps, [p.value for p in points], color=colors["dense"], lw=0.8, ls="--")
+        panel.set_title(name, fontsize=9, color=colors[name])
+        tidy(panel)
+    for panel in panels.flat[len(arms) :]:
+        panel.set_visible(False)
+    dashed = ", dashed: dense" if "dense" in arms else ""
+    left.suptitle(f"{title}\nthin: seeds, thick: mean, band: its 95 % interval{dashed}", fontsize=10)
+    left.supxlabel("updates" if cloned else "environment steps", fontsize=9)
+    left.supylabel("return per episode", fontsize=9)
+    _draw_scores(right.subplots(), arms, estimates, baseline, colors)
     return figure
 
 
-def draw_buffer(arms: Mapping[str, Lines], threshold: float, title: str) -> Figure:
-    """Transitions kept and policy distance over time, by arm."""
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
-    kept, distance = figure.subplots(1, 2)
-    colors = _colors(arms)
+def _draw_scores(
+    axis: Axes,
+    arms: Mapping[str, Lines],
+    estimates: Mapping[str, Estimate],
+    baseline: Estimate | None,
+    colors: Mapping[str, str],
+) -> None:
+    for i, (name, lines) in enumerate(arms.items()):
+        found = estimates[name]
+        axis.bar(i, found.value, color=colors[name], alpha=0.45, width=0.7)
+        if found.fewest > 1:
+            axis.errorbar(
+                i - 0.15, found.value, [[found.value - found.low], [found.high - found.value]], color="black", capsize=4
+            )
+        # Beside each other, so that equal scores do not hide one another.
+        places = i + np.linspace(0.02, 0.28, len(lines)) if len(lines) > 1 else [i + 0.15]
+        scores = [line["score"] for line in sorted(lines, key=lambda line: line["seed"])]
+        axis.plot(places, scores, "o", color=colors[name], ms=4.5, mec="black", mew=0.5)
+    if baseline is not None:
+        axis.axhline(baseline.value, color="black", lw=0.8, ls="--", label="dense, with its interval")
+        if baseline.fewest > 1:
+            axis.axhspan(baseline.low, baseline.high, color="black", alpha=0.07, lw=0)
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=8)
+    # A bar is narrower than a long name.
+    labels = [f"{textwrap.fill(name, LABEL_WIDTH)}\nn={len(lines)}" for name, lines in arms.items()]
+    axis.set_xticks(range(len(arms)), labels, fontsize=8)
+    axis.set(ylabel="score (dots: seeds, bar: mean, 95 % interval)", xlim=(-0.6, max(len(arms), 3) - 0.4))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", alpha=0.25)
+
+
+def draw_buffer(arms: Mapping[str, Lines], threshold: float, least: int, title: str, hero: str | None = None) -> Figure:
+    """Transitions kept and policy distance over time, by arm.
+
+    Args:
+      arms: runs by arm.
+      threshold: policy distance above which a dynamic buffer drops old data.
+      least: transitions that it never drops.
+      title: of the picture.
+      hero: as for `draw_arms`.
+    """
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    figure.suptitle(f"{title} (thin: seeds, thick: mean)")
+    kept, far = figure.subplots(1, 2)
+    colors = _colors(arms, hero)
     for name, lines in arms.items():
-        _band(kept, lines, "replay_size", colors[name], name)
-        _band(distance, lines, "policy_distance", colors[name], name)
-    kept.set(title=f"{title}: transitions kept", xlabel="environment steps", ylim=(0, None))
-    distance.axhline(threshold, color="black", lw=0.8, ls="--")
-    distance.set(title="policy distance of the oldest (dashed: threshold)", xlabel="environment steps", ylim=(0, None))
-    kept.legend(loc="upper left", frameon=False, fontsize=8)
-    tidy(kept)
-    tidy(distance)
+        for axis, column in ((kept, "replay_size"), (far, "policy_distance")):
+            _seeds(axis, lines, column, colors[name])
+            steps, points = _means(lines, column)
+            axis.plot(steps, [p.value for p in points], color=colors[name], lw=2, label=name)
+    kept.axhline(least, color="black", lw=0.8, ls=":", label="fewest that a dynamic one keeps")
+    kept.set(xlabel="environment steps", ylabel="transitions kept", yscale="log")
+    far.axhline(threshold, color="black", lw=0.8, ls="--", label="threshold")
+    far.set(xlabel="environment steps", ylabel="policy distance of the oldest", ylim=(0, None))
+    for axis, corner in ((kept, "lower right"), (far, "upper right")):
+        axis.legend(loc=corner, frameon=False, fontsize=8)
+        tidy(axis)
     return figure
 
 
@@ -111,14 +150,31 @@ def draw_sparsity(methods: Mapping[str, Mapping[float, Estimate]], title: str) -
     return figure
 
 
-def _colors(arms: Mapping[str, Any]) -> dict[str, str]:
-    """Grey for the dense agent, the others in order."""
-    others = [name for name in arms if name != "dense"]
-    return {"dense": COLORS[-1], **{name: COLORS[i % (len(COLORS) - 1)] for i, name in enumerate(others)}}
+def _colors(arms: Mapping[str, Any], hero: str | None) -> dict[str, str]:
+    """Grey for the dense agent, the first one for the hero, the others in order."""
+    others = [name for name in arms if name not in ("dense", hero)]
+    cycle = {name: COLORS[1 + i % (len(COLORS) - 2)] for i, name in enumerate(others)}
+    return {"dense": COLORS[-1], hero or "": COLORS[0], **cycle}
 
 
-def _band(axis: Any, lines: Lines, name: str, color: str, label: str) -> None:
-    """Mean with its interval over the seeds that have the evaluation: a diverged run has none after its end."""
+def _seeds(axis: Axes, lines: Lines, name: str, color: str) -> None:
+    """Every run as a thin line."""
+    for line in lines:
+        found = line["evaluations"]
+        if name in found:
+            values = [np.nan if value is None else value for value in found[name]]
+            axis.plot(found["steps"], values, color=color, lw=0.5, alpha=0.6)
+
+
+def _band(axis: Axes, lines: Lines, name: str, color: str, label: str) -> None:
+    """Mean with its interval."""
+    steps, points = _means(lines, name)
+    axis.fill_between(steps, [p.low for p in points], [p.high for p in points], color=color, alpha=0.15, lw=0)
+    axis.plot(steps, [p.value for p in points], color=color, label=label, lw=1.5)
+
+
+def _means(lines: Lines, name: str) -> tuple[list[int], list[Estimate]]:
+    """Means over the seeds that have the evaluation: a diverged run has none after its end."""
     found = [(line["evaluations"]["steps"], line["evaluations"][name]) for line in lines if name in line["evaluations"]]
     at: dict[int, list[float]] = {}
     for steps, values in found:
@@ -126,6 +182,4 @@ def _band(axis: Any, lines: Lines, name: str, color: str, label: str) -> None:
             if value is not None:
                 at.setdefault(step, []).append(value)
     steps = sorted(at)
-    points = [statistics.estimate(statistics.mean, [np.array(at[step])], resamples=RESAMPLES) for step in steps]
-    axis.fill_between(steps, [p.low for p in points], [p.high for p in points], color=color, alpha=0.15, lw=0)
-    axis.plot(steps, [p.value for p in points], color=color, label=label, lw=1.5)
+    return steps, [statistics.estimate(statistics.mean, [np.array(at[step])], resamples=RESAMPLES) for step in steps]
