@@ -1,13 +1,12 @@
 """Run a table or figure of the paper, and see our numbers beside its own.
 
-python experiments/reproduce.py --study=table2 --smoke                             every part of it, in a minute
-python experiments/reproduce.py --study=table2 --rows=td3/hopper --seeds=4 --scale=0.1 --kernel_init=lecun \\
-    --warmup_steps=25000                                                           a row, a tenth as long as the paper's
-python experiments/reproduce.py --study=table2 --report_only                       the report again, from what is kept
+python experiments/reproduce.py --study=table2 --smoke                                   every part of it, in a minute
+python experiments/reproduce.py --study=table2 --rows=td3/hopper --seeds=4 --scale=0.1   a row, a tenth of its length
+python experiments/reproduce.py --study=table2 --report_only                             the report again, from what is kept
 
-Runs end up in <results>/<study>/runs.jsonl, and what they say in README.md beside it. The same command continues what
-was stopped; more rows, seeds or another length add to the same files. A run that any study has recorded is not made
-again.
+The project's README.md has the commands of the recorded studies. Runs end up in <results>/<study>/runs.jsonl, and what
+they say in README.md beside it. The same command continues what was stopped; more rows, seeds or another length add to
+the same files. A run that any study has recorded is not made again.
 """
 
 from __future__ import annotations
