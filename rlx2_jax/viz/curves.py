@@ -84,8 +84,8 @@ def draw_comparison(runs: Mapping[str, Rows], title: str) -> Figure:
         steps, mean, std = (column(rows, k) for k in ("env_steps", "return_mean", "return_std"))
         axis.fill_between(steps, mean - std, mean + std, color=color, alpha=0.15, lw=0)
         axis.plot(steps, mean, color=color, label=name)
-    axis.set(title=title, xlabel="environment steps", ylabel="return per episode (± 1 std)")
-    axis.legend(loc="best", frameon=False)
+    axis.set(title=title, xlabel="environment steps", ylabel="return per episode (± 1 std over episodes)")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     tidy(axis)
     return figure
 
