@@ -209,13 +209,15 @@ def test_a_worker_ends_its_clone_when_asked_to_stop_and_tells_why_it_refused(tmp
     assert ends == [refused], "none begins"
     stop.received = None
 
+    summary = tmp_path / "long" / "summary.json"
+
     def ask(names):
-        stop.received = "SIGTERM"
+        stop.received = "SIGTERM" if summary.exists() else None
 
     long = workers.Task("long", cloned(total_steps=90_000_000), tmp_path / "long", tmp_path / "teacher.npz")
     workers.work([long], 1, stop, ends.append, ask)
     assert ends[1].code == -signal.SIGTERM
-    assert not (tmp_path / "long" / "summary.json").exists()
+    assert files.read_json(summary, {})["finished"] is False
 
 
 def test_a_workdir_that_holds_something_is_replaced_only_when_told_so(tmp_path):

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from rlx2_jax import accounting, envs, files, policies, presets, provenance, statistics, tickets
 from rlx2_jax.config import Config, resolve
-from rlx2_jax.errors import ConfigError, DivergedError, WorkdirError
+from rlx2_jax.errors import ConfigError, DivergedError, RlxError, WorkdirError
 from rlx2_jax.studies import STUDIES, conduct, frontier, records, report, runs
 from rlx2_jax.studies.catalogue import TABLE_2, Run
 from rlx2_jax.sweeps import plan as plans
@@ -358,6 +358,23 @@ def test_a_band_is_of_the_runs_that_have_the_evaluation():
     np.testing.assert_array_equal(axis.lines[0].get_ydata(), [2, 3, 3])
 
 
+def test_a_curve_over_sparsities_is_drawn_whichever_arms_there_are(tmp_path):
+    arms = ("rigl@0.9", "ss@0.95")
+    records.append(tmp_path, [line(arm, seed, study="sparsity-curve") for arm in arms for seed in (0, 1)])
+    report.write(tmp_path, "sparsity-curve", STUDIES["sparsity-curve"])
+    assert (tmp_path / "td3-hopper-60000.png").exists()
+
+
+def test_names_under_bars_are_broken_at_hyphens_alone():
+    arms = {name: [line()] for name in ("dense", "rlx2@0.995", "winning-release")}
+    estimates = {name: statistics.estimate(statistics.mean, [np.array([1.0])]) for name in arms}
+    figure = pictures.draw_arms(arms, estimates, None, "title")
+    labels = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
+    assert labels == ["dense\nn=1", "rlx2@0.995\nn=1", "winning-\nrelease\nn=1"]
+    shown = [axis for axis in figure.axes[:-1] if axis.get_visible()]
+    assert [axis.get_title() for axis in shown] == list(arms)
+
+
 def test_a_dense_agent_that_has_not_learned_is_no_measure(tmp_path):
     records.append(tmp_path, [line("dense", 0, -100.0), line("dense", 1, -110.0), line("rlx2", 0, -300.0)])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
@@ -443,12 +460,15 @@ def test_committed_reports_are_those_of_the_committed_runs(directory):
         assert PIL.Image.open(picture).text["Source"] == report.digest(directory), f"{picture} is not of these runs"
 
 
-@pytest.fixture(params=["processes", "shard_map"])
+both_ways = pytest.mark.parametrize("laboratory", ["processes", "shard_map"], indirect=True)
+"""With clones made by workers, and in this process."""
+
+
+@pytest.fixture
 def laboratory(request, monkeypatch, tmp_path):
     """A place to conduct in, where runs and clones take no time; what was made is told in order.
 
-    Clones are made by workers, or in this process. Sweeps in a directory named in `broken` make nothing: a worker dies,
-    or (True) it is asked to stop.
+    Sweeps in a directory named in `broken` make nothing: a worker dies, or (True) it is asked to stop.
     """
     made, broken = [], {}
 
@@ -498,14 +518,15 @@ def laboratory(request, monkeypatch, tmp_path):
                 if stop.received:
                     raise KeyboardInterrupt
 
-            code, teacher = 0, policies.load(task.teacher)
+            code, error, teacher = 0, "", policies.load(task.teacher)
             try:
                 conduct.cloning.clone(task.config, teacher, task.workdir, overwrite=True, say=say)
-            except DivergedError:
-                code = workers.DIVERGED
+            except RlxError as problem:
+                code = workers.DIVERGED if isinstance(problem, DivergedError) else workers.REFUSED
+                error = str(problem).rstrip(".")
             except KeyboardInterrupt:
                 code = -signal.SIGTERM
-            ended(workers.End(task, code, ""))
+            ended(workers.End(task, code, error))
             if stop.received:
                 return
 
@@ -513,7 +534,8 @@ def laboratory(request, monkeypatch, tmp_path):
     monkeypatch.setattr(plans, "build", lambda configs: None)
     monkeypatch.setattr(conduct.cloning, "clone", clone)
     monkeypatch.setattr(conduct.workers, "work", work)
-    return conduct.Place(tmp_path / "results" / "tickets", tmp_path / "work", request.param), made, broken
+    parallel = getattr(request, "param", "processes")
+    return conduct.Place(tmp_path / "results" / "tickets", tmp_path / "work", parallel), made, broken
 
 
 CLONES = ("clone-dynamic", "clone-random", "clone-winning", "clone-winning-release")
@@ -560,6 +582,7 @@ def test_a_search_that_gets_no_further_ends(laboratory):
     assert not conduct.conduct(STUDIES["frontier"], wanted, place, print)
 
 
+@both_ways
 def test_stages_come_in_order_and_nothing_is_made_twice_when_a_study_grows(laboratory):
     place, *_ = laboratory
     made, said = conducted(laboratory, [0])
@@ -578,6 +601,7 @@ def test_stages_come_in_order_and_nothing_is_made_twice_when_a_study_grows(labor
     assert len(records.read(place.directory)) == 27
 
 
+@both_ways
 def test_a_ticket_is_that_of_its_own_arm_and_seed_and_so_is_a_teacher(laboratory):
     place, *_ = laboratory
     conducted(laboratory, [0, 1])
@@ -615,6 +639,7 @@ def test_a_study_is_extended_where_its_runs_files_are_gone(laboratory):
     assert len(made) == 9
 
 
+@both_ways
 def test_a_clone_that_diverges_is_recorded_and_what_needs_it_is_left_out(laboratory):
     place, *_ = laboratory
     _, said = conducted(laboratory, [7])
@@ -627,6 +652,7 @@ def test_a_clone_that_diverges_is_recorded_and_what_needs_it_is_left_out(laborat
     assert conducted(laboratory, [7])[0] == []
 
 
+@both_ways
 def test_a_clone_that_is_asked_to_stop_stops_all_and_is_made_again(laboratory, monkeypatch):
     place, made, _ = laboratory
     clone = conduct.cloning.clone
@@ -637,14 +663,28 @@ def test_a_clone_that_is_asked_to_stop_stops_all_and_is_made_again(laboratory, m
         raise AssertionError("it went on")
 
     monkeypatch.setattr(conduct.cloning, "clone", stopped)
+    said = []
     wanted = runs(STUDIES["tickets"], ["td3/ant"], [0], {"total_steps": 60_000})
-    assert not conduct.conduct(STUDIES["tickets"], wanted, place, print)
+    assert not conduct.conduct(STUDIES["tickets"], wanted, place, said.append)
+    assert not [line for line in said if "makes it again" in line]
     assert len(made) == len(records.read(place.directory)) == 5
     monkeypatch.setattr(conduct.cloning, "clone", clone)
     assert [run[0] for run in conducted(laboratory, [0])[0]] == ["clone"] * 4
 
 
-@pytest.mark.parametrize("laboratory", ["processes"], indirect=True)
+@both_ways
+def test_a_clone_that_cannot_be_made_says_why_and_keeps_nothing_else(laboratory, monkeypatch):
+    place, *_ = laboratory
+    monkeypatch.setattr(conduct.cloning, "clone", mock.Mock(side_effect=ConfigError("it cannot be; mend it.")))
+    said = []
+    wanted = runs(STUDIES["tickets"], ["td3/ant"], [0], {"total_steps": 60_000})
+    assert not conduct.conduct(STUDIES["tickets"], wanted, place, said.append)
+    assert "clone-random, seed 0: it cannot be; mend it" in said
+    assert "clone-dynamic, seed 0: it cannot be; mend it" in said
+    assert not [line for line in said if "makes it again" in line]
+    assert len(records.read(place.directory)) == 5
+
+
 def test_a_clone_whose_worker_died_is_made_again_and_keeps_no_other(laboratory, monkeypatch):
     place, *_ = laboratory
     work = conduct.workers.work
@@ -722,9 +762,12 @@ def test_a_study_in_small_from_the_command_line_to_its_report_and_on(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", [name for name in STUDIES if name != "table2"])
-def test_every_other_study_in_small(study, tmp_path):
-    done = smoke(study, tmp_path, "--seeds=1")
+@pytest.mark.parametrize(
+    ("study", "flags"),
+    [*((name, ()) for name in STUDIES if name != "table2"), ("tickets", ("--parallel=processes",))],
+)
+def test_every_other_study_in_small(study, flags, tmp_path):
+    done = smoke(study, tmp_path, "--seeds=1", *flags)
     assert done.returncode == 0, done.stderr
     directory = tmp_path / "results" / study
     names = {arm.name for arm in STUDIES[study].arms(1200)}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlx2_jax import files, policies
-from rlx2_jax.errors import DivergedError
+from rlx2_jax.errors import DivergedError, RlxError
 from rlx2_jax.studies import frontier, records
 from rlx2_jax.studies.catalogue import Run, Study
 from rlx2_jax.sweeps import plan as plans
@@ -54,7 +54,7 @@ def conduct(study: Study, runs: Sequence[Run], place: Place, say: Callable[[str]
       study: which the runs belong to.
       runs: of `catalogue.runs`.
       place: where.
-      say: takes a line where something is left out, and per evaluation of a clone.
+      say: takes a line where something is left out, per clone, and per evaluation of one that is made in this process.
     """
     go = _search if study.search else _stages
     rows = _by_place(runs, place.workdir).items()
@@ -130,6 +130,7 @@ def _stages(
             complete &= _make_clones(wanted, homes, place, say, stop)
         for home, run in clones.items():
             if _finished(home):
+                # Once, however often: those that were made just now are there already.
                 _record_clone(run, home, place)
                 homes[run.key] = home
         depth += 1
@@ -211,7 +212,9 @@ def _record_clone(run: Run, home: Path, place: Place, *, diverged: bool = False)
 def _make_clones(
     runs: Mapping[Path, Run], homes: Homes, place: Place, say: Callable[[str], None], stop: StopSignals
 ) -> bool:
-    """Make clones in the given directories, side by side if runs are processes; false if a worker died."""
+    """Make clones in the given directories, side by side if runs are processes; false if one was not made."""
+    if not runs:
+        return True
     tasks = []
     for home, run in runs.items():
         assert run.teacher is not None
@@ -223,17 +226,18 @@ def _make_clones(
         nonlocal complete
         home = end.task.workdir
         run = runs[home]
-        diverged = end.code == workers.DIVERGED
-        if end.code == 0 or diverged:
+        finished, diverged = _finished(home), end.code == workers.DIVERGED
+        if finished or diverged:
             _record_clone(run, home, place, diverged=diverged)
-        if end.code == 0:
-            how = f"return {files.read_json_lines(home / 'metrics.jsonl')[-1]['return_mean']:.1f} at its end"
-        elif diverged:
-            how = end.error
         elif stop.received:
             return
         else:
             complete = False
+        if finished:
+            how = f"return {files.read_json_lines(home / 'metrics.jsonl')[-1]['return_mean']:.1f} at its end"
+        elif diverged or end.code == workers.REFUSED:
+            how = end.error
+        else:
             how = f"its worker {end.how}; the same command makes it again"
         say(f"{run.arm}, seed {run.config.seed}: {how}")
 
@@ -257,8 +261,9 @@ def _clone(task: workers.Task, say: Callable[[str], None], stop: StopSignals) ->
 
     try:
         cloning.clone(task.config, policies.load(task.teacher), task.workdir, overwrite=True, say=follow)
-    except DivergedError as error:
-        return workers.End(task, workers.DIVERGED, str(error))
+    except RlxError as error:
+        code = workers.DIVERGED if isinstance(error, DivergedError) else workers.REFUSED
+        return workers.End(task, code, str(error).rstrip("."))
     return workers.End(task, 0, "")
 
 

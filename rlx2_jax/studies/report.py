@@ -336,7 +336,7 @@ def _draw(group: Group, study: Study, stem: Path, title: str, source: str) -> No
     arms = group.arms(study)
     estimates = {name: statistics.estimate(statistics.mean, group.sample(name)) for name in arms}
     if study.figure == "sparsity":
-        shown = {name: lines for name, lines in arms.items() if name in (DENSE, study.hero)}
+        shown = {name: lines for name, lines in arms.items() if name in (DENSE, study.hero)} or arms
     elif group.kind == records.CLONING:
         # The teacher's course is one of environment steps; its score is the line.
         shown = {name: lines for name, lines in arms.items() if name != DENSE}

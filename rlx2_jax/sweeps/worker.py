@@ -30,8 +30,9 @@ def main() -> int:
         os.sched_setaffinity(0, task["cores"])
     use_cache(task["cache"])
     threading.Thread(target=_follow_parent, daemon=True).start()
-    config, workdir = Config.from_dict(task["config"]), Path(task["workdir"])
+    workdir = Path(task["workdir"])
     try:
+        config = Config.from_dict(task["config"])
         if task["teacher"] is not None:
             clone(config, policies.load(Path(task["teacher"])), workdir, overwrite=True)
         else:

@@ -51,17 +51,17 @@ class Task(NamedTuple):
 
 
 class End(NamedTuple):
-    """How a worker ended."""
+    """How a task ended."""
 
     task: Task
     code: int
-    """As of its process: a negative one names a signal."""
+    """0 if it is done or was stopped; `DIVERGED`; `REFUSED`; of a process that died, negative if a signal ended it."""
     error: str
-    """The last line it wrote, without a full stop."""
+    """What was wrong, without a full stop: the last line that the worker wrote."""
 
     @property
     def how(self) -> str:
-        """In words; nothing to say of one that did its task."""
+        """In words, for one whose task is not done."""
         if self.code > 0:
             return f"ended with exit code {self.code}: {self.error}"
         return f"was ended by {signal.Signals(-self.code).name}" if self.code else "was stopped"

@@ -57,8 +57,9 @@ def draw_arms(
             panel.plot(steps, [p.value for p in points], color=colors["dense"], lw=0.8, ls="--")
         panel.set_title(name, fontsize=9, color=colors[name])
         tidy(panel)
-    for panel in panels.flat[len(arms) :]:
+    for panel, above in zip(panels.flat[len(arms) :], panels.flat[len(arms) - columns :], strict=False):
         panel.set_visible(False)
+        above.tick_params(labelbottom=True)
     dashed = ", dashed: dense" if "dense" in arms else ""
     left.suptitle(f"{title}\nthin: seeds, thick: mean, band: its 95 % interval{dashed}", fontsize=10)
     left.supxlabel("updates" if cloned else "environment steps", fontsize=9)
@@ -91,7 +92,8 @@ def _draw_scores(
             axis.axhspan(baseline.low, baseline.high, color="black", alpha=0.07, lw=0)
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=8)
     # A bar is narrower than a long name.
-    labels = [f"{textwrap.fill(name, LABEL_WIDTH)}\nn={len(lines)}" for name, lines in arms.items()]
+    names = [textwrap.fill(name, LABEL_WIDTH, break_long_words=False) for name in arms]
+    labels = [f"{name}\nn={len(lines)}" for name, lines in zip(names, arms.values(), strict=True)]
     axis.set_xticks(range(len(arms)), labels, fontsize=8)
     axis.set(ylabel="score (dots: seeds, bar: mean, 95 % interval)", xlim=(-0.6, max(len(arms), 3) - 0.4))
     axis.spines[["top", "right"]].set_visible(False)
