@@ -121,17 +121,16 @@ def _stages(
             _check(stop)
         homes |= _homes(swept, where.workdir)
         clones = {_clone_home(run, place): run for run in ready if run.teacher is not None}
-        if train:
-            wanted = {
-                home: run
-                for home, run in clones.items()
-                if not _finished(home) and (run.key in needed or records.name_of_run(run) not in recorded)
-            }
-            complete &= _make_clones(wanted, homes, place, say, stop)
+        wanted = {
+            home: run
+            for home, run in clones.items()
+            if train and not _finished(home) and (run.key in needed or records.name_of_run(run) not in recorded)
+        }
+        complete &= _make_clones(wanted, homes, place, say, stop)
         for home, run in clones.items():
             if _finished(home):
-                # Once, however often: those that were made just now are there already.
-                _record_clone(run, home, place)
+                if home not in wanted:
+                    _record_clone(run, home, place)
                 homes[run.key] = home
         depth += 1
     return complete
