@@ -322,6 +322,15 @@ def test_rows_are_averaged_only_if_their_runs_were_made_alike(tmp_path):
     assert cells(together, "rlx2")[4] == f"{(97.0 + 98.1) / 2:.1f}"
 
 
+def test_a_row_that_is_not_complete_takes_no_arm_from_the_others(tmp_path):
+    rows = {"td3/hopper": ("dense", "rigl", "rlx2"), "td3/walker2d": ("dense", "rigl", "rlx2"), "td3/ant": ("dense",)}
+    records.append(tmp_path, [line(arm, 0, 1.0, row) for row, arms in rows.items() for arm in arms])
+    text = report.markdown(tmp_path, "table2", STUDIES["table2"])
+    (heading,) = [row for row in text.splitlines() if row.endswith("together")]
+    assert heading == "## TD3 on hopper, TD3 on walker2d together"
+    assert cells(text[text.index(heading) :], "rigl")[1] == "2"
+
+
 def test_rows_together_say_who_is_better_than_whom_and_leave_outliers_out(tmp_path):
     scores = {"dense": (100, 100, 100, 100), "rlx2": (100, 90, 100, 10)}
     rows = ("td3/hopper", "td3/ant")

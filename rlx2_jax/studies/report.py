@@ -274,14 +274,16 @@ def _difference(relative: Estimate | None, paper: float | None) -> str:
 
 
 def _across(found: Sequence[Group], study: Study) -> list[str]:
-    """Rows of an agent together, where runs on several tasks were made in the same way and have a dense agent."""
+    """Rows of an agent together, where runs on several tasks have the same arms, one of them dense, made in one way."""
     alike: dict[str, list[Group]] = {}
     for group in found:
         if DENSE in group.arms(study) and group.kind == records.LEARNING:
             own = SPARSITIES if group.has_own_sparsities else ()
             same = {k: v for k, v in group.conditions.items() if k not in own}
             agent = group.row.partition("/")[0]
-            alike.setdefault(json.dumps([agent, bool(own), same], sort_keys=True), []).append(group)
+            # A row with other arms, such as one that is not complete, would leave the table those they share.
+            key = json.dumps([agent, bool(own), same, list(group.arms(study))], sort_keys=True)
+            alike.setdefault(key, []).append(group)
     parts = []
     for members in alike.values():
         if len(members) > 1:
@@ -290,7 +292,7 @@ def _across(found: Sequence[Group], study: Study) -> list[str]:
 
 
 def _together(members: Sequence[Group], study: Study) -> str:
-    common = [name for name in members[0].arms(study) if all(name in group.arms(study) for group in members)]
+    common = members[0].arms(study)
     dense = [group.sample(DENSE)[0] for group in members]
     hero = [group.sample(study.hero)[0] for group in members] if study.hero in common else None
     head = [
