@@ -377,11 +377,22 @@ def test_a_curve_over_sparsities_is_drawn_whichever_arms_there_are(tmp_path):
 def test_names_under_bars_are_broken_at_hyphens_alone():
     arms = {name: [line()] for name in ("dense", "rlx2@0.995", "winning-release")}
     estimates = {name: statistics.estimate(statistics.mean, [np.array([1.0])]) for name in arms}
-    figure = pictures.draw_arms(arms, estimates, None, "title")
+    figure = pictures.draw_arms(arms, estimates, None, "title", pictures.arm_colors(list(arms), "rlx2@0.995"))
     labels = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
     assert labels == ["dense\nn=1", "rlx2@0.995\nn=1", "winning-\nrelease\nn=1"]
     shown = [axis for axis in figure.axes[:-1] if axis.get_visible()]
     assert [axis.get_title() for axis in shown] == list(arms)
+
+
+def test_an_arm_has_one_colour_whichever_arms_have_runs(tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(pictures, "_band", lambda axis, lines, column, color, name: used.append((name, color)))
+    every = [arm.name for arm in STUDIES["table2"].arms(60_000)]
+    records.append(tmp_path, [line(arm, 0, 1.0) for arm in every])
+    records.append(tmp_path, [line(arm, 0, 1.0, gamma=0.9) for arm in ("set", "rlx2")])
+    report.write(tmp_path, "table2", STUDIES["table2"])
+    assert [name for name, _ in used] == [*every, "set", "rlx2"]
+    assert len(set(used)) == len({color for _, color in used}) == len(every)
 
 
 def test_a_dense_agent_that_has_not_learned_is_no_measure(tmp_path):

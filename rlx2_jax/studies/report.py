@@ -344,13 +344,14 @@ def _draw(group: Group, study: Study, stem: Path, title: str, source: str) -> No
         shown = {name: lines for name, lines in arms.items() if name != DENSE}
     else:
         shown = arms
-    hero = _hero(group, study)
-    figure = pictures.draw_arms(shown, estimates, estimates.get(DENSE), title, hero)
+    names = [arm.name for arm in study.arms(group.config["total_steps"])]
+    colors = pictures.arm_colors(names, _hero(group, study))
+    figure = pictures.draw_arms(shown, estimates, estimates.get(DENSE), title, colors)
     curves.save(figure, stem.with_name(f"{stem.name}.png"), source)
     if study.figure == "buffer":
         kept = {name: lines for name, lines in arms.items() if name != DENSE}
         c = group.config
-        figure = pictures.draw_buffer(kept, c["distance_threshold"], c["buffer_min"], title, hero)
+        figure = pictures.draw_buffer(kept, c["distance_threshold"], c["buffer_min"], title, colors)
         curves.save(figure, stem.with_name(f"{stem.name}-buffer.png"), source)
     if study.figure == "sparsity" and (relative := _by_sparsity(group, arms)):
         curves.save(pictures.draw_sparsity(relative, title), stem.with_name(f"{stem.name}-sparsity.png"), source)

@@ -26,12 +26,22 @@ LABEL_WIDTH = 9
 """Characters beside each other under a bar; a longer name goes on in the next line after a hyphen."""
 
 
+def arm_colors(arms: Sequence[str], hero: str) -> dict[str, str]:
+    """A colour for each arm of a study, the same in all its pictures, whichever of them have runs.
+
+    Grey for the dense agent, the first one for the hero, the arm that the study is about, the others in order.
+    """
+    others = [name for name in arms if name not in ("dense", hero)]
+    cycle = {name: COLORS[1 + i % (len(COLORS) - 2)] for i, name in enumerate(others)}
+    return {"dense": COLORS[-1], hero: COLORS[0], **cycle}
+
+
 def draw_arms(
     arms: Mapping[str, Lines],
     estimates: Mapping[str, Estimate],
     baseline: Estimate | None,
     title: str,
-    hero: str | None = None,
+    colors: Mapping[str, str],
 ) -> Figure:
     """Learning curves, a panel per arm, and the scores of all arms beside each other.
 
@@ -41,13 +51,12 @@ def draw_arms(
       baseline: the dense agent's, drawn as a line with a band beside the scores; if it is one of the arms, its mean
         curve is in the other arms' panels too.
       title: of the picture.
-      hero: the arm that has the same colour in all pictures.
+      colors: of `arm_colors`.
     """
     columns = math.ceil(math.sqrt(len(arms)))
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1.7, 1], squeeze=False)[0]
     panels = left.subplots(math.ceil(len(arms) / columns), columns, sharex=True, sharey=True, squeeze=False)
-    colors = _colors(arms, hero)
     cloned = any(line["kind"] == "cloning" for lines in arms.values() for line in lines)
     for panel, (name, lines) in zip(panels.flat, arms.items(), strict=False):
         _band(panel, lines, "return_mean", colors[name], name)
@@ -100,7 +109,9 @@ def _draw_scores(
     axis.grid(axis="y", alpha=0.25)
 
 
-def draw_buffer(arms: Mapping[str, Lines], threshold: float, least: int, title: str, hero: str | None = None) -> Figure:
+def draw_buffer(
+    arms: Mapping[str, Lines], threshold: float, least: int, title: str, colors: Mapping[str, str]
+) -> Figure:
     """Transitions kept and policy distance over time, by arm.
 
     Args:
@@ -108,12 +119,11 @@ def draw_buffer(arms: Mapping[str, Lines], threshold: float, least: int, title: 
       threshold: policy distance above which a dynamic buffer drops old data.
       least: transitions that it never drops.
       title: of the picture.
-      hero: as for `draw_arms`.
+      colors: of `arm_colors`.
     """
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     figure.suptitle(f"{title} (thin: seeds, thick: mean)")
     kept, far = figure.subplots(1, 2)
-    colors = _colors(arms, hero)
     for name, lines in arms.items():
         for axis, column in ((kept, "replay_size"), (far, "policy_distance")):
             _seeds(axis, lines, column, colors[name])
@@ -150,13 +160,6 @@ def draw_sparsity(methods: Mapping[str, Mapping[float, Estimate]], title: str) -
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
     return figure
-
-
-def _colors(arms: Mapping[str, Any], hero: str | None) -> dict[str, str]:
-    """Grey for the dense agent, the first one for the hero, the others in order."""
-    others = [name for name in arms if name not in ("dense", hero)]
-    cycle = {name: COLORS[1 + i % (len(COLORS) - 2)] for i, name in enumerate(others)}
-    return {"dense": COLORS[-1], hero or "": COLORS[0], **cycle}
 
 
 def _seeds(axis: Axes, lines: Lines, name: str, color: str) -> None:
