@@ -375,11 +375,11 @@ def test_a_curve_over_sparsities_is_drawn_whichever_arms_there_are(tmp_path):
 
 
 def test_names_under_bars_are_broken_at_hyphens_alone():
-    arms = {name: [line()] for name in ("dense", "rlx2@0.995", "winning-release")}
+    arms = {name: [line()] for name in ("dense", "rlx2@0.995", "winning-release", "fixed-16.7k")}
     estimates = {name: statistics.estimate(statistics.mean, [np.array([1.0])]) for name in arms}
     figure = pictures.draw_arms(arms, estimates, None, "title", pictures.arm_colors(list(arms), "rlx2@0.995"))
     labels = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
-    assert labels == ["dense\nn=1", "rlx2@0.995\nn=1", "winning-\nrelease\nn=1"]
+    assert labels == ["dense\nn=1", "rlx2@0.995\nn=1", "winning-\nrelease\nn=1", "fixed-\n16.7k\nn=1"]
     shown = [axis for axis in figure.axes[:-1] if axis.get_visible()]
     assert [axis.get_title() for axis in shown] == list(arms)
 
