@@ -292,9 +292,9 @@ def _across(found: Sequence[Group], study: Study) -> list[str]:
 
 
 def _together(members: Sequence[Group], study: Study) -> str:
-    common = members[0].arms(study)
+    arms = members[0].arms(study)
     dense = [group.sample(DENSE)[0] for group in members]
-    hero = [group.sample(study.hero)[0] for group in members] if study.hero in common else None
+    hero = [group.sample(study.hero)[0] for group in members] if study.hero in arms else None
     head = [
         "arm",
         "runs",
@@ -303,7 +303,7 @@ def _together(members: Sequence[Group], study: Study) -> str:
         "paper, mean of tasks",
     ]
     rows = [[*head, f"P({study.hero} better)"]]
-    for name in common:
+    for name in arms:
         samples = [group.sample(name)[0] for group in members]
         paper = [group.paper(study).get(name) for group in members]
         better = None
