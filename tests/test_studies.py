@@ -302,6 +302,35 @@ def test_sections_of_the_same_row_and_length_are_told_apart_by_their_settings(tm
     ]
 
 
+def test_runs_without_a_dense_agent_are_variants_of_those_that_differ_least(tmp_path):
+    arms = [line(arm, k, s + k) for arm, s in (("dense", 200.0), ("rlx2", 100.0)) for k in (0, 1, 2)]
+    others = [line(arm, 0, 50.0, gamma=0.9) for arm in ("dense", "rlx2")]
+    changed = [line("rlx2", 1, 202.0, n_step=1), line("rlx2", 0, 75.0, gamma=0.9, n_step=1, dynamic_buffer=False)]
+    strange = [line("rlx2", 0, 1.0, total_steps=120_000), line("rlx2", 0, 1.0, "td3/ant"), line(backend="spring")]
+    # In the order of the file a variant may stand before what it is one of.
+    records.append(tmp_path, [*changed, *arms, *others, *strange])
+    report.write(tmp_path, "table2", STUDIES["table2"])
+    text = (tmp_path / "README.md").read_text()
+    assert [row for row in text.splitlines() if "## TD3" in row] == [
+        "## TD3 on hopper, 60,000 steps, backend generalized, gamma 0.99",
+        "### TD3 on hopper, 60,000 steps, backend generalized, gamma 0.99: variants",
+        "## TD3 on hopper, 60,000 steps, backend generalized, gamma 0.9",
+        "### TD3 on hopper, 60,000 steps, backend generalized, gamma 0.9: variants",
+        "## TD3 on hopper, 120,000 steps",
+        "## TD3 on ant, 60,000 steps",
+        "## TD3 on hopper, 60,000 steps, backend spring, gamma 0.99",
+    ]
+    assert cells(text, "n_step=1")[1:] == ["rlx2", "1", "202", "101", "200.0", "100.5", "202"]
+    assert cells(text, "dynamic_buffer=False, n_step=1")[1:] == ["rlx2", "1", "75.0", "50.0", "150.0", "150.0", "75"]
+    assert len(list(tmp_path.glob("*-variants.png"))) == 2
+
+
+def test_a_variant_of_an_arm_that_the_section_has_not_is_measured_by_the_dense_agent(tmp_path):
+    records.append(tmp_path, [line("dense", 0, 100.0), line("rigl", 0, 50.0, gamma=0.9)])
+    report.write(tmp_path, "table2", STUDIES["table2"])
+    assert cells((tmp_path / "README.md").read_text(), "gamma=0.9")[1:7] == ["rigl", "1", "50.0", "-", "-", "50.0"]
+
+
 def test_rows_are_averaged_only_if_their_runs_were_made_alike(tmp_path):
     rows = {"td3/hopper": (100.0, 90.0), "td3/walker2d": (1000.0, 700.0)}
     both = [
@@ -391,8 +420,8 @@ def test_an_arm_has_one_colour_whichever_arms_have_runs(tmp_path, monkeypatch):
     records.append(tmp_path, [line(arm, 0, 1.0) for arm in every])
     records.append(tmp_path, [line(arm, 0, 1.0, gamma=0.9) for arm in ("set", "rlx2")])
     report.write(tmp_path, "table2", STUDIES["table2"])
-    assert [name for name, _ in used] == [*every, "set", "rlx2"]
-    assert len(set(used)) == len({color for _, color in used}) == len(every)
+    assert [name for name, _ in used] == [*every, "set", "set gamma=0.9", "rlx2", "rlx2 gamma=0.9"]
+    assert len({(name.split()[0], color) for name, color in used}) == len({color for _, color in used}) == len(every)
 
 
 def test_a_dense_agent_that_has_not_learned_is_no_measure(tmp_path):

@@ -1,7 +1,8 @@
 """A study's report: `README.md` and pictures, made of `runs.jsonl` alone, so that anyone can make them again.
 
-What people found out is in `findings.md` beside it, and is taken over as it stands. Runs are compared only with runs of
-the same length, backend and settings; each such group is a section.
+What people found out is in `findings.md` beside it, and is taken over as it stands. A section compares runs of the same
+length, backend and settings. Runs of other settings that have no dense agent of their own are variants of a section
+that has one, and are compared with it.
 """
 
 from __future__ import annotations
@@ -111,12 +112,45 @@ def groups(lines: Sequence[Line]) -> list[Group]:
     return [Group(row, kind, json.loads(about), tuple(members)) for (row, kind, about), members in found.items()]
 
 
+class Section(NamedTuple):
+    """A group, and those that differ from it in settings and have no dense agent to be compared with."""
+
+    group: Group
+    variants: tuple[Group, ...] = ()
+
+    def differing(self, variant: Group) -> str:
+        """The settings of a variant that are not the section's."""
+        names = sorted({*self.group.conditions, *variant.conditions})
+        return ", ".join(f"{n}={variant.named(n)}" for n in names if variant.named(n) != self.group.named(n))
+
+
+def sections(found: Sequence[Group]) -> list[Section]:
+    """Groups in the order of the file, each variant with the group that it differs least from."""
+    variants: dict[int, list[Group]] = {i: [] for i in range(len(found))}
+    for i, group in enumerate(found):
+        mains = [j for j, other in enumerate(found) if _is_variant(group, other)]
+        if mains:
+            own = min(mains, key=lambda j: Section(found[j]).differing(group).count("="))
+            variants[own].append(group)
+            del variants[i]
+    return [Section(found[i], tuple(members)) for i, members in variants.items()]
+
+
+def _is_variant(group: Group, other: Group) -> bool:
+    """Whether runs without a dense agent are of the row, kind and length of others that have one."""
+    with_dense = [any(line["arm"] == DENSE for line in g.lines) for g in (group, other)]
+    kin = [(g.row, g.kind, g.config["total_steps"], g.config["backend"]) for g in (group, other)]
+    return with_dense == [False, True] and kin[0] == kin[1]
+
+
 def write(directory: Path, name: str, study: Study) -> None:
     """Make README.md and the pictures of a study's directory."""
     source = digest(directory)
-    found = groups(records.read(directory))
-    for group, stem, title in zip(found, _stems(found), _titles(found), strict=True):
-        _draw(group, study, directory / stem, title, source)
+    found = sections(groups(records.read(directory)))
+    for section, stem, title in zip(found, _stems(found), _titles(found), strict=True):
+        _draw(section.group, study, directory / stem, title, source)
+        if section.variants:
+            _draw_variants(section, study, directory / f"{stem}-variants.png", title, source)
     files.write_bytes(directory / "README.md", markdown(directory, name, study).encode())
 
 
@@ -135,10 +169,10 @@ def markdown(directory: Path, name: str, study: Study) -> str:
         f"`python experiments/reproduce.py --study={name} --report_only`.",
         READING,
     ]
-    found = groups(lines)
-    for group, stem, title in zip(found, _stems(found), _titles(found), strict=True):
-        parts += _section(group, study, stem, title)
-    parts += _across(found, study)
+    found = sections(groups(lines))
+    for section, stem, title in zip(found, _stems(found), _titles(found), strict=True):
+        parts += _section(section, study, stem, title)
+    parts += _across([section.group for section in found], study)
     findings = directory / FINDINGS
     if findings.exists():
         parts += ["## What was found", findings.read_text(encoding="utf-8").strip()]
@@ -146,12 +180,46 @@ def markdown(directory: Path, name: str, study: Study) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _section(group: Group, study: Study, stem: str, title: str) -> list[str]:
+def _section(section: Section, study: Study, stem: str, title: str) -> list[str]:
+    group = section.group
     shown = [f"![learning curves and scores]({stem}.png)"]
     if study.figure == "buffer" or (study.figure == "sparsity" and _by_sparsity(group, group.arms(study))):
         shown.append(f"![{study.figure}]({stem}-{study.figure}.png)")
     searched = [_search(group)] if study.search else []
-    return [f"## {title}", _conditions(group), *shown, *searched, _table(group, study)]
+    parts = [f"## {title}", _conditions(group), *shown, *searched, _table(group, study)]
+    if section.variants:
+        parts += [
+            f"### {title}: variants",
+            "The same but for the settings named, compared with the arms above: with the same arm on the same seeds, "
+            "and with the dense agent as it is there.",
+            f"![learning curves and scores of variants]({stem}-variants.png)",
+            _variants(section, study),
+        ]
+    return parts
+
+
+def _variants(section: Section, study: Study) -> str:
+    rows = [["settings", "arm", "n", "score", "as above, same seeds", "% of that", "% of dense above", "seeds"]]
+    dense = section.group.sample(DENSE)
+    for variant in section.variants:
+        for name, lines in variant.arms(study).items():
+            sample = variant.sample(name)
+            seeds = {line["seed"] for line in lines}
+            same = [line for line in section.group.lines if line["arm"] == name and line["seed"] in seeds]
+            above = [records.scores(same, name)] if same else None
+            rows.append(
+                [
+                    section.differing(variant),
+                    name,
+                    f"{len(lines)}" + _failed(lines),
+                    _shown(statistics.estimate(statistics.mean, sample)),
+                    _shown(statistics.estimate(statistics.mean, above) if above else None),
+                    _shown(_of_dense(statistics.ratio, sample, above) if above else None, 100, 1),
+                    _shown(_of_dense(statistics.ratio, sample, dense), 100, 1),
+                    ", ".join(f"{score:.4g}" for score in sample[0]),
+                ]
+            )
+    return _markdown_table(rows)
 
 
 def _search(group: Group) -> str:
@@ -357,6 +425,25 @@ def _draw(group: Group, study: Study, stem: Path, title: str, source: str) -> No
         curves.save(pictures.draw_sparsity(relative, title), stem.with_name(f"{stem.name}-sparsity.png"), source)
 
 
+def _draw_variants(section: Section, study: Study, path: Path, title: str, source: str) -> None:
+    """Each arm that has variants, as it is in the section, and these beside it."""
+    group = section.group
+    names = [arm.name for arm in study.arms(group.config["total_steps"])]
+    of_arm = pictures.arm_colors(names, _hero(group, study))
+    shown: dict[str, Sequence[Line]] = {}
+    colors: dict[str, str] = {}
+    estimates: dict[str, Estimate] = {}
+    for name in names:
+        changed = [(f"{name} {section.differing(v)}", v) for v in section.variants if name in v.arms(study)]
+        own = [(name, group)] if changed and name in group.arms(study) else []
+        for label, members in own + changed:
+            shown[label] = members.arms(study)[name]
+            colors[label] = of_arm[name]
+            estimates[label] = statistics.estimate(statistics.mean, members.sample(name))
+    dense = statistics.estimate(statistics.mean, group.sample(DENSE))
+    curves.save(pictures.draw_arms(shown, estimates, dense, f"{title}: variants", colors), path, source)
+
+
 def _by_sparsity(group: Group, arms: Mapping[str, Sequence[Line]]) -> dict[str, dict[float, Estimate]]:
     found: dict[str, dict[float, Estimate]] = {}
     for name, lines in arms.items():
@@ -368,25 +455,26 @@ def _by_sparsity(group: Group, arms: Mapping[str, Sequence[Line]]) -> dict[str, 
     return found
 
 
-def _titles(found: Sequence[Group]) -> list[str]:
-    """A heading for each group; where two would be the same, with the settings in which these differ."""
+def _titles(found: Sequence[Section]) -> list[str]:
+    """A heading for each section; where two would be the same, with the settings in which these differ."""
+    members = [section.group for section in found]
     plain = []
-    for group in found:
+    for group in members:
         unit = "steps" if group.kind == records.LEARNING else "updates"
         plain.append(f"{group.title}, {group.config['total_steps']:,} {unit}")
     titles = []
-    for group, title in zip(found, plain, strict=True):
-        others = [other for other, same in zip(found, plain, strict=True) if same == title]
+    for group, title in zip(members, plain, strict=True):
+        others = [other for other, same in zip(members, plain, strict=True) if same == title]
         settings = sorted({name for other in others for name in other.conditions})
         differ = [name for name in settings if any(other.named(name) != group.named(name) for other in others)]
         titles.append(", ".join([title, *(f"{name} {group.named(name)}" for name in differ)]))
     return titles
 
 
-def _stems(found: Sequence[Group]) -> list[str]:
-    """A file name for each group."""
+def _stems(found: Sequence[Section]) -> list[str]:
+    """A file name for each section."""
     taken: list[str] = []
-    for group in found:
+    for group, _ in found:
         kind = "" if group.kind == records.LEARNING else f"-{group.kind}"
         stem = f"{group.row.replace('/', '-')}{kind}-{group.config['total_steps']}"
         count = sum(other == stem or other.startswith(f"{stem}-") for other in taken)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ RESAMPLES = 500
 """For a band, which is drawn and not read."""
 
 LABEL_WIDTH = 9
-"""Characters beside each other under a bar; a longer name goes on in the next line after each hyphen."""
+"""Characters beside each other under a bar; a longer name goes on in the next line at spaces, hyphens, `_` and `=`."""
 
 
 def arm_colors(arms: Sequence[str], hero: str) -> dict[str, str]:
@@ -100,7 +101,7 @@ def _draw_scores(
             axis.axhspan(baseline.low, baseline.high, color="black", alpha=0.07, lw=0)
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=8)
     # A bar is narrower than a long name.
-    names = [name if len(name) <= LABEL_WIDTH else name.replace("-", "-\n") for name in arms]
+    names = [name if len(name) <= LABEL_WIDTH else re.sub(r"([-_=] ?| )", r"\1\n", name) for name in arms]
     labels = [f"{name}\nn={len(lines)}" for name, lines in zip(names, arms.values(), strict=True)]
     axis.set_xticks(range(len(arms)), labels, fontsize=8)
     axis.set(ylabel="score (dots: seeds, bar: mean, 95 % interval)", xlim=(-0.6, max(len(arms), 3) - 0.4))
