@@ -1,8 +1,8 @@
 """A study's report: `README.md` and pictures, made of `runs.jsonl` alone, so that anyone can make them again.
 
 What people found out is in `findings.md` beside it, and is taken over as it stands. A section compares runs of the same
-length, backend and settings. Runs of other settings that have no dense agent of their own are variants of a section
-that has one, and are compared with it.
+length, backend and settings. Runs of other settings that compare nothing with a dense agent of their own are variants
+of a section that does.
 """
 
 from __future__ import annotations
@@ -93,6 +93,10 @@ class Group(NamedTuple):
         shared = self.config[setting] if default is None else default
         return self.conditions.get(setting, shared)
 
+    def values(self, setting: str) -> set[Any]:
+        """Of a setting: one if all arms share it, and else the arms' own."""
+        return {self.conditions.get(setting, line["config"][setting]) for line in self.lines}
+
     def sample(self, arm: str) -> list[np.ndarray]:
         """Scores of one arm, fit for `statistics`."""
         return [records.scores(self.lines, arm)]
@@ -113,7 +117,7 @@ def groups(lines: Sequence[Line]) -> list[Group]:
 
 
 class Section(NamedTuple):
-    """A group, and those that differ from it in settings and have no dense agent to be compared with."""
+    """A group, and its variants: those of other settings that compare nothing with a dense agent of their own."""
 
     group: Group
     variants: tuple[Group, ...] = ()
@@ -121,26 +125,33 @@ class Section(NamedTuple):
     def differing(self, variant: Group) -> str:
         """The settings of a variant that are not the section's."""
         names = sorted({*self.group.conditions, *variant.conditions})
-        return ", ".join(f"{n}={variant.named(n)}" for n in names if variant.named(n) != self.group.named(n))
+        return ", ".join(f"{n}={variant.named(n)}" for n in names if variant.values(n) != self.group.values(n))
 
 
 def sections(found: Sequence[Group]) -> list[Section]:
     """Groups in the order of the file, each variant with the group that it differs least from."""
-    variants: dict[int, list[Group]] = {i: [] for i in range(len(found))}
-    for i, group in enumerate(found):
-        mains = [j for j, other in enumerate(found) if _is_variant(group, other)]
-        if mains:
-            own = min(mains, key=lambda j: Section(found[j]).differing(group).count("="))
-            variants[own].append(group)
-            del variants[i]
+    variants: dict[int, list[Group]] = {i: [] for i, group in enumerate(found) if _rank(group) == _best(group, found)}
+    for group in found:
+        if _rank(group) < _best(group, found):
+            mains = [i for i in variants if _kin(found[i]) == _kin(group)]
+            nearest = min(mains, key=lambda i: Section(found[i]).differing(group).count("="))
+            variants[nearest].append(group)
     return [Section(found[i], tuple(members)) for i, members in variants.items()]
 
 
-def _is_variant(group: Group, other: Group) -> bool:
-    """Whether runs without a dense agent are of the row, kind and length of others that have one."""
-    with_dense = [any(line["arm"] == DENSE for line in g.lines) for g in (group, other)]
-    kin = [(g.row, g.kind, g.config["total_steps"], g.config["backend"]) for g in (group, other)]
-    return with_dense == [False, True] and kin[0] == kin[1]
+def _kin(group: Group) -> tuple[Any, ...]:
+    """What variants share."""
+    return group.row, group.kind, group.config["total_steps"], group.config["backend"]
+
+
+def _rank(group: Group) -> int:
+    """How much a group compares: 2 if other arms with the dense one, 1 if that stands alone, 0 without it."""
+    arms = {line["arm"] for line in group.lines}
+    return (DENSE in arms) + (DENSE in arms and len(arms) > 1)
+
+
+def _best(group: Group, found: Sequence[Group]) -> int:
+    return max(_rank(other) for other in found if _kin(other) == _kin(group))
 
 
 def write(directory: Path, name: str, study: Study) -> None:
