@@ -338,6 +338,12 @@ def test_a_variant_names_a_setting_that_an_arm_of_the_section_has_of_its_own(tmp
     assert row[1:] == ["dense", "1", "20.0", "100", "20.0", "20.0", "20"]
 
 
+def test_a_variant_may_differ_in_a_setting_that_is_a_list(tmp_path):
+    records.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 50.0), line("rlx2", 0, 20.0, hidden=(64, 64))])
+    report.write(tmp_path, "table2", STUDIES["table2"])
+    assert cells((tmp_path / "README.md").read_text(), "hidden=[64, 64]")[4] == "50.0"
+
+
 def test_rows_are_averaged_only_if_their_runs_were_made_alike(tmp_path):
     rows = {"td3/hopper": (100.0, 90.0), "td3/walker2d": (1000.0, 700.0)}
     both = [

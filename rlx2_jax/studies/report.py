@@ -93,9 +93,9 @@ class Group(NamedTuple):
         shared = self.config[setting] if default is None else default
         return self.conditions.get(setting, shared)
 
-    def values(self, setting: str) -> set[Any]:
-        """Of a setting: one if all arms share it, and else the arms' own."""
-        return {self.conditions.get(setting, line["config"][setting]) for line in self.lines}
+    def values(self, setting: str) -> set[str]:
+        """Of a setting, as JSON: one if all arms share it, and else the arms' own."""
+        return {json.dumps(self.conditions.get(setting, line["config"][setting])) for line in self.lines}
 
     def sample(self, arm: str) -> list[np.ndarray]:
         """Scores of one arm, fit for `statistics`."""
