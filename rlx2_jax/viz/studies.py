@@ -25,6 +25,9 @@ RESAMPLES = 500
 LABEL_WIDTH = 9
 """Characters beside each other under a bar; a longer name goes on in the next line at spaces, hyphens, `_` and `=`."""
 
+SLANTED = 6
+"""Bars beside which more leave no room for long names."""
+
 
 def arm_colors(arms: Sequence[str], hero: str) -> dict[str, str]:
     """A colour for each arm of a study, the same in all its pictures, whichever of them have runs.
@@ -100,10 +103,14 @@ def _draw_scores(
         if baseline.fewest > 1:
             axis.axhspan(baseline.low, baseline.high, color="black", alpha=0.07, lw=0)
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=8)
-    # A bar is narrower than a long name.
-    names = [name if len(name) <= LABEL_WIDTH else re.sub(r"([-_=] ?| )", r"\1\n", name) for name in arms]
-    labels = [f"{name}\nn={len(lines)}" for name, lines in zip(names, arms.values(), strict=True)]
-    axis.set_xticks(range(len(arms)), labels, fontsize=8)
+    # A bar is narrower than a long name: it is broken, or slanted where bars are many.
+    if len(arms) > SLANTED and max(map(len, arms)) > LABEL_WIDTH:
+        labels = [f"{name}, n={len(lines)}" for name, lines in arms.items()]
+        axis.set_xticks(range(len(arms)), labels, fontsize=8, rotation=40, ha="right", rotation_mode="anchor")
+    else:
+        names = [name if len(name) <= LABEL_WIDTH else re.sub(r"([-_=] ?| )", r"\1\n", name) for name in arms]
+        labels = [f"{name}\nn={len(lines)}" for name, lines in zip(names, arms.values(), strict=True)]
+        axis.set_xticks(range(len(arms)), labels, fontsize=8)
     axis.set(ylabel="score (dots: seeds, bar: mean, 95 % interval)", xlim=(-0.6, max(len(arms), 3) - 0.4))
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", alpha=0.25)
