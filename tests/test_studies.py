@@ -416,14 +416,25 @@ def test_a_curve_over_sparsities_is_drawn_whichever_arms_there_are(tmp_path):
     assert (tmp_path / "td3-hopper-60000.png").exists()
 
 
-def test_names_under_bars_are_broken_at_hyphens_alone():
-    arms = {name: [line()] for name in ("dense", "rlx2@0.995", "winning-release", "fixed-16.7k")}
+def test_long_names_under_few_bars_are_broken():
+    arms = {name: [line()] for name in ("dense", "rlx2@0.995", "winning-release", "fixed-16.7k", "rlx2 n_step=1")}
     estimates = {name: statistics.estimate(statistics.mean, [np.array([1.0])]) for name in arms}
     figure = pictures.draw_arms(arms, estimates, None, "title", pictures.arm_colors(list(arms), "rlx2@0.995"))
     labels = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
-    assert labels == ["dense\nn=1", "rlx2@0.995\nn=1", "winning-\nrelease\nn=1", "fixed-\n16.7k\nn=1"]
+    broken = ["winning-\nrelease\nn=1", "fixed-\n16.7k\nn=1", "rlx2\nn_\nstep=\n1\nn=1"]
+    assert labels == ["dense\nn=1", "rlx2@0.995\nn=1", *broken]
     shown = [axis for axis in figure.axes[:-1] if axis.get_visible()]
     assert [axis.get_title() for axis in shown] == list(arms)
+
+
+def test_long_names_under_many_bars_are_slanted():
+    names = [*(f"arm{i}" for i in range(pictures.SLANTED)), "rlx2 evolve_interval=10000"]
+    arms = {name: [line()] for name in names}
+    estimates = {name: statistics.estimate(statistics.mean, [np.array([1.0])]) for name in names}
+    figure = pictures.draw_arms(arms, estimates, None, "", dict.fromkeys(names, "C0"))
+    labels = figure.axes[-1].get_xticklabels()
+    assert labels[-1].get_text() == "rlx2 evolve_interval=10000, n=1"
+    assert {label.get_rotation() for label in labels} == {40}
 
 
 def test_an_arm_has_one_colour_whichever_arms_have_runs(tmp_path, monkeypatch):
