@@ -158,7 +158,8 @@ def write(directory: Path, name: str, study: Study) -> None:
     """Make README.md and the pictures of a study's directory."""
     source = digest(directory)
     found = sections(groups(records.read(directory)))
-    for section, stem, title in zip(found, _stems(found), _titles(found), strict=True):
+    mains = [section.group for section in found]
+    for section, stem, title in zip(found, _stems(mains), _titles(mains), strict=True):
         _draw(section.group, study, directory / stem, title, source)
         if section.variants:
             _draw_variants(section, study, directory / f"{stem}-variants.png", title, source)
@@ -181,9 +182,10 @@ def markdown(directory: Path, name: str, study: Study) -> str:
         READING,
     ]
     found = sections(groups(lines))
-    for section, stem, title in zip(found, _stems(found), _titles(found), strict=True):
+    mains = [section.group for section in found]
+    for section, stem, title in zip(found, _stems(mains), _titles(mains), strict=True):
         parts += _section(section, study, stem, title)
-    parts += _across([section.group for section in found], study)
+    parts += _across(mains, study)
     findings = directory / FINDINGS
     if findings.exists():
         parts += ["## What was found", findings.read_text(encoding="utf-8").strip()]
@@ -222,12 +224,12 @@ def _variants(section: Section, study: Study) -> str:
                 [
                     section.differing(variant),
                     name,
-                    f"{len(lines)}" + _failed(lines),
+                    _count(lines),
                     _shown(statistics.estimate(statistics.mean, sample)),
                     _shown(statistics.estimate(statistics.mean, above) if above else None),
-                    _shown(_of_dense(statistics.ratio, sample, above) if above else None, 100, 1),
-                    _shown(_of_dense(statistics.ratio, sample, dense), 100, 1),
-                    ", ".join(f"{score:.4g}" for score in sample[0]),
+                    _shown(_relative(statistics.ratio, sample, above) if above else None, 100, 1),
+                    _shown(_relative(statistics.ratio, sample, dense), 100, 1),
+                    _each(sample),
                 ]
             )
     return _markdown_table(rows)
@@ -310,14 +312,14 @@ def _table(group: Group, study: Study) -> str:
     rows = [[*head, "size", "FLOPs, training", "seeds"]]
     for name, lines in arms.items():
         sample = group.sample(name)
-        relative = None if dense is None or name == DENSE else _of_dense(statistics.ratio, sample, dense)
+        relative = None if dense is None or name == DENSE else _relative(statistics.ratio, sample, dense)
         better = None
         if hero in arms and name != hero:
             better = statistics.estimate(statistics.improvement, group.sample(hero), sample)
         rows.append(
             [
                 f"**{name}**" if name == hero else name,
-                f"{len(lines)}" + _failed(lines),
+                _count(lines),
                 _shown(statistics.estimate(statistics.mean, sample)),
                 _shown(statistics.estimate(statistics.iqm, sample)),
                 _shown(relative, 100, 1),
@@ -326,7 +328,7 @@ def _table(group: Group, study: Study) -> str:
                 _shown(better, 1, 2),
                 _ratio(lines[0]["size_ratio"]),
                 _ratio(lines[0]["flops_train_ratio"]),
-                ", ".join(f"{score:.4g}" for score in sample[0]),
+                _each(sample),
             ]
         )
     return _markdown_table(rows)
@@ -337,11 +339,11 @@ def _hero(group: Group, study: Study) -> str:
     return study.hero if group.kind == records.LEARNING else f"clone-{study.hero}"
 
 
-def _of_dense(
-    statistic: Callable[..., np.ndarray], sample: statistics.Sample, dense: statistics.Sample
+def _relative(
+    statistic: Callable[..., np.ndarray], sample: statistics.Sample, reference: statistics.Sample
 ) -> Estimate | None:
-    """A ratio to the dense agent's scores; None where those are no measure."""
-    return statistics.estimate(statistic, sample, dense) if statistics.is_measure(dense) else None
+    """A ratio to other scores; None where those are no measure."""
+    return statistics.estimate(statistic, sample, reference) if statistics.is_measure(reference) else None
 
 
 def _difference(relative: Estimate | None, paper: float | None) -> str:
@@ -392,8 +394,8 @@ def _together(members: Sequence[Group], study: Study) -> str:
             [
                 name,
                 str(sum(map(len, samples))),
-                "100" if name == DENSE else _shown(_of_dense(statistics.ratio, samples, dense), 100, 1),
-                "-" if name == DENSE else _shown(_of_dense(statistics.iqm_ratio, samples, dense), 100, 1),
+                "100" if name == DENSE else _shown(_relative(statistics.ratio, samples, dense), 100, 1),
+                "-" if name == DENSE else _shown(_relative(statistics.iqm_ratio, samples, dense), 100, 1),
                 f"{np.mean([p for p in paper if p is not None]):.1f}" if None not in paper else "-",
                 _shown(better, 1, 2),
             ]
@@ -460,32 +462,31 @@ def _by_sparsity(group: Group, arms: Mapping[str, Sequence[Line]]) -> dict[str, 
     for name, lines in arms.items():
         relative = None
         if name != DENSE and DENSE in arms:
-            relative = _of_dense(statistics.ratio, group.sample(name), group.sample(DENSE))
+            relative = _relative(statistics.ratio, group.sample(name), group.sample(DENSE))
         if relative is not None:
             found.setdefault(lines[0]["method"], {})[lines[0]["actor_sparsity"]] = relative
     return found
 
 
-def _titles(found: Sequence[Section]) -> list[str]:
-    """A heading for each section; where two would be the same, with the settings in which these differ."""
-    members = [section.group for section in found]
+def _titles(found: Sequence[Group]) -> list[str]:
+    """A heading for each group; where two would be the same, with the settings in which these differ."""
     plain = []
-    for group in members:
+    for group in found:
         unit = "steps" if group.kind == records.LEARNING else "updates"
         plain.append(f"{group.title}, {group.config['total_steps']:,} {unit}")
     titles = []
-    for group, title in zip(members, plain, strict=True):
-        others = [other for other, same in zip(members, plain, strict=True) if same == title]
+    for group, title in zip(found, plain, strict=True):
+        others = [other for other, same in zip(found, plain, strict=True) if same == title]
         settings = sorted({name for other in others for name in other.conditions})
         differ = [name for name in settings if any(other.named(name) != group.named(name) for other in others)]
         titles.append(", ".join([title, *(f"{name} {group.named(name)}" for name in differ)]))
     return titles
 
 
-def _stems(found: Sequence[Section]) -> list[str]:
-    """A file name for each section."""
+def _stems(found: Sequence[Group]) -> list[str]:
+    """A file name for each group."""
     taken: list[str] = []
-    for group, _ in found:
+    for group in found:
         kind = "" if group.kind == records.LEARNING else f"-{group.kind}"
         stem = f"{group.row.replace('/', '-')}{kind}-{group.config['total_steps']}"
         count = sum(other == stem or other.startswith(f"{stem}-") for other in taken)
@@ -493,9 +494,14 @@ def _stems(found: Sequence[Section]) -> list[str]:
     return taken
 
 
-def _failed(lines: Sequence[Line]) -> str:
+def _count(lines: Sequence[Line]) -> str:
     count = sum(line["diverged"] for line in lines)
-    return f" ({count} diverged, counted with the lowest evaluation)" if count else ""
+    return f"{len(lines)}" + (f" ({count} diverged, counted with the lowest evaluation)" if count else "")
+
+
+def _each(sample: statistics.Sample) -> str:
+    """The scores of one arm."""
+    return ", ".join(f"{score:.4g}" for score in sample[0])
 
 
 def _ratio(value: float | None) -> str:
