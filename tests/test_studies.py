@@ -45,7 +45,7 @@ def line(arm="rlx2", seed=0, score=100.0, row="td3/hopper", study="table2", **se
         "actor_sparsity": run.config.actor_sparsity,
         "critic_sparsity": run.config.critic_sparsity,
         "seed": seed,
-        "steps": 60_000,
+        "env_steps": 60_000,
         "score": score,
         "diverged": False,
         "size_ratio": account.size_ratio,
@@ -525,6 +525,10 @@ def test_findings_are_taken_over_and_a_diverged_run_is_told(tmp_path):
 def test_committed_reports_are_those_of_the_committed_runs(directory):
     directory = directory.parent
     study = STUDIES[directory.name]
+    for run in records.read(directory):
+        unit = "env_steps" if run["kind"] == "learning" else "updates"
+        assert run[unit] > 0
+        assert {"agent", "env", "backend", "method", "actor_sparsity", "critic_sparsity", "seed", "score"} <= set(run)
     assert (directory / "README.md").read_text() == report.markdown(directory, directory.name, study)
     pictures = sorted(directory.glob("*.png"))
     linked = {word.partition(")")[0] for word in (directory / "README.md").read_text().split("](")[1:]}
@@ -818,7 +822,7 @@ def test_a_study_in_small_from_the_command_line_to_its_report_and_on(tmp_path):
         (arm, seed) for arm in ("dense", "tiny", "ss", "set", "rigl", "rlx2") for seed in (0, 1)
     )
     for run in made:
-        assert run["steps"] == 1200
+        assert run["env_steps"] == 1200
         assert run["evaluations"]["steps"] == [400, 800, 1200]
         assert run["score"] == pytest.approx(np.mean(run["evaluations"]["return_mean"]), rel=1e-5)
         assert run["provenance"]["command"] == "python experiments/reproduce.py --study=table2 --smoke"

@@ -100,6 +100,7 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
       diverged: whether its values stopped being finite; its lowest evaluation is then its score.
     """
     c = run.config
+    kind, unit = (LEARNING, "env_steps") if run.teacher is None else (CLONING, "updates")
     rows = files.read_json_lines(directory / "metrics.jsonl")
     summary = files.read_json(directory / "summary.json", {})
     last = workdirs.last_scores(rows, c.score_evaluations or 1)
@@ -110,7 +111,7 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
         "study": study,
         "row": run.row,
         "arm": run.arm,
-        "kind": LEARNING if run.teacher is None else CLONING,
+        "kind": kind,
         "agent": c.agent,
         "env": c.env,
         "backend": c.backend,
@@ -118,14 +119,14 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
         "actor_sparsity": c.actor_sparsity,
         "critic_sparsity": c.critic_sparsity,
         "seed": c.seed,
-        "steps": _steps(rows[-1]) if rows else 0,
+        unit: rows[-1][unit] if rows else 0,
         "score": float(np.mean(last)),
         "score_evaluations": len(last),
         "best": max((row["return_mean"] for row in rows), default=None),
         "diverged": diverged,
         **{name: summary.get(name) for name in COPIED},
         "evaluations": {
-            "steps": list(map(_steps, rows)),
+            "steps": [row[unit] for row in rows],
             **{name: [_rounded(row.get(name)) for row in rows] for name in COLUMNS if any(name in row for row in rows)},
         },
         "conditions": dict(run.conditions),
@@ -170,11 +171,6 @@ def scores(lines: Sequence[Line], arm: str) -> np.ndarray:
     """Per-seed scores of one arm, in the order of the seeds."""
     mine = sorted((line for line in lines if line["arm"] == arm), key=lambda line: line["seed"])
     return np.array([line["score"] for line in mine], float)
-
-
-def _steps(row: Mapping[str, Any]) -> int:
-    """Environment steps of a run, updates of a clone."""
-    return row["env_steps"] if "env_steps" in row else row["updates"]
 
 
 def _rounded(value: Any) -> Any:

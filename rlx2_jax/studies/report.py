@@ -157,9 +157,7 @@ def _best(group: Group, found: Sequence[Group]) -> int:
 def write(directory: Path, name: str, study: Study) -> None:
     """Make README.md and the pictures of a study's directory."""
     source = digest(directory)
-    found = sections(groups(records.read(directory)))
-    mains = [section.group for section in found]
-    for section, stem, title in zip(found, _stems(mains), _titles(mains), strict=True):
+    for section, stem, title in _layout(records.read(directory)):
         _draw(section.group, study, directory / stem, title, source)
         if section.variants:
             _draw_variants(section, study, directory / f"{stem}-variants.png", title, source)
@@ -181,16 +179,22 @@ def markdown(directory: Path, name: str, study: Study) -> str:
         f"`python experiments/reproduce.py --study={name} --report_only`.",
         READING,
     ]
-    found = sections(groups(lines))
-    mains = [section.group for section in found]
-    for section, stem, title in zip(found, _stems(mains), _titles(mains), strict=True):
+    layout = _layout(lines)
+    for section, stem, title in layout:
         parts += _section(section, study, stem, title)
-    parts += _across(mains, study)
+    parts += _across([section.group for section, _, _ in layout], study)
     findings = directory / FINDINGS
     if findings.exists():
         parts += ["## What was found", findings.read_text(encoding="utf-8").strip()]
     parts += ["## Where the runs come from", _provenance(lines)]
     return "\n\n".join(parts) + "\n"
+
+
+def _layout(lines: Sequence[Line]) -> list[tuple[Section, str, str]]:
+    """What a report shows, in its order: each section, the name of its files, and its heading."""
+    found = sections(groups(lines))
+    mains = [section.group for section in found]
+    return list(zip(found, _stems(mains), _titles(mains), strict=True))
 
 
 def _section(section: Section, study: Study, stem: str, title: str) -> list[str]:
