@@ -286,7 +286,7 @@ def test_sac_bootstraps_from_the_lesser_critic_and_the_entropy_of_its_own_action
     hparams = s.hparams()
     state = s.init(KEY, hparams).replace(log_alpha=jnp.log(0.5))
     state = state.replace(critic=state.critic.replace(target=jax.tree.map(lambda x: 2 * x, state.critic.params)))
-    action, log_prob = squashed_sample(s, state.actor.params, ONE.next_observation, jax.random.split(KEY)[0])
+    action, log_prob = squashed_sample(s, state.actor.params, ONE.next_observation, jax.random.split(KEY, 3)[0])
     next_q = q_values(s.config, state.critic.target, ONE.next_observation, action).min(0)
     target = ONE.partial_return + ONE.bootstrap_discount * (next_q - 0.5 * log_prob)
     error = q_values(s.config, state.critic.params, ONE.observation, ONE.action) - target
@@ -305,7 +305,7 @@ def test_the_actor_climbs_the_value_of_its_own_action(name):
         if name == "td3":
             action = s.agent.mode(state.actor.replace(params=params), ONE.observation)
             return -(ONE.weight * q_values(s.config, state.critic.params, ONE.observation, action)[0]).mean()
-        action, log_prob = squashed_sample(s, params, ONE.observation, KEY)
+        action, log_prob = squashed_sample(s, params, ONE.observation, jax.random.split(KEY, 3)[2])
         q = q_values(s.config, state.critic.params, ONE.observation, action).min(0)
         return (ONE.weight * (0.5 * log_prob - q)).mean()
 

@@ -15,7 +15,7 @@ the Gaussian by the action bound; here the bound is 1, so there is nothing to ch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,17 @@ from rlx2_jax.agents import base
 from rlx2_jax.config import Config, HParams
 from rlx2_jax.devices import Share
 from rlx2_jax.replay import Batch
+
+
+class Noise(NamedTuple):
+    """Standard normal noise of the actions that an update draws."""
+
+    next: jax.Array
+    """`[..., B, A]`, after the window."""
+    between: jax.Array
+    """`[..., B, n - 1, A]`, inside it."""
+    policy: jax.Array
+    """`[..., B, A]`, of the actor's own step."""
 
 
 def make_sac(config: Config, observation_size: int, action_size: int) -> base.Agent:
@@ -41,26 +52,26 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         output = networks.forward(actor_net, actor.params, actor.mask, observation)
         return networks.deterministic_action("sac", output)
 
-    def sample(
-        actor: base.SparseNetwork,
-        observation: jax.Array,
-        key: jax.Array,
-        normal: Callable[..., jax.Array] = share.normal,
-    ) -> tuple[jax.Array, jax.Array]:
+    def draw(key: jax.Array, batches: Batch) -> Noise:
+        shape, between = batches.action.shape, batches.between.shape
+        keys = jax.random.split(kernels.fast_key(key), 3)
+        shapes = shape, (*between[:-1], action_size), shape
+        axis = len(shape) - 2
+        return Noise(*(share.normal(k, s, axis) for k, s in zip(keys, shapes, strict=True)))
+
+    def sample(actor: base.SparseNetwork, observation: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         output = networks.forward(actor_net, actor.params, actor.mask, observation)
-        mean, log_std = networks.gaussian_head(output)
-        return networks.sample_squashed(mean, log_std, normal(kernels.fast_key(key), mean.shape))
+        return networks.sample_squashed(*networks.gaussian_head(output), noise)
 
     def critic_loss(
         params: networks.Params,
         state: base.AgentState,
         batch: Batch,
-        key: jax.Array,
+        noise: Noise,
         multi_step: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        next_key, between_key = jax.random.split(key)
         alpha = jnp.exp(state.log_alpha)
-        action, log_prob = sample(state.actor, batch.next_observation, next_key)
+        action, log_prob = sample(state.actor, batch.next_observation, noise.next)
         mask = state.critic.mask
         next_q = base.q_values(critic_net, state.critic.target, mask, batch.next_observation, action).min(0)
         # One-step windows hold no states in between; the branch saves the actor's passes over them.
@@ -69,7 +80,7 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
             lambda: (
                 -alpha
                 * jnp.sum(
-                    batch.between_discount * sample(state.actor, batch.between, between_key)[1],
+                    batch.between_discount * sample(state.actor, batch.between, noise.between)[1],
                     axis=-1,
                 )
             ),
@@ -82,9 +93,9 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         return base.weighted_mean((q - target) ** 2, batch.weight) * 2, q.mean()
 
     def actor_loss(
-        params: networks.Params, state: base.AgentState, batch: Batch, key: jax.Array
+        params: networks.Params, state: base.AgentState, batch: Batch, noise: Noise
     ) -> tuple[jax.Array, jax.Array]:
-        action, log_prob = sample(state.actor.replace(params=params), batch.observation, key)
+        action, log_prob = sample(state.actor.replace(params=params), batch.observation, noise.policy)
         critic = state.critic
         q = base.q_values(critic_net, critic.params, critic.mask, batch.observation, action).min(0)
         loss = base.weighted_mean(jnp.exp(state.log_alpha) * log_prob - q, batch.weight)
@@ -97,8 +108,7 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         mean = mode(state.actor, observation)
         if config.sac_explore == "mode":
             return mean, mean
-        # Environments are not shared out.
-        return sample(state.actor, observation, key, jax.random.normal)[0], mean
+        return sample(state.actor, observation, jax.random.normal(key, mean.shape))[0], mean
 
     def updates(
         state: base.AgentState,
@@ -107,22 +117,18 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         hparams: HParams,
         multi_step: jax.Array,
     ) -> tuple[base.AgentState, base.Metrics]:
-        def cycle(
-            state: base.AgentState, item: tuple[Batch, jax.Array, jax.Array]
-        ) -> tuple[base.AgentState, base.Metrics]:
-            batches, critic_keys, actor_keys = item
+        def cycle(state: base.AgentState, item: tuple[Batch, Noise]) -> tuple[base.AgentState, base.Metrics]:
+            batches, noises = item
             total_loss = total_q = jnp.zeros(())
             for i in range(delay):
-                batch = base.at(batches, i)
+                batch, noise = base.at(batches, i), base.at(noises, i)
                 (loss, q), gradient = share.mean(
-                    jax.value_and_grad(critic_loss, has_aux=True)(
-                        state.critic.params, state, batch, critic_keys[i], multi_step
-                    )
+                    jax.value_and_grad(critic_loss, has_aux=True)(state.critic.params, state, batch, noise, multi_step)
                 )
                 state = state.replace(critic=base.descend(state.critic, gradient, hparams.critic_lr))
                 total_loss, total_q = total_loss + loss, total_q + q
             (loss, excess), gradient = share.mean(
-                jax.value_and_grad(actor_loss, has_aux=True)(state.actor.params, state, batch, actor_keys[-1])
+                jax.value_and_grad(actor_loss, has_aux=True)(state.actor.params, state, batch, noise)
             )
             # d/d(log alpha) of -log_alpha * excess, where excess = mean log pi + target entropy.
             alpha_step, alpha_adam = kernels.ADAM.update(-excess, state.alpha_adam)
@@ -140,8 +146,8 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
                 "entropy": target_entropy - excess,
             }
 
-        critic_keys, actor_keys = jax.random.split(key, (2, batches.action.shape[0]))
-        items = base.cycles((batches, critic_keys, actor_keys), delay)
+        # All at once: drawn in the loop, they would be computed again in every operation that takes them.
+        items = base.cycles((batches, draw(key, batches)), delay)
         state, metrics = jax.lax.scan(cycle, state, items)
         return state, jax.tree.map(jnp.mean, metrics)
 
@@ -153,7 +159,8 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         multi_step: jax.Array,
     ) -> networks.Params:
         del hparams
-        return share.mean(jax.grad(critic_loss, has_aux=True)(state.critic.params, state, batch, key, multi_step)[0])
+        noise = draw(key, batch)
+        return share.mean(jax.grad(critic_loss, has_aux=True)(state.critic.params, state, batch, noise, multi_step)[0])
 
     def actor_gradient(
         state: base.AgentState,
@@ -163,7 +170,7 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         multi_step: jax.Array,
     ) -> networks.Params:
         del hparams, multi_step
-        return share.mean(jax.grad(actor_loss, has_aux=True)(state.actor.params, state, batch, key)[0])
+        return share.mean(jax.grad(actor_loss, has_aux=True)(state.actor.params, state, batch, draw(key, batch))[0])
 
     init = base.make_init(actor_net, critic_net, observation_size, action_size, config, actor_target=False)
     return base.Agent(init, explore, mode, updates, critic_gradient, actor_gradient)
