@@ -521,6 +521,13 @@ def test_findings_are_taken_over_and_a_diverged_run_is_told(tmp_path):
     assert cells(text, "rlx2")[1] == "2 (1 diverged, counted with the lowest evaluation)"
 
 
+def test_scores_of_seeds_are_written_out(tmp_path):
+    scores = (0.12345, 945.44, 3330.2, 10521.4, -20000.2)
+    records.append(tmp_path, [line("rlx2", seed, score) for seed, score in enumerate(scores)])
+    text = report.markdown(tmp_path, "table2", STUDIES["table2"])
+    assert cells(text, "rlx2")[-1] == "0.1235, 945.4, 3330, 10521, -20000"
+
+
 @pytest.mark.parametrize("directory", sorted(RESULTS.glob(f"*/{records.FILE}")), ids=lambda path: path.parent.name)
 def test_committed_reports_are_those_of_the_committed_runs(directory):
     directory = directory.parent

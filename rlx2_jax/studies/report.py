@@ -505,7 +505,7 @@ def _count(lines: Sequence[Line]) -> str:
 
 def _each(sample: statistics.Sample) -> str:
     """The scores of one arm."""
-    return ", ".join(f"{score:.4g}" for score in sample[0])
+    return ", ".join(f"{score:.0f}" if abs(score) >= 1000 else f"{score:.4g}" for score in sample[0])
 
 
 def _ratio(value: float | None) -> str:
