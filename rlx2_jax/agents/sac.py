@@ -108,6 +108,7 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         mean = mode(state.actor, observation)
         if config.sac_explore == "mode":
             return mean, mean
+        # Environments are not shared out.
         return sample(state.actor, observation, jax.random.normal(key, mean.shape))[0], mean
 
     def updates(
