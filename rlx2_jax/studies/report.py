@@ -156,17 +156,22 @@ def _best(group: Group, found: Sequence[Group]) -> int:
 
 def write(directory: Path, name: str, study: Study) -> None:
     """Make README.md and the pictures of a study's directory."""
-    source = digest(directory)
     for section, stem, title in _layout(records.read(directory)):
+        source = _digest(section)
         _draw(section.group, study, directory / stem, title, source)
         if section.variants:
             _draw_variants(section, study, directory / f"{stem}-variants.png", title, source)
     files.write_bytes(directory / "README.md", markdown(directory, name, study).encode())
 
 
-def digest(directory: Path) -> str:
-    """Of the raw data, kept in every picture made of them."""
-    return hashlib.sha256((directory / records.FILE).read_bytes()).hexdigest()[:16]
+def digests(directory: Path) -> dict[str, str]:
+    """Of the runs of each section, by how the names of its pictures begin; every picture holds that of its runs."""
+    return {stem: _digest(section) for section, stem, _ in _layout(records.read(directory))}
+
+
+def _digest(section: Section) -> str:
+    lines = [line for group in (section.group, *section.variants) for line in group.lines]
+    return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def markdown(directory: Path, name: str, study: Study) -> str:
