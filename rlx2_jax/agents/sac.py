@@ -48,9 +48,11 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
     delay = config.delay
     share = Share(config.data_parallel)
 
+    def outputs(actor: base.SparseNetwork, observation: jax.Array) -> jax.Array:
+        return networks.forward(actor_net, actor.params, actor.mask, observation)
+
     def mode(actor: base.SparseNetwork, observation: jax.Array) -> jax.Array:
-        output = networks.forward(actor_net, actor.params, actor.mask, observation)
-        return networks.deterministic_action("sac", output)
+        return networks.deterministic_action("sac", outputs(actor, observation))
 
     def draw(key: jax.Array, batches: Batch) -> Noise:
         shape, between = batches.action.shape, batches.between.shape
@@ -60,8 +62,7 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         return Noise(*(share.normal(k, s, axis) for k, s in zip(keys, shapes, strict=True)))
 
     def sample(actor: base.SparseNetwork, observation: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        output = networks.forward(actor_net, actor.params, actor.mask, observation)
-        return networks.sample_squashed(*networks.gaussian_head(output), noise)
+        return networks.sample_squashed(*networks.gaussian_head(outputs(actor, observation)), noise)
 
     def critic_loss(
         params: networks.Params,
@@ -105,11 +106,13 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         state: base.AgentState, observation: jax.Array, key: jax.Array, hparams: HParams
     ) -> tuple[jax.Array, jax.Array]:
         del hparams
-        mean = mode(state.actor, observation)
+        output = outputs(state.actor, observation)
+        mean = networks.deterministic_action("sac", output)
         if config.sac_explore == "mode":
             return mean, mean
         # Environments are not shared out.
-        return sample(state.actor, observation, jax.random.normal(key, mean.shape))[0], mean
+        noise = jax.random.normal(key, mean.shape)
+        return networks.sample_squashed(*networks.gaussian_head(output), noise)[0], mean
 
     def updates(
         state: base.AgentState,
