@@ -156,8 +156,7 @@ def sample_squashed(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tu
     gaussian = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
     # log(1 - tanh(u)^2), in the form that does not cancel for large |u|.
     squash = 2 * (jnp.log(2.0) - raw - jax.nn.softplus(-2 * raw))
-    # A product, not a sum: on a CPU XLA would make one scalar loop of a sum and all that comes before it.
-    return jnp.tanh(raw), jnp.dot(gaussian - squash, jnp.ones(mean.shape[-1]), precision="highest")
+    return jnp.tanh(raw), (gaussian - squash).sum(-1)
 
 
 def restrict(params: Params, width: jax.Array, initial: str) -> Params:
