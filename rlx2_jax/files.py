@@ -16,6 +16,10 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zip
 """What reading a damaged archive of arrays may raise."""
 
 
+ASIDE = ".tmp"
+"""What the name of a file that is not yet whole ends with."""
+
+
 def make_writable(directory: Path) -> None:
     """Make a directory, and see that files can be made in it.
 
@@ -29,7 +33,7 @@ def make_writable(directory: Path) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace a file's contents in one step."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}{ASIDE}")
     try:
         with open(aside, "wb") as file:
             file.write(data)
@@ -39,6 +43,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what a process that was killed while it wrote a file has left beside it; none may be writing it."""
+    for aside in path.parent.glob(f".{path.name}.*{ASIDE}"):
+        aside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

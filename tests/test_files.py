@@ -62,6 +62,21 @@ def test_a_replacement_that_is_interrupted_leaves_a_run_that_is_still_told_from_
         workdirs.prepare(tmp_path, small(gamma=0.9), resume=False, overwrite=False)
 
 
+def test_what_a_killed_process_was_writing_is_removed_by_the_next(tmp_path):
+    with workdirs.held(tmp_path, small(), resume=False, overwrite=False):
+        pass
+    kept = {path.name for path in tmp_path.iterdir()}
+    with (
+        mock.patch.object(os, "replace", side_effect=KeyboardInterrupt),
+        mock.patch.object(type(tmp_path), "unlink"),  # A kill leaves no time to tidy up.
+        pytest.raises(KeyboardInterrupt),
+    ):
+        files.write_json(tmp_path / "summary.json", {})
+    assert {path.name for path in tmp_path.iterdir()} > kept
+    with workdirs.held(tmp_path, small(), resume=True, overwrite=False):
+        assert {path.name for path in tmp_path.iterdir()} == kept
+
+
 def test_a_second_ctrl_c_interrupts():
     with StopSignals() as stop:
         signal.raise_signal(signal.SIGINT)

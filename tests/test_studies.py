@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 
-from rlx2_jax import accounting, envs, files, policies, presets, provenance, statistics, tickets
+from rlx2_jax import accounting, envs, files, lock, policies, presets, provenance, statistics, tickets
 from rlx2_jax.config import Config, resolve
 from rlx2_jax.errors import ConfigError, DivergedError, RlxError, WorkdirError
 from rlx2_jax.studies import STUDIES, conduct, frontier, records, report, runs
@@ -801,6 +801,19 @@ def test_a_clone_whose_worker_died_is_made_again_and_keeps_no_other(laboratory, 
     assert {run["arm"] for run in records.read(place.directory)} & set(CLONES) == {"clone-random"}
     monkeypatch.setattr(conduct.workers, "work", work)
     assert [run[0] for run in conducted(laboratory, [0])[0]] == ["clone"] * 3
+
+
+@both_ways
+def test_two_studies_do_not_make_the_same_runs_at_once(laboratory, monkeypatch):
+    place, made, _ = laboratory
+    conducted(laboratory, [0])
+    del made[:]
+    (row,) = place.workdir.iterdir()
+    hold = lock.hold
+    monkeypatch.setattr(lock, "hold", lambda directory: hold(directory, 0.0))
+    with hold(row), pytest.raises(WorkdirError, match="in use by another process"):
+        conducted(laboratory, [0, 1])
+    assert not made
 
 
 def test_a_runs_record_is_gathered_from_its_files_without_training(laboratory):

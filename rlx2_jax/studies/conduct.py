@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
-from rlx2_jax import files, policies
-from rlx2_jax.errors import DivergedError, RlxError
+from rlx2_jax import files, lock, policies
+from rlx2_jax.errors import RlxError
 from rlx2_jax.studies import frontier, records
 from rlx2_jax.studies.catalogue import Run, Study
 from rlx2_jax.sweeps import plan as plans
@@ -55,16 +55,21 @@ def conduct(study: Study, runs: Sequence[Run], place: Place, say: Callable[[str]
       runs: of `catalogue.runs`.
       place: where.
       say: takes a line where something is left out, per clone, and per evaluation of one that is made in this process.
+
+    Raises:
+      WorkdirError: another process makes runs of the same row in the same workdir.
     """
     go = _search if study.search else _stages
-    rows = _by_place(runs, place.workdir).items()
+    complete = True
     with StopSignals() as stop:
         try:
-            # A row that is not complete keeps none of the others.
-            complete = [go(mine, place._replace(workdir=where), say, stop) for where, mine in rows]
+            for where, mine in _by_place(runs, place.workdir).items():
+                with lock.hold(where):
+                    # A row that is not complete keeps none of the others.
+                    complete &= go(mine, place._replace(workdir=where), say, stop)
         except _StoppedError:
             return False
-    return all(complete)
+    return complete
 
 
 def gather(runs: Sequence[Run], place: Place) -> None:
@@ -261,8 +266,7 @@ def _clone(task: workers.Task, say: Callable[[str], None], stop: StopSignals) ->
     try:
         cloning.clone(task.config, policies.load(task.teacher), task.workdir, overwrite=True, say=follow)
     except RlxError as error:
-        code = workers.DIVERGED if isinstance(error, DivergedError) else workers.REFUSED
-        return workers.End(task, code, str(error).rstrip("."))
+        return workers.End(task, workers.code_of(error), str(error).rstrip("."))
     return workers.End(task, 0, "")
 
 

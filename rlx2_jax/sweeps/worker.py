@@ -16,8 +16,8 @@ from pathlib import Path
 from rlx2_jax import policies
 from rlx2_jax.compilation import use_cache
 from rlx2_jax.config import Config
-from rlx2_jax.errors import DivergedError, RlxError
-from rlx2_jax.sweeps.workers import DIVERGED, REFUSED
+from rlx2_jax.errors import RlxError
+from rlx2_jax.sweeps.workers import code_of
 from rlx2_jax.training.cloning import clone
 from rlx2_jax.training.run import train
 
@@ -40,7 +40,7 @@ def main() -> int:
             train(config, workdir, resume=resume, overwrite=not resume, show_progress=False)
     except RlxError as error:
         print(error, file=sys.stderr)
-        return DIVERGED if isinstance(error, DivergedError) else REFUSED
+        return code_of(error)
     return 0
 
 

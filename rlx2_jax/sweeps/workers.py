@@ -23,7 +23,7 @@ import jax
 
 from rlx2_jax import files, provenance
 from rlx2_jax.config import Config
-from rlx2_jax.errors import ConfigError
+from rlx2_jax.errors import ConfigError, DivergedError, RlxError
 from rlx2_jax.sweeps import plan as plans
 from rlx2_jax.sweeps import table
 from rlx2_jax.training.display import Display
@@ -37,6 +37,11 @@ REFUSED = 2
 
 POLL_SECONDS = 0.5
 """Between two looks at the workers."""
+
+
+def code_of(error: RlxError) -> int:
+    """The exit code that tells how a run, or a clone, failed."""
+    return DIVERGED if isinstance(error, DivergedError) else REFUSED
 
 
 class Task(NamedTuple):

@@ -99,6 +99,8 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
         raise WorkdirError(
             f"workdir {workdir} cannot be written ({error.strerror}); name another with --workdir."
         ) from None
+    for name in CONTENTS:
+        files.remove_unfinished(workdir / name)
     if overwrite and not resume:
         for name in CONTENTS:
             _remove(workdir / name)
