@@ -2,8 +2,9 @@
 
 A sample is one array of per-seed scores for each task, `[n_task]`. Intervals are percentile intervals of the stratified
 bootstrap: seeds are drawn again with replacement within each task, all tasks together (Agarwal et al., *Deep
-Reinforcement Learning at the Edge of the Statistical Precipice*, 2021). With three or four seeds such an interval is a
-rough one, and too narrow rather than too wide.
+Reinforcement Learning at the Edge of the Statistical Precipice*, 2021). With few seeds such an interval is too narrow:
+of normally distributed scores it holds the mean in 75 % of cases with three seeds, 81 % with four, 84 % with five, 88 %
+with eight and 93 % with twenty. `for_few` says which one comes nearer to what it should.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 
 Sample = Sequence[np.ndarray]
 """One array per task; the last axis of each is seeds, leading axes are resamples."""
@@ -56,9 +58,11 @@ def mean(sample: Sample) -> np.ndarray:
 def iqm(sample: Sample) -> np.ndarray:
     """Interquartile mean of all scores of all tasks, which must share a scale: the mean without a quarter at each end.
 
-    A quarter of less than four scores is none, and this is the mean then.
+    Tasks weigh the same: scores of one that has fewer of them are repeated until all have as many. A quarter of less
+    than four scores is none, and this is the mean then.
     """
-    pooled = np.sort(np.concatenate(sample, -1), -1)
+    count = math.lcm(*(scores.shape[-1] for scores in sample))
+    pooled = np.sort(np.concatenate([np.repeat(s, count // s.shape[-1], -1) for s in sample], -1), -1)
     cut = int(TRIM * pooled.shape[-1])
     return pooled[..., cut : pooled.shape[-1] - cut].mean(-1)
 
@@ -87,14 +91,29 @@ def improvement(sample: Sample, other: Sample) -> np.ndarray:
     return np.mean(wins, axis=0)
 
 
+def for_few(confidence: float, n: int) -> float:
+    """The confidence to ask of a percentile interval of `n` scores so that it has the one that is meant, about.
+
+    It is larger: the bootstrap's spread lacks a factor of sqrt(n / (n - 1)), and its tails are a normal distribution's
+    where Student's are due (Hesterberg, *What Teachers Should Know about the Bootstrap*, 2015, section 5.3).
+    """
+    tail = scipy.stats.t.ppf((1 - confidence) / 2, n - 1) * math.sqrt(n / (n - 1))
+    return float(1 - 2 * scipy.stats.norm.cdf(tail))
+
+
 def estimate(
-    statistic: Callable[..., np.ndarray], *samples: Sample, resamples: int = RESAMPLES, seed: int = 0
+    statistic: Callable[..., np.ndarray],
+    *samples: Sample,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Estimate:
     """A statistic of independent samples with its stratified-bootstrap interval.
 
     Args:
       statistic: of as many samples as given; works on leading axes.
       samples: tasks in the same order in each, every task with at least one score.
+      confidence: of the interval, as a share.
       resamples: bootstrap resamples.
       seed: of the bootstrap, fixed so that the same scores give the same interval.
 
@@ -106,7 +125,8 @@ def estimate(
         raise ValueError("an estimate needs at least one finite score for each task.")
     rng = np.random.default_rng(seed)
     drawn = [[scores[rng.integers(0, scores.size, (resamples, scores.size))] for scores in sample] for sample in plain]
-    low, high = np.percentile(statistic(*drawn), [2.5, 97.5])
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(statistic(*drawn), [tail, 100 - tail])
     return Estimate(
         n=sum(scores.size for scores in plain[0]),
         value=float(statistic(*plain)),

@@ -48,19 +48,28 @@ def test_only_a_close_thing_takes_more_seeds_and_is_marked():
     assert first.kept == (first.ratio.value >= frontier.TOLERANCE)
 
 
-def test_the_recorded_scores_say_the_same_again():
-    rng = np.random.default_rng(1)
-    values = {}
-
-    def score(sparsity, seed):
-        return values.setdefault((sparsity, seed), 1000 * (1 - sparsity**30) + rng.normal(0, 40))
-
+def test_what_is_recorded_besides_does_not_change_what_the_search_says():
+    score = lambda sparsity, seed: 1000 * (1 - sparsity**30) + 80 * np.sin(7 * seed + 100 * sparsity)
     found, _ = play(score)
-    scores = {}
-    for (sparsity, seed), value in values.items():
-        scores.setdefault(sparsity, {})[seed] = value
-    assert frontier.search(scores, SEEDS) == found
     assert found.largest is not None
+    everything = {s: {seed: score(s, seed) for seed in range(50)} for s in (0.0, *frontier.GRID)}
+    assert frontier.search(everything, SEEDS) == found
+
+
+def test_few_seeds_decide_nothing():
+    found, _ = play(lambda sparsity, seed: (1000.0 if sparsity < 0.9 else 10.0) + seed, seeds=(0, 1, 2, 3))
+    assert found.largest == 0.85
+    assert not any(step.decided for step in found.steps)
+
+
+def test_a_step_is_decided_wrongly_about_as_seldom_as_it_says():
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(300):
+        scores = {s: dict(enumerate(rng.normal(mean, 150, 20))) for s, mean in ((0.0, 1000), (0.9, 969))}
+        (step,) = frontier.search(scores, tuple(range(20)), grid=(0.9,)).steps
+        wrong += step.decided and step.kept
+    assert wrong <= 0.05 * 300  # 2.5 % on either side, and what normal theory misses.
 
 
 def test_what_is_to_be_kept_is_97_percent():

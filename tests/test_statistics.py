@@ -26,6 +26,13 @@ def test_the_interquartile_mean_pools_tasks():
     assert statistics.iqm([np.array([0.0, 10.0]), np.array([20.0, 90.0])]) == 15
 
 
+def test_tasks_weigh_the_same_in_the_interquartile_mean_however_many_seeds_they_have():
+    many, few = np.array([1.0, 2.0, 3.0, 4.0]), np.array([5.0, 6.0])
+    assert statistics.iqm([many, few]) == statistics.iqm([many, np.repeat(few, 2)]) == (3 + 4 + 5 + 5) / 4
+    drawn = np.stack([few, few[::-1]])
+    np.testing.assert_allclose(statistics.iqm([np.stack([many] * 2), drawn]), [(3 + 4 + 5 + 5) / 4] * 2)
+
+
 def test_scores_over_a_reference_are_as_uncertain_as_that():
     sample, spread = [np.full(4, 90.0), np.full(4, 9.0)], [np.array([80.0, 120.0]), np.array([8.0, 12.0])]
     found = estimate(statistics.iqm_ratio, sample, spread)
@@ -117,3 +124,13 @@ def test_the_same_values_give_the_same_interval():
     assert summarize(values) == summarize(values)
     other = summarize(np.random.default_rng(1).normal(size=8), seed=1)
     assert other != summarize(np.random.default_rng(1).normal(size=8))
+
+
+@pytest.mark.parametrize(("n", "plain", "widened"), [(5, (0.80, 0.87), (0.89, 0.97)), (8, (0.85, 0.91), (0.92, 0.97))])
+def test_an_interval_for_few_scores_holds_the_mean_about_as_often_as_it_should(n, plain, widened):
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(1000, n))
+    for confidence, (least, most) in ((0.95, plain), (statistics.for_few(0.95, n), widened)):
+        found = [estimate(statistics.mean, [s], confidence=confidence, resamples=1000) for s in samples]
+        assert least < np.mean([e.low <= 0 <= e.high for e in found]) < most
+    assert statistics.for_few(0.95, 10**6) == pytest.approx(0.95, abs=1e-5)

@@ -50,6 +50,7 @@ def line(arm="rlx2", seed=0, score=100.0, row="td3/hopper", study="table2", **se
         "diverged": False,
         "size_ratio": account.size_ratio,
         "flops_train_ratio": account.flops_train_ratio,
+        "flops_test_ratio": account.flops_test_ratio,
         "evaluations": {name: [float(s) for s in steps] for name in ("steps", *records.COLUMNS)},
         "conditions": dict(run.conditions),
         "provenance": {"command": "python x", "commit": "c0ffee", "device": "d", "versions": {}, "compute": "masked"},
@@ -173,14 +174,20 @@ def test_a_reading_gives_way_to_what_an_arm_sets(study, reading):
     ("rows", "settings", "arms", "sentence"),
     [
         (["hopper"], {}, (), "rows=hopper: name an agent and a task"),
-        (["td3/pong"], {}, (), "unknown env"),
+        (["td3/hopper", "td3/pong"], {}, (), "unknown env"),
+        (["td3/hopper"], {"actor_sparsity": 0.99999}, (), "without a link; use a lower one"),
         (["td3/hopper"], {"n_step": 2}, (), "--n_step is what this study varies"),
         (["td3/hopper"], {}, ["magic"], "unknown arms"),
     ],
 )
 def test_a_study_that_cannot_be_is_one_sentence(rows, settings, arms, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        [envs.make(run.config.env) for run in runs(STUDIES["table3-nstep"], rows, [0], settings, arms)]
+        runs(STUDIES["table3-nstep"], rows, [0], settings, arms)
+
+
+def test_a_search_chooses_its_arms_itself():
+    with pytest.raises(ConfigError, match="chooses its arms itself; leave it out"):
+        runs(STUDIES["frontier"], ["td3/hopper"], [0], {}, ["dense"])
 
 
 def test_records_are_appended_once_and_found_by_every_study(tmp_path):
@@ -270,8 +277,10 @@ def test_a_report_says_what_the_statistics_say(tmp_path):
     assert cells(text, "ss")[3].startswith("25.0 [")
     assert cells(text, "rlx2")[6] == "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x - 97 for x in relative[1:]))
     assert cells(text, "ss")[7] == f"{better.value:.2f} [{better.low:.2f}, {better.high:.2f}]"
-    assert cells(text, "rlx2")[8] == "0.040"
-    assert cells(text, "dense")[10] == "90, 100, 110, 140"
+    assert cells(text, "rlx2")[8] == "0.040 (0.040)"
+    assert cells(text, "rlx2")[10] == "0.020 (0.020)"
+    assert cells(text, "ss")[8] == "0.040"
+    assert cells(text, "dense")[11] == "90, 100, 110, 140"
     assert (tmp_path / "td3-hopper-60000.png").exists()
 
 
@@ -325,6 +334,33 @@ def test_runs_without_a_dense_agent_are_variants_of_those_that_differ_least(tmp_
     assert len(list(tmp_path.glob("*-variants.png"))) == 2
 
 
+def test_sections_are_told_apart_though_an_arm_sets_what_they_differ_in(tmp_path):
+    arms = [line(arm, 0, 1.0) for arm in ("rigl", "rlx2", "dense")]
+    records.append(tmp_path, [*arms, *(line(arm, 0, 1.0, n_step=3) for arm in ("dense", "rlx2"))])
+    text = report.markdown(tmp_path, "table2", STUDIES["table2"])
+    assert [row for row in text.splitlines() if row.startswith("## TD3")] == [
+        "## TD3 on hopper, 60,000 steps, n_step by arm",
+        "## TD3 on hopper, 60,000 steps, n_step 3",
+    ]
+
+
+def test_a_dynamic_buffers_fewest_are_those_of_the_dynamic_arm(tmp_path):
+    arms = [line(arm, 0, 1.0, "sac/hopper", "buffer") for arm in ("dense", "dynamic", "fixed-2k")]
+    assert arms[1]["config"]["buffer_min"] > arms[2]["config"]["buffer_min"]
+    records.append(tmp_path, arms)
+    text = report.markdown(tmp_path, "buffer", STUDIES["buffer"])
+    assert f"and keeps {arms[1]['config']['buffer_min']:,}" in text
+
+
+def test_a_report_leaves_no_picture_of_an_earlier_one(tmp_path):
+    records.append(tmp_path, [line("rlx2", 0, 1.0), line("rlx2", 0, 1.0, gamma=0.9)])
+    report.write(tmp_path, "table2", STUDIES["table2"])
+    assert {path.name for path in tmp_path.glob("*.png")} == {"td3-hopper-60000.png", "td3-hopper-60000-2.png"}
+    records.append(tmp_path, [line("dense", 0, 1.0), line("ss", 0, 1.0)])
+    report.write(tmp_path, "table2", STUDIES["table2"])
+    assert {path.name for path in tmp_path.glob("*.png")} == {"td3-hopper-60000.png", "td3-hopper-60000-variants.png"}
+
+
 def test_a_variant_of_an_arm_that_the_section_has_not_is_measured_by_the_dense_agent(tmp_path):
     records.append(tmp_path, [line("dense", 0, 100.0), line("rigl", 0, 50.0, gamma=0.9)])
     report.write(tmp_path, "table2", STUDIES["table2"])
@@ -361,7 +397,7 @@ def test_rows_are_averaged_only_if_their_runs_were_made_alike(tmp_path):
     expected = 100 * np.mean([90.5 / 100.5, 700.5 / 1000.5])
     assert cells(together, "rlx2")[1:3] == ["4", cells(together, "rlx2")[2]]
     assert cells(together, "rlx2")[2].startswith(f"{expected:.1f} [")
-    assert cells(together, "rlx2")[4] == f"{(97.0 + 98.1) / 2:.1f}"
+    assert cells(together, "rlx2")[3] == f"{(97.0 + 98.1) / 2:.1f}"
 
 
 def test_a_row_that_is_not_complete_takes_no_arm_from_the_others(tmp_path):
@@ -470,9 +506,9 @@ def test_no_interval_where_any_part_is_one_run(tmp_path):
     more = [line(arm, 0, 5.0, "td3/walker2d") for arm in ("dense", "rlx2")]
     records.append(tmp_path, more)
     together = report.markdown(tmp_path, "table2", STUDIES["table2"]).partition("together")[2]
-    assert cells(together, "rlx2")[2:6] == ["92.5", cells(together, "rlx2")[3], "97.5", "-"]
-    assert "[" not in cells(together, "rlx2")[3]
-    assert cells(together, "dense")[2:4] == ["100", "-"]
+    assert cells(together, "rlx2")[2:6] == ["92.5", "97.5", cells(together, "rlx2")[4], "-"]
+    assert "[" not in cells(together, "rlx2")[4]
+    assert cells(together, "dense")[2:5] == ["100", "-", "-"]
 
 
 def test_the_papers_numbers_stand_beside_its_own_sparsities_alone(tmp_path):

@@ -20,8 +20,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rlx2_jax import presets
-from rlx2_jax.config import PAPER_STEPS, Config, resolve
+from rlx2_jax import envs, presets
+from rlx2_jax.config import PAPER_STEPS, Config, resolve, structure
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sparsity import methods
 from rlx2_jax.studies import frontier
@@ -349,6 +349,8 @@ def runs(
     Raises:
       ConfigError: a row, an arm or a setting that cannot be.
     """
+    if study.search and arms:
+        raise ConfigError(f"arms={','.join(arms)}: this study searches, and chooses its arms itself; leave it out.")
     found = []
     for row in rows:
         agent, _, env = row.partition("/")
@@ -362,6 +364,8 @@ def runs(
         base = dataclasses.replace(Config(), **values)
         steps = resolve(dataclasses.replace(base, method="dense")).total_steps
         assert steps is not None
+        # What no row can be is refused before any is trained.
+        task = envs.make(env, base.backend)
         offered = study.arms(steps)
         conditions = {**_conditions(base, offered), "total_steps": steps}
         if unknown := sorted(set(arms) - {arm.name for arm in offered}):
@@ -374,6 +378,7 @@ def runs(
             if arms and (lacking := [name for name in (arm.ticket, arm.teacher) if name and name not in arms]):
                 raise ConfigError(f"arm {arm.name} begins with what {lacking[0]} leaves; name both.")
             configs = [resolve(dataclasses.replace(base, **arm.settings, seed=seed)) for seed in seeds]
+            structure(configs[0], task.observation_size, task.action_size)
             found += [Run(row, arm.name, config, arm.ticket, arm.teacher, conditions) for config in configs]
     return found
 

@@ -10,6 +10,7 @@ A study that searches has no stages: it trains what the search asks for next, un
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -64,7 +65,8 @@ def conduct(study: Study, runs: Sequence[Run], place: Place, say: Callable[[str]
     with StopSignals() as stop:
         try:
             for where, mine in _by_place(runs, place.workdir).items():
-                with lock.hold(where):
+                # Where nothing is to be made there is nothing to hold.
+                with lock.hold(where) if missing(mine, place) else contextlib.nullcontext():
                     # A row that is not complete keeps none of the others.
                     complete &= go(mine, place._replace(workdir=where), say, stop)
         except _StoppedError:
@@ -285,10 +287,11 @@ def _search(runs: Sequence[Run], place: Place, say: Callable[[str], None], stop:
         found = frontier.search(frontier.scores_of(lines), seeds)
         if found.missing is None:
             return True
+        sparsity, lacking = found.missing
         if found.missing == before:
+            say(f"the search needs seeds {', '.join(map(str, lacking))} at sparsity {sparsity:g}, which were not made")
             return False
         before = found.missing
-        sparsity, lacking = found.missing
         asked = [run for run in runs if run.config.actor_sparsity == sparsity and run.config.seed in lacking]
         if not _stages(asked, place, say, stop):
             return False

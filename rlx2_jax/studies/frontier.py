@@ -4,8 +4,11 @@
         train a few seeds of it and of the dense agent; the interval of the ratio of their scores decides:
             above 97 % as a whole: kept, look further up
             below 97 % as a whole: lost, look further down
-            neither: train more seeds; when there are no more, the ratio itself decides, and the step is marked
+            neither: train twice as many seeds; when there are no more, the ratio itself decides, and the step is marked
     if a dense agent's score is not above zero there is nothing to keep, and the search is over
+
+Who looks at an interval again and again finds it on one side at last. So the 5 % of errors that a step may make are
+shared out over the looks it may take, and intervals are widened for the few seeds they are of (`statistics.for_few`).
 
 It takes for granted that a sparsity which loses the return is not followed by one that keeps it. The search is a
 function of the scores there are: it says which runs it needs next, and made again of the recorded scores it says the
@@ -28,8 +31,11 @@ GRID = (0.5, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.
 TOLERANCE = 0.97
 """Share of the dense agent's return that has to be kept."""
 
+CONFIDENCE = 0.95
+"""Of a step that is decided, with all its looks."""
+
 FIRST_SEEDS = 5
-"""Before anything is decided: the interval of three or four is too narrow to be trusted."""
+"""Before anything is decided: of fewer no interval can be trusted."""
 
 Scores = Mapping[float, Mapping[int, float]]
 """Score by sparsity and seed; sparsity 0 is the dense agent."""
@@ -40,7 +46,7 @@ class Step(NamedTuple):
 
     sparsity: float
     ratio: Estimate
-    """Of the dense agent's score."""
+    """Of the dense agent's score, with the interval that the step was decided by."""
     kept: bool
     decided: bool
     """By the interval; else by the ratio, with all seeds there are."""
@@ -76,11 +82,12 @@ def search(scores: Scores, seeds: Sequence[int], grid: Sequence[float] = GRID) -
     """
     low, high = -1, len(grid)
     steps: list[Step] = []
+    counts = _looks(len(seeds))
+    confidence = 1 - (1 - CONFIDENCE) / len(counts)
     while high - low > 1:
         middle = (low + high) // 2
         sparsity = grid[middle]
-        count = min(FIRST_SEEDS, len(seeds))
-        while True:
+        for count in counts:
             asked = tuple(seeds[:count])
             for each in (0.0, sparsity):
                 if lacking := tuple(seed for seed in asked if seed not in scores.get(each, {})):
@@ -88,12 +95,20 @@ def search(scores: Scores, seeds: Sequence[int], grid: Sequence[float] = GRID) -
             sample, dense = ([np.array([scores[each][seed] for seed in asked])] for each in (sparsity, 0.0))
             if not statistics.is_measure(dense):
                 return Search(tuple(steps), None, None, learned=False)
-            ratio = statistics.estimate(statistics.ratio, sample, dense)
-            decided = ratio.fewest > 1 and (ratio.low >= TOLERANCE or ratio.high < TOLERANCE)
-            if decided or count == len(seeds):
+            trusted = statistics.for_few(confidence, max(count, FIRST_SEEDS))
+            ratio = statistics.estimate(statistics.ratio, sample, dense, confidence=trusted)
+            decided = count >= FIRST_SEEDS and (ratio.low >= TOLERANCE or ratio.high < TOLERANCE)
+            if decided:
                 break
-            count = min(2 * count, len(seeds))
         kept = ratio.value >= TOLERANCE
         steps.append(Step(sparsity, ratio, kept, decided))
         low, high = (middle, high) if kept else (low, middle)
     return Search(tuple(steps), None, grid[low] if low >= 0 else None)
+
+
+def _looks(seeds: int) -> tuple[int, ...]:
+    """How many seeds each look at a step takes, until there are no more."""
+    counts = [min(FIRST_SEEDS, seeds)]
+    while counts[-1] < seeds:
+        counts.append(min(2 * counts[-1], seeds))
+    return tuple(counts)

@@ -36,7 +36,8 @@ COLUMNS = (
     "replay_size",
     "policy_distance",
     "links_grown",
-    *("actor_overlap", "critic_overlap", "actor_dormant", "critic_dormant", "critic_rank", "value_bias"),
+    *("actor_overlap", "critic_overlap", "actor_dead", "critic_dead", "actor_dormant", "critic_dormant"),
+    *("critic_rank", "value_bias"),
 )
 """What is kept of every evaluation."""
 

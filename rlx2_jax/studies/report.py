@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from rlx2_jax import files, presets, statistics
+from rlx2_jax import accounting, files, presets, statistics
 from rlx2_jax.config import PAPER_STEPS, Config
 from rlx2_jax.statistics import Estimate
 from rlx2_jax.studies import frontier, records
@@ -39,13 +40,15 @@ DISTANCES = {
 """What `distance` says, in words."""
 
 READING = """\
-Intervals are 95 % bootstrap intervals over seeds, rough and rather too narrow for a handful of them; that of three
-seeds reaches from the lowest to the highest. P(a better) is the share of pairs of seeds in which a scores more; [1.00,
-1.00] says only that no seed of one reaches one of the other, which between three and three of the same kind happens
-once in ten times, between four and four once in 35. The interquartile mean of three seeds is their mean. "Difference"
-is ours minus the paper's in points, with the uncertainty of ours alone; "size" and "FLOPs" are relative to the dense
-agent; "seeds" are the scores, in the order of the seeds. The paper's agents were trained for 3 million steps on
-MuJoCo's tasks, ours on Brax's, which are others: compare percentages of the dense agent, not returns."""
+Intervals are 95 % percentile-bootstrap intervals over seeds, and too narrow for a handful of them: of normally
+distributed scores they hold the mean in 75 % of cases with three seeds, 81 % with four and 88 % with eight; that of
+three reaches from the lowest score to the highest. P(a better) is the share of pairs of seeds in which a scores more;
+[1.00, 1.00] says only that no seed of one reaches one of the other, which between three and three of the same kind
+happens once in ten times, between four and four once in 35. The interquartile mean of three seeds is their mean.
+"Difference" is ours minus the paper's in points, with the uncertainty of ours alone; "size" and "FLOPs" (of training;
+of acting) are relative to the dense agent, in brackets the paper's; "seeds" are the scores, in the order of the seeds.
+The paper's agents were trained for 3 million steps on MuJoCo's tasks, ours on Brax's, which are others: compare
+percentages of the dense agent, not returns."""
 """How to read the tables."""
 
 
@@ -71,6 +74,11 @@ class Group(NamedTuple):
         """Of one of the runs, in what does not concern its arm."""
         return self.lines[-1]["config"]
 
+    @property
+    def dynamic(self) -> dict[str, Any] | None:
+        """The configuration of a run with a dynamic buffer, if there is one."""
+        return next((line["config"] for line in self.lines if line["config"]["dynamic_buffer"]), None)
+
     def arms(self, study: Study) -> dict[str, list[Line]]:
         """Runs by arm, in the study's order, for the arms that have any."""
         names = [arm.name for arm in study.arms(self.config["total_steps"])]
@@ -85,17 +93,23 @@ class Group(NamedTuple):
     def has_own_sparsities(self) -> bool:
         """Whether the sparsities, where an arm does not say, are the row's own."""
         row = presets.ROWS.get(self.row, {})
-        return all(self.named(name) == row.get(name, getattr(Config(), name)) for name in SPARSITIES)
+        return all(self.sparsity(name) == row.get(name, getattr(Config(), name)) for name in SPARSITIES)
 
-    def named(self, setting: str) -> Any:
-        """What all arms share of a setting, unless it is their own."""
-        default = getattr(Config(), setting)
-        shared = self.config[setting] if default is None else default
-        return self.conditions.get(setting, shared)
+    def sparsity(self, name: str) -> float:
+        """That of `actor_sparsity` or `critic_sparsity` which arms have unless it is their own."""
+        return self.conditions.get(name, getattr(Config(), name))
 
     def values(self, setting: str) -> set[str]:
         """Of a setting, as JSON: one if all arms share it, and else the arms' own."""
         return {json.dumps(self.conditions.get(setting, line["config"][setting])) for line in self.lines}
+
+    def told(self, setting: str) -> str:
+        """What all arms share of a setting, in words if each has its own."""
+        shared = self.conditions.get(setting, getattr(Config(), setting))
+        if shared is None:
+            value, *others = self.values(setting)
+            shared = "by arm" if others else json.loads(value)
+        return str(shared)
 
     def sample(self, arm: str) -> list[np.ndarray]:
         """Scores of one arm, fit for `statistics`."""
@@ -125,7 +139,8 @@ class Section(NamedTuple):
     def differing(self, variant: Group) -> str:
         """The settings of a variant that are not the section's."""
         names = sorted({*self.group.conditions, *variant.conditions})
-        return ", ".join(f"{n}={variant.named(n)}" for n in names if variant.values(n) != self.group.values(n))
+        differ = [name for name in names if variant.values(name) != self.group.values(name)]
+        return ", ".join(f"{name}={variant.told(name)}" for name in differ)
 
 
 def sections(found: Sequence[Group]) -> list[Section]:
@@ -155,12 +170,16 @@ def _best(group: Group, found: Sequence[Group]) -> int:
 
 
 def write(directory: Path, name: str, study: Study) -> None:
-    """Make README.md and the pictures of a study's directory."""
+    """Make README.md and the pictures of a study's directory, and remove pictures of earlier reports."""
+    drawn = set()
     for section, stem, title in _layout(records.read(directory)):
         source = _digest(section)
-        _draw(section.group, study, directory / stem, title, source)
-        if section.variants:
-            _draw_variants(section, study, directory / f"{stem}-variants.png", title, source)
+        for kind, figure in _pictures(section, study, title).items():
+            path = directory / f"{stem}{kind}.png"
+            curves.save(figure, path, source)
+            drawn.add(path)
+    for path in set(directory.glob("*.png")) - drawn:
+        path.unlink()
     files.write_bytes(directory / "README.md", markdown(directory, name, study).encode())
 
 
@@ -278,7 +297,7 @@ def _conditions(group: Group) -> str:
     c = group.config
     told = {*SCALED, *SPARSITIES, "backend", "total_steps", "num_envs"}
     special = [f"`{name}={value}`" for name, value in group.conditions.items() if name not in told]
-    actor, critic = (f"{100 * group.named(name):g} %" for name in SPARSITIES)
+    actor, critic = (f"{100 * group.sparsity(name):g} %" for name in SPARSITIES)
     settings = f"; sparse ones at {actor} in the actor and {critic} in the critics, unless named"
     settings += f"; settings of all arms: {', '.join(special)}" if special else ""
     if group.kind == records.CLONING:
@@ -301,11 +320,10 @@ def _conditions(group: Group) -> str:
 
 def _buffers(group: Group) -> str:
     """The buffers of a group's runs, as part of a sentence."""
-    c = group.config
     sizes = {line["config"]["buffer_max"] for line in group.lines}
-    size = f"of at most {c['buffer_max']:,} transitions, not scaled" if len(sizes) == 1 else "of the arm's size"
+    size = f"of at most {max(sizes):,} transitions, not scaled" if len(sizes) == 1 else "of the arm's size"
     text = f"; a buffer {size}"
-    if any(line["config"]["dynamic_buffer"] for line in group.lines):
+    if (c := group.dynamic) is not None:
         what = f"the policy distance of its oldest is over {c['distance_threshold']:g} ({DISTANCES[c['distance']]})"
         how = f"drops {100 * c['drop_ratio']:g} % at a check when" if c["drop_rule"] == "once" else "drops as long as"
         text += f"; a dynamic one {how} {what}, and keeps {c['buffer_min']:,}"
@@ -318,7 +336,7 @@ def _table(group: Group, study: Study) -> str:
     hero = _hero(group, study)
     dense = group.sample(DENSE) if DENSE in arms else None
     head = ["arm", "n", "score", "interquartile mean", "% of dense", "paper, %", "difference", f"P({hero} better)"]
-    rows = [[*head, "size", "FLOPs, training", "seeds"]]
+    rows = [[*head, "size", "FLOPs, training", "FLOPs, test", "seeds"]]
     for name, lines in arms.items():
         sample = group.sample(name)
         relative = None if dense is None or name == DENSE else _relative(statistics.ratio, sample, dense)
@@ -335,8 +353,7 @@ def _table(group: Group, study: Study) -> str:
                 f"{paper[name]:g}" if name in paper else "-",
                 _difference(relative, paper.get(name)),
                 _shown(better, 1, 2),
-                _ratio(lines[0]["size_ratio"]),
-                _ratio(lines[0]["flops_train_ratio"]),
+                *_costs(group, name, bool(paper)),
                 _each(sample),
             ]
         )
@@ -389,8 +406,8 @@ def _together(members: Sequence[Group], study: Study) -> str:
         "arm",
         "runs",
         "% of dense, mean of tasks",
-        "interquartile mean of runs, % of dense",
         "paper, mean of tasks",
+        "interquartile mean of runs, % of dense, tasks weighing the same",
     ]
     rows = [[*head, f"P({study.hero} better)"]]
     for name in arms:
@@ -404,8 +421,8 @@ def _together(members: Sequence[Group], study: Study) -> str:
                 name,
                 str(sum(map(len, samples))),
                 "100" if name == DENSE else _shown(_relative(statistics.ratio, samples, dense), 100, 1),
-                "-" if name == DENSE else _shown(_relative(statistics.iqm_ratio, samples, dense), 100, 1),
                 f"{np.mean([p for p in paper if p is not None]):.1f}" if None not in paper else "-",
+                "-" if name == DENSE else _shown(_relative(statistics.iqm_ratio, samples, dense), 100, 1),
                 _shown(better, 1, 2),
             ]
         )
@@ -424,7 +441,9 @@ def _provenance(lines: Sequence[Line]) -> str:
     return _markdown_table(rows)
 
 
-def _draw(group: Group, study: Study, stem: Path, title: str, source: str) -> None:
+def _pictures(section: Section, study: Study, title: str) -> dict[str, Figure]:
+    """All pictures of a section, by what their names end with."""
+    group = section.group
     arms = group.arms(study)
     estimates = {name: statistics.estimate(statistics.mean, group.sample(name)) for name in arms}
     if study.figure == "sparsity":
@@ -436,18 +455,19 @@ def _draw(group: Group, study: Study, stem: Path, title: str, source: str) -> No
         shown = arms
     names = [arm.name for arm in study.arms(group.config["total_steps"])]
     colors = pictures.arm_colors(names, _hero(group, study))
-    figure = pictures.draw_arms(shown, estimates, estimates.get(DENSE), title, colors)
-    curves.save(figure, stem.with_name(f"{stem.name}.png"), source)
+    found = {"": pictures.draw_arms(shown, estimates, estimates.get(DENSE), title, colors)}
     if study.figure == "buffer":
         kept = {name: lines for name, lines in arms.items() if name != DENSE}
-        c = group.config
-        figure = pictures.draw_buffer(kept, c["distance_threshold"], c["buffer_min"], title, colors)
-        curves.save(figure, stem.with_name(f"{stem.name}-buffer.png"), source)
+        c = group.dynamic or group.config
+        found["-buffer"] = pictures.draw_buffer(kept, c["distance_threshold"], c["buffer_min"], title, colors)
     if study.figure == "sparsity" and (relative := _by_sparsity(group, arms)):
-        curves.save(pictures.draw_sparsity(relative, title), stem.with_name(f"{stem.name}-sparsity.png"), source)
+        found["-sparsity"] = pictures.draw_sparsity(relative, title)
+    if section.variants:
+        found["-variants"] = _picture_of_variants(section, study, f"{title}: variants")
+    return found
 
 
-def _draw_variants(section: Section, study: Study, path: Path, title: str, source: str) -> None:
+def _picture_of_variants(section: Section, study: Study, title: str) -> Figure:
     """Each arm that has variants, as it is in the section, and these beside it."""
     group = section.group
     names = [arm.name for arm in study.arms(group.config["total_steps"])]
@@ -463,7 +483,7 @@ def _draw_variants(section: Section, study: Study, path: Path, title: str, sourc
             colors[label] = of_arm[name]
             estimates[label] = statistics.estimate(statistics.mean, members.sample(name))
     dense = statistics.estimate(statistics.mean, group.sample(DENSE))
-    curves.save(pictures.draw_arms(shown, estimates, dense, f"{title}: variants", colors), path, source)
+    return pictures.draw_arms(shown, estimates, dense, title, colors)
 
 
 def _by_sparsity(group: Group, arms: Mapping[str, Sequence[Line]]) -> dict[str, dict[float, Estimate]]:
@@ -487,8 +507,8 @@ def _titles(found: Sequence[Group]) -> list[str]:
     for group, title in zip(found, plain, strict=True):
         others = [other for other, same in zip(found, plain, strict=True) if same == title]
         settings = sorted({name for other in others for name in other.conditions})
-        differ = [name for name in settings if any(other.named(name) != group.named(name) for other in others)]
-        titles.append(", ".join([title, *(f"{name} {group.named(name)}" for name in differ)]))
+        differ = [name for name in settings if any(other.values(name) != group.values(name) for other in others)]
+        titles.append(", ".join([title, *(f"{name} {group.told(name)}" for name in differ)]))
     return titles
 
 
@@ -513,8 +533,16 @@ def _each(sample: statistics.Sample) -> str:
     return ", ".join(f"{score:.0f}" if abs(score) >= 1000 else f"{score:.4g}" for score in sample[0])
 
 
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _costs(group: Group, arm: str, compared: bool) -> list[str]:
+    """Size and FLOPs of an arm; those of RLx2, which alone the paper tells, beside the paper's if they are compared."""
+    (line, *_) = (line for line in group.lines if line["arm"] == arm)
+    paper = accounting.TABLE_2.get(group.row) if compared and arm == "rlx2" else None
+    shown = []
+    for name in ("size", "flops_train", "flops_test"):
+        ours = line[f"{name}_ratio"]
+        beside = "" if paper is None else f" ({getattr(paper, name):.3f})"
+        shown.append("-" if ours is None else f"{ours:.3f}{beside}")
+    return shown
 
 
 def _shown(found: Estimate | None, factor: float = 1, digits: int | None = None) -> str:
