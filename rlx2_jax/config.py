@@ -100,7 +100,9 @@ class Config:
 
     # Topology evolution (paper section 4.1)
     drop_fraction: float = _field(0.5, "share of links moved by the first topology event")
-    evolve_interval: int | None = _field(None, "optimiser calls between topology events (paper: 10000, scaled)")
+    evolve_interval: int | None = _field(
+        None, "optimiser calls between topology events, of which an iteration makes one at most (paper: 10000, scaled)"
+    )
     evolve_until: float = _field(1.0, "share of training after which the topology is fixed")
 
     # Multi-step targets (section 4.2.1)
@@ -133,7 +135,7 @@ class Config:
 
     # Evaluation and bookkeeping
     eval_every: int | None = _field(None, "environment steps between evaluations (default: 5000, or a 20th of the run)")
-    eval_episodes: int = _field(10, "episodes per evaluation, on environments of their own")
+    eval_episodes: int = _field(10, "episodes per evaluation, from fresh initial states")
     score_evaluations: int | None = _field(None, "last evaluations averaged into the score (default: a 10th, 3 to 30)")
     checkpoint_every: int | None = _field(None, "environment steps between checkpoints (default: a 20th of the run)")
     chunk_steps: int | None = _field(None, "environment steps per call of the compiled program (default: about 1000)")
@@ -203,7 +205,7 @@ def resolve(config: Config) -> Config:
     scale = total / PAPER_STEPS if c.schedule_scale is None else c.schedule_scale
     _require(0 < scale < math.inf, f"schedule_scale={scale}: use a positive factor.")
 
-    def scaled(value: int | None, paper: int, least: int = 1) -> int:
+    def scaled(value: int | None, paper: float, least: int = 1) -> int:
         return max(least, round(paper * scale)) if value is None else value
 
     # Whole iterations make a chunk, whole chunks an evaluation, whole evaluations the run.
@@ -226,8 +228,8 @@ def resolve(config: Config) -> Config:
     n_max = max(3, n_step) if c.n_max is None else c.n_max
     _require(n_step <= n_max, f"n_step={n_step} is over n_max={n_max}; raise n_max to {n_step}.")
 
-    first = max(c.batch_size, (n_max + 2) * E)
-    warmup = scaled(c.warmup_steps, 25_000, least=first)
+    needed = max(c.batch_size, (n_max + 2) * E)
+    warmup = scaled(c.warmup_steps, 25_000, least=needed)
     _require(
         warmup >= (n_max + 2) * E,
         f"warmup_steps={warmup} does not fill one window; use at least {(n_max + 2) * E}.",
@@ -236,9 +238,8 @@ def resolve(config: Config) -> Config:
     buffer_max = c.buffer_max
     if buffer_max is None:
         buffer_max = min({"td3": 1_000_000, "sac": 3_000_000}[c.agent], total)
-    buffer_min = scaled(c.buffer_min, {"td3": 100_000, "sac": 200_000}[c.agent], least=8 * c.batch_size)
+    buffer_min = scaled(c.buffer_min, {"td3": 100_000, "sac": 200_000}[c.agent], least=max(8 * c.batch_size, needed))
     buffer_min = min(buffer_min, buffer_max) if c.buffer_min is None else buffer_min
-    needed = max(c.batch_size, (n_max + 2) * E)
     _require(
         buffer_max >= needed,
         f"a batch of {c.batch_size} does not fit a buffer of {buffer_max}; use buffer_max of at least {needed}.",
@@ -259,8 +260,9 @@ def resolve(config: Config) -> Config:
         dynamic_buffer=mechanisms.dynamic_buffer if c.dynamic_buffer is None else c.dynamic_buffer,
         actor_sparsity=c.actor_sparsity if mechanisms.structure != "dense" else 0.0,
         critic_sparsity=c.critic_sparsity if mechanisms.structure != "dense" else 0.0,
-        evolve_interval=scaled(c.evolve_interval, 10_000),
-        n_step_delay=scaled(c.n_step_delay, 300_000),
+        # The paper makes an update per step, so what it counts in updates is as much in steps.
+        evolve_interval=scaled(c.evolve_interval, 10_000 * c.updates_per_iteration / E, least=c.updates_per_iteration),
+        n_step_delay=scaled(c.n_step_delay, 300_000 * c.updates_per_iteration / E),
         buffer_max=buffer_max,
         buffer_min=buffer_min,
         buffer_check_interval=scaled(c.buffer_check_interval, 10_000, least=E),

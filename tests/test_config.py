@@ -176,6 +176,12 @@ def test_from_dict_names_fields_it_does_not_know_and_those_it_does():
         Config.from_dict({"colour": "red", "method": "rlx2"})
 
 
+def test_many_environments_need_no_other_setting():
+    for changes in ({"num_envs": 512}, {"num_envs": 1024, "total_steps": 100_000}):
+        config = resolve(Config(env="ant", **changes))
+        assert config.buffer_min >= (config.n_max + 2) * config.num_envs
+
+
 def test_points_in_time_scale_with_the_length_of_the_run():
     at = lambda **changes: resolve(Config(env="hopper", **changes))
     paper = at(total_steps=3_000_000)
@@ -188,6 +194,12 @@ def test_points_in_time_scale_with_the_length_of_the_run():
     for name in ("warmup_steps", "evolve_interval", "n_step_delay", "buffer_check_interval", "buffer_min"):
         assert getattr(tenth, name) == getattr(paper, name) / 10
     assert tenth.buffer_max == 300_000, "the ring never holds more than the run"
+    # What is counted in updates comes at the same step, however many updates a step makes.
+    for ratio in (0.5, 2.0):
+        other = at(total_steps=300_000, update_ratio=ratio)
+        assert (other.evolve_interval, other.n_step_delay) == (1000 * ratio, 30_000 * ratio)
+        assert other.buffer_check_interval == 1000
+    assert at(total_steps=5_000, update_ratio=4.0).evolve_interval == 80, "no iteration makes two events of a network"
     unscaled = at(total_steps=300_000, schedule_scale=1.0, n_step_delay=7)
     assert unscaled.evolve_interval == 10_000
     assert unscaled.n_step_delay == 7, "what is given is taken as given"

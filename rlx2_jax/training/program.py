@@ -5,7 +5,7 @@
     iteration    = E environments step once; the E transitions enter replay;
                    U critic updates (and U / delay actor updates) from replay;
                    a topology event of critic or actor if due; a buffer check if due
-    report       = evaluation on environments of its own, diagnostics, and the means since the last one
+    report       = evaluation from fresh initial states, diagnostics, and the means since the last one
 
 Every switch (warm-up, multi-step delay, events, checks) is a `lax.cond` on `Progress`, which no `vmap` over runs ever
 batches, so that what is not due costs nothing in a sweep either. It is also equal on all devices of a run over several
@@ -175,6 +175,14 @@ def make_program(config: Config) -> Program:
             apart=None if share.count == 1 else zero,
         )
 
+    def n_step_now(hparams: HParams, multi_step: jax.Array) -> jax.Array:
+        return jnp.where(multi_step, hparams.n_step, 1)
+
+    def sample(
+        replay: Replay, key: jax.Array, shape: tuple[int, ...], hparams: HParams, multi_step: jax.Array
+    ) -> replays.Batch:
+        return replays.sample(replay, key, shape, n_step_now(hparams, multi_step), n_max, hparams.gamma, share)
+
     def learn(
         agent_state: AgentState,
         replay: Replay,
@@ -183,8 +191,7 @@ def make_program(config: Config) -> Program:
         multi_step: jax.Array,
     ) -> tuple[AgentState, base.Metrics]:
         sample_key, update_key = jax.random.split(key)
-        n_step = jnp.where(multi_step, hparams.n_step, 1)
-        batches = replays.sample(replay, sample_key, (U, B), n_step, n_max, hparams.gamma, share)
+        batches = sample(replay, sample_key, (U, B), hparams, multi_step)
         return agent.updates(agent_state, batches, update_key, hparams, multi_step)
 
     def learning_zeros(*args: Any) -> base.Metrics:
@@ -203,8 +210,7 @@ def make_program(config: Config) -> Program:
         end: jax.Array,
     ) -> tuple[AgentState, Events, jax.Array | None]:
         sample_key, gradient_key, grow_key = jax.random.split(key, 3)
-        n_step = jnp.where(multi_step, hparams.n_step, 1)
-        batch = replays.sample(replay, sample_key, (B,), n_step, n_max, hparams.gamma, share)
+        batch = sample(replay, sample_key, (B,), hparams, multi_step)
         # Scores are dense gradients, so a packed network is unpacked for the event.
         before = getattr(state, name)
         unpacked = base.unpack(before)
@@ -274,6 +280,7 @@ def make_program(config: Config) -> Program:
         )
         replay = replays.add(state.replay, step, hparams.buffer_max)
 
+        # Of the iteration as a whole, events included: their scores are of the loss that its updates descended.
         multi_step = before.critic_calls >= schedule.n_step_delay
         agent_state, metrics = jax.lax.cond(
             learning,
@@ -358,7 +365,7 @@ def make_program(config: Config) -> Program:
             "links_grown": tally.links_grown,
             "policy_distance": state.policy_distance,
             "replay_size": replays.size(state.replay),
-            "n_step": jnp.where(multi_step, hparams.n_step, 1),
+            "n_step": n_step_now(hparams, multi_step),
             "nonfinite": state.nonfinite,
             "return_discounted": returns.discounted.mean(),
             "value_bias": jnp.mean(q - returns.discounted),
@@ -368,7 +375,7 @@ def make_program(config: Config) -> Program:
         return state.replace(tally=emptied), values
 
     def diagnose(state: TrainState, hparams: HParams) -> Report:
-        # A key of its own: a report leaves no trace in a run.
+        # A key of its own: diagnostics leave no trace in a run.
         sample_key = jax.random.fold_in(state.key, ASIDE)
         batch = replays.sample(state.replay, sample_key, (diagnostics.SAMPLES,), jnp.asarray(1), n_max, hparams.gamma)
         pairs = jnp.concatenate([batch.observation, batch.action], -1)
