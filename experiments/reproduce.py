@@ -4,9 +4,9 @@ python experiments/reproduce.py --study=table2 --smoke                          
 python experiments/reproduce.py --study=table2 --rows=td3/hopper --seeds=4 --scale=0.1   a row, a tenth of its length
 python experiments/reproduce.py --study=table2 --report_only                             the report again
 
-The project's README.md has the commands of the recorded studies. Runs end up in <results>/<study>/runs.jsonl, and what
-they say in README.md beside it. The same command continues what was stopped; more rows, seeds or another length add to
-the same files. A run that any study has recorded is not made again.
+Runs end up in <results>/<study>/runs.jsonl, and what they say in README.md beside it, with the commands that made them
+at its end. The same command continues what was stopped; more rows, seeds or another length add to the same files. A run
+that any study has recorded is not made again.
 """
 
 from __future__ import annotations
