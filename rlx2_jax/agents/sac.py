@@ -91,7 +91,7 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         target = batch.partial_return + bonus + batch.bootstrap_discount * soft_value
         target = jax.lax.stop_gradient(target)
         q = base.q_values(critic_net, params, mask, batch.observation, batch.action)
-        return base.weighted_mean((q - target) ** 2, batch.weight) * 2, q.mean()
+        return base.weighted_mean(((q - target) ** 2).sum(0), batch.weight), q.mean()
 
     def actor_loss(
         params: networks.Params, state: base.AgentState, batch: Batch, noise: Noise

@@ -56,7 +56,7 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
         next_q = base.q_values(critic_net, state.critic.target, mask, batch.next_observation, action).min(0)
         target = batch.partial_return + batch.bootstrap_discount * next_q
         q = base.q_values(critic_net, params, mask, batch.observation, batch.action)
-        return base.weighted_mean((q - target) ** 2, batch.weight) * 2, q.mean()
+        return base.weighted_mean(((q - target) ** 2).sum(0), batch.weight), q.mean()
 
     def actor_loss(params: networks.Params, state: base.AgentState, batch: Batch, first_mask: Masks) -> jax.Array:
         action = policy(params, state.actor.mask, batch.observation)
