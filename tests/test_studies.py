@@ -471,6 +471,7 @@ def test_long_names_under_many_bars_are_slanted():
     labels = figure.axes[-1].get_xticklabels()
     assert labels[-1].get_text() == "rlx2 evolve_interval=10000, n=1"
     assert {label.get_rotation() for label in labels} == {40}
+    assert figure.axes[len(names) - 1].get_title() == "rlx2\nevolve_interval=10000"
 
 
 def test_an_arm_has_one_colour_whichever_arms_have_runs(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,9 @@ LABEL_WIDTH = 9
 
 SLANTED = 6
 """Bars beside which more leave no room for long names."""
+
+TITLE_WIDTH, SLANTED_WIDTH = 22, 34
+"""Characters in a line over a panel, and of a slanted name; longer ones go on in the next line at spaces."""
 
 
 def arm_colors(arms: Sequence[str], hero: str) -> dict[str, str]:
@@ -57,9 +61,10 @@ def draw_arms(
       colors: of `arm_colors`.
     """
     columns = math.ceil(math.sqrt(len(arms)))
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    rows = math.ceil(len(arms) / columns)
+    figure = Figure(figsize=(12, max(4.8, 2 * rows)), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1.7, 1], squeeze=False)[0]
-    panels = left.subplots(math.ceil(len(arms) / columns), columns, sharex=True, sharey=True, squeeze=False)
+    panels = left.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     cloned = any(line["kind"] == "cloning" for lines in arms.values() for line in lines)
     for panel, (name, lines) in zip(panels.flat, arms.items(), strict=False):
         _band(panel, lines, "return_mean", colors[name], name)
@@ -67,7 +72,7 @@ def draw_arms(
         if "dense" in arms and name != "dense":
             steps, points = _means(arms["dense"], "return_mean")
             panel.plot(steps, [p.value for p in points], color=colors["dense"], lw=0.8, ls="--")
-        panel.set_title(name, fontsize=9, color=colors[name])
+        panel.set_title(_broken(name, TITLE_WIDTH), fontsize=9, color=colors[name])
         tidy(panel)
     for panel, above in zip(panels.flat[len(arms) :], panels.flat[len(arms) - columns :], strict=False):
         panel.set_visible(False)
@@ -78,6 +83,11 @@ def draw_arms(
     left.supylabel("return per episode", fontsize=9)
     _draw_scores(right.subplots(), arms, estimates, baseline, colors)
     return figure
+
+
+def _broken(name: str, width: int) -> str:
+    """A name in lines of about a width, broken at spaces alone."""
+    return textwrap.fill(name, width, break_long_words=False, break_on_hyphens=False)
 
 
 def _draw_scores(
@@ -105,13 +115,13 @@ def _draw_scores(
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=8)
     # A bar is narrower than a long name: it is broken, or slanted where bars are many.
     if len(arms) > SLANTED and max(map(len, arms)) > LABEL_WIDTH:
-        labels = [f"{name}, n={len(lines)}" for name, lines in arms.items()]
+        labels = [_broken(f"{name}, n={len(lines)}", SLANTED_WIDTH) for name, lines in arms.items()]
         axis.set_xticks(range(len(arms)), labels, fontsize=8, rotation=40, ha="right", rotation_mode="anchor")
     else:
         names = [name if len(name) <= LABEL_WIDTH else re.sub(r"(?<=[-_=])| ", "\n", name) for name in arms]
         labels = [f"{name}\nn={len(lines)}" for name, lines in zip(names, arms.values(), strict=True)]
         axis.set_xticks(range(len(arms)), labels, fontsize=8)
-    axis.set(ylabel="score (dots: seeds, bar: mean, 95 % interval)", xlim=(-0.6, max(len(arms), 3) - 0.4))
+    axis.set(ylabel="score: seeds, mean, 95 % interval", xlim=(-0.6, max(len(arms), 3) - 0.4))
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", alpha=0.25)
 
