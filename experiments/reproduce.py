@@ -53,6 +53,8 @@ def main(argv: Sequence[str]) -> int | None:
     directory = Path(RESULTS.value or ("runs/smoke" if SMOKE.value else "experiments/results")) / STUDY.value
     workdir = Path(WORKDIR.value or f"runs/{STUDY.value}")
     runs = _wanted(study)
+    if not REPORT_ONLY.value:
+        catalogue.check(runs)
     place = conduct.Place(directory, workdir, _parallel(), WORKERS.value)
     if DRY_RUN.value:
         most = "at most " if study.search else ""

@@ -16,7 +16,7 @@ from rlx2_jax import accounting, envs, files, lock, policies, presets, provenanc
 from rlx2_jax.config import Config, resolve
 from rlx2_jax.errors import ConfigError, DivergedError, RlxError, WorkdirError
 from rlx2_jax.studies import STUDIES, conduct, frontier, records, report, runs
-from rlx2_jax.studies.catalogue import TABLE_2, Run
+from rlx2_jax.studies.catalogue import TABLE_2, Run, check
 from rlx2_jax.sweeps import plan as plans
 from rlx2_jax.sweeps import workers
 from rlx2_jax.training.signals import StopSignals
@@ -182,7 +182,7 @@ def test_a_reading_gives_way_to_what_an_arm_sets(study, reading):
 )
 def test_a_study_that_cannot_be_is_one_sentence(rows, settings, arms, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        runs(STUDIES["table3-nstep"], rows, [0], settings, arms)
+        check(runs(STUDIES["table3-nstep"], rows, [0], settings, arms))
 
 
 def test_a_search_chooses_its_arms_itself():
@@ -332,6 +332,17 @@ def test_runs_without_a_dense_agent_are_variants_of_those_that_differ_least(tmp_
     assert cells(text, "n_step=1")[1:] == ["rlx2", "1", "202", "101", "200.0", "100.5", "202"]
     assert cells(text, "dynamic_buffer=False, n_step=1")[1:] == ["rlx2", "1", "75.0", "50.0", "150.0", "150.0", "75"]
     assert len(list(tmp_path.glob("*-variants.png"))) == 2
+
+
+def test_a_searchs_report_does_not_call_an_interval_undecided_that_was_not_asked(tmp_path):
+    scores = {0.0: 100.0, **dict.fromkeys(frontier.GRID, 10.0)}
+    arms = {0.0: "dense", **{sparsity: f"rlx2@{sparsity:g}" for sparsity in frontier.GRID}}
+    records.append(
+        tmp_path, [line(arms[s], k, score + k, study="frontier") for s, score in scores.items() for k in (0, 1)]
+    )
+    text = report.markdown(tmp_path, "frontier", STUDIES["frontier"])
+    assert "lost, by the ratio alone: fewer than 5 seeds decide nothing" in text
+    assert "its interval holds" not in text
 
 
 def test_sections_are_told_apart_though_an_arm_sets_what_they_differ_in(tmp_path):

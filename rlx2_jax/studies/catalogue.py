@@ -364,8 +364,6 @@ def runs(
         base = dataclasses.replace(Config(), **values)
         steps = resolve(dataclasses.replace(base, method="dense")).total_steps
         assert steps is not None
-        # What no row can be is refused before any is trained.
-        task = envs.make(env, base.backend)
         offered = study.arms(steps)
         conditions = {**_conditions(base, offered), "total_steps": steps}
         if unknown := sorted(set(arms) - {arm.name for arm in offered}):
@@ -378,9 +376,19 @@ def runs(
             if arms and (lacking := [name for name in (arm.ticket, arm.teacher) if name and name not in arms]):
                 raise ConfigError(f"arm {arm.name} begins with what {lacking[0]} leaves; name both.")
             configs = [resolve(dataclasses.replace(base, **arm.settings, seed=seed)) for seed in seeds]
-            structure(configs[0], task.observation_size, task.action_size)
             found += [Run(row, arm.name, config, arm.ticket, arm.teacher, conditions) for config in configs]
     return found
+
+
+def check(runs: Sequence[Run]) -> None:
+    """Refuse runs of a task, or of layers, that cannot be, before any other is trained; makes every task once.
+
+    Raises:
+      ConfigError: one sentence on the first of them.
+    """
+    for run in runs:
+        task = envs.make(run.config.env, run.config.backend)
+        structure(run.config, task.observation_size, task.action_size)
 
 
 def _conditions(base: Config, arms: Sequence[Arm]) -> dict[str, Any]:

@@ -37,7 +37,8 @@ COLUMNS = (
     "policy_distance",
     "links_grown",
     *("actor_overlap", "critic_overlap", "actor_dead", "critic_dead", "actor_dormant", "critic_dormant"),
-    *("critic_rank", "value_bias"),
+    "critic_rank",
+    "value_bias",
 )
 """What is kept of every evaluation."""
 

@@ -267,15 +267,17 @@ def _search(group: Group) -> str:
     """What the search has found so far."""
     seeds = sorted({line["seed"] for line in group.lines})
     found = frontier.search(frontier.scores_of(group.lines), seeds)
-    rows = [["sparsity", "n", "% of dense", "verdict"]]
+    rows = [["sparsity", "n", "% of dense, interval of a decision", "verdict"]]
     for step in found.steps:
         verdict = "kept" if step.kept else "lost"
+        few = step.ratio.n < frontier.FIRST_SEEDS
+        why = f"fewer than {frontier.FIRST_SEEDS} seeds decide nothing" if few else "its interval holds 97 %"
         rows.append(
             [
                 f"{100 * step.sparsity:g} %",
                 str(step.ratio.n),
                 _shown(step.ratio, 100, 1),
-                verdict if step.decided else f"{verdict}, by the ratio alone: its interval holds 97 %",
+                verdict if step.decided else f"{verdict}, by the ratio alone: {why}",
             ]
         )
     if found.missing is not None:
@@ -353,7 +355,7 @@ def _table(group: Group, study: Study) -> str:
                 f"{paper[name]:g}" if name in paper else "-",
                 _difference(relative, paper.get(name)),
                 _shown(better, 1, 2),
-                *_costs(group, name, bool(paper)),
+                *_costs(lines[0], bool(paper)),
                 _each(sample),
             ]
         )
@@ -533,10 +535,9 @@ def _each(sample: statistics.Sample) -> str:
     return ", ".join(f"{score:.0f}" if abs(score) >= 1000 else f"{score:.4g}" for score in sample[0])
 
 
-def _costs(group: Group, arm: str, compared: bool) -> list[str]:
-    """Size and FLOPs of an arm; those of RLx2, which alone the paper tells, beside the paper's if they are compared."""
-    (line, *_) = (line for line in group.lines if line["arm"] == arm)
-    paper = accounting.TABLE_2.get(group.row) if compared and arm == "rlx2" else None
+def _costs(line: Line, compared: bool) -> list[str]:
+    """Size and FLOPs of a run; those of RLx2, which alone the paper tells, beside the paper's if they are compared."""
+    paper = accounting.TABLE_2.get(line["row"]) if compared and line["arm"] == "rlx2" else None
     shown = []
     for name in ("size", "flops_train", "flops_test"):
         ours = line[f"{name}_ratio"]
