@@ -1,7 +1,10 @@
 """Statistics of a handful of runs: known values, and what the definitions promise for any scores."""
 
+import math
+
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +50,46 @@ def test_the_probability_of_improvement_is_the_share_of_pairs(a, b):
     np.testing.assert_allclose(statistics.improvement([b], [a]), 1 - wins, atol=1e-12)
 
 
+FEW = SCORES.filter(lambda scores: 2 <= scores.size <= 5)
+
+
+@given(FEW, FEW)
+def test_a_permutation_test_counts_the_ways_in_which_means_differ_as_much(a, b):
+    distance = lambda x, y, axis: abs(x.mean(axis) - y.mean(axis))
+    exact = scipy.stats.permutation_test((a, b), distance, n_resamples=np.inf, alternative="greater")
+    p = statistics.permutation([a], [b])
+    assert p == pytest.approx(exact.pvalue)
+    assert p == pytest.approx(statistics.permutation([b], [a]))
+    assert 1 / math.comb(a.size + b.size, a.size) <= p <= 1
+
+
+def test_scores_far_apart_have_the_least_p_that_so_many_can():
+    low, high = np.array([1.0, 2.0, 3.0, 4.0]), np.array([15.0, 16.0, 17.0, 18.0])
+    assert statistics.permutation([low], [high]) == pytest.approx(2 / 70)
+    assert statistics.permutation([low[:3]], [high[:3]]) == pytest.approx(2 / 20)
+    assert statistics.permutation([low[:1]], [high[:1]]) == 1
+
+
+def test_scores_are_exchanged_within_their_task():
+    # Between the tasks lies more than between the methods.
+    a, b = [np.array([1.0, 2.0, 3.0]), np.array([101.0, 102.0, 103.0])], [np.arange(4.0, 7), np.arange(104.0, 107)]
+    assert statistics.permutation(a, b) == pytest.approx(2 / 20**2)
+    assert statistics.permutation([np.concatenate(a)], [np.concatenate(b)]) > 0.5
+
+
+def test_many_scores_are_exchanged_at_random():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 1, 40), rng.normal(0.5, 1, 40)
+    assert statistics.permutation([a], [b]) == pytest.approx(scipy.stats.ttest_ind(a, b).pvalue, abs=0.01)
+    assert statistics.permutation([a], [a + 10]) == pytest.approx(1 / 20_001)
+
+
+def test_equal_methods_are_rarely_told_apart():
+    rng = np.random.default_rng(0)
+    found = [statistics.permutation([rng.normal(size=4)], [rng.normal(size=4)]) for _ in range(1000)]
+    assert 0.03 < np.mean(np.array(found) < 0.0999) < 0.13
+
+
 def test_tasks_weigh_the_same_however_many_seeds_they_have():
     many, few = np.full(8, 2.0), np.full(2, 1.0)
     assert statistics.mean([many, few]) == 1.5
@@ -88,6 +131,8 @@ def test_the_interval_of_a_ratio_of_many_is_that_of_the_delta_method():
 def test_nothing_is_estimated_from_nothing_or_from_what_is_not_finite(bad):
     with pytest.raises(ValueError, match="finite score"):
         estimate(statistics.mean, bad)
+    with pytest.raises(ValueError, match="finite score"):
+        statistics.permutation(bad, bad)
 
 
 def test_an_estimate_knows_its_smallest_part():

@@ -277,10 +277,13 @@ def test_a_report_says_what_the_statistics_say(tmp_path):
     assert cells(text, "ss")[3].startswith("25.0 [")
     assert cells(text, "rlx2")[6] == "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x - 97 for x in relative[1:]))
     assert cells(text, "ss")[7] == f"{better.value:.2f} [{better.low:.2f}, {better.high:.2f}]"
-    assert cells(text, "rlx2")[8] == "0.040 (0.040)"
-    assert cells(text, "rlx2")[10] == "0.020 (0.020)"
-    assert cells(text, "ss")[8] == "0.040"
-    assert cells(text, "dense")[11] == "90, 100, 110, 140"
+    assert cells(text, "ss")[8:10] == ["0.029", f"{statistics.permutation(sample['ss'], sample['dense']):.3f}"]
+    assert cells(text, "rlx2")[8:10] == ["-", f"{statistics.permutation(sample['rlx2'], sample['dense']):.2f}"]
+    assert cells(text, "dense")[8:10] == [cells(text, "rlx2")[9], "-"]
+    assert cells(text, "rlx2")[10] == "0.040 (0.040)"
+    assert cells(text, "rlx2")[12] == "0.020 (0.020)"
+    assert cells(text, "ss")[10] == "0.040"
+    assert cells(text, "dense")[13] == "90, 100, 110, 140"
     assert (tmp_path / "td3-hopper-60000.png").exists()
 
 
@@ -329,8 +332,9 @@ def test_runs_without_a_dense_agent_are_variants_of_those_that_differ_least(tmp_
         "## TD3 on ant, 60,000 steps",
         "## TD3 on hopper, 60,000 steps, backend spring, gamma 0.99",
     ]
-    assert cells(text, "n_step=1")[1:] == ["rlx2", "1", "202", "101", "200.0", "100.5", "202"]
-    assert cells(text, "dynamic_buffer=False, n_step=1")[1:] == ["rlx2", "1", "75.0", "50.0", "150.0", "150.0", "75"]
+    assert cells(text, "n_step=1")[1:] == ["rlx2", "1", "202", "101", "200.0", "-", "100.5", "202"]
+    of_both = ["75.0", "50.0", "150.0", "-", "150.0", "75"]
+    assert cells(text, "dynamic_buffer=False, n_step=1")[1:] == ["rlx2", "1", *of_both]
     assert len(list(tmp_path.glob("*-variants.png"))) == 2
 
 
@@ -375,14 +379,20 @@ def test_a_report_leaves_no_picture_of_an_earlier_one(tmp_path):
 def test_a_variant_of_an_arm_that_the_section_has_not_is_measured_by_the_dense_agent(tmp_path):
     records.append(tmp_path, [line("dense", 0, 100.0), line("rigl", 0, 50.0, gamma=0.9)])
     report.write(tmp_path, "table2", STUDIES["table2"])
-    assert cells((tmp_path / "README.md").read_text(), "gamma=0.9")[1:7] == ["rigl", "1", "50.0", "-", "-", "50.0"]
+    assert cells((tmp_path / "README.md").read_text(), "gamma=0.9")[1:8] == ["rigl", "1", "50.0", "-", "-", "-", "50.0"]
 
 
 def test_a_variant_names_a_setting_that_an_arm_of_the_section_has_of_its_own(tmp_path):
     records.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 50.0), line("dense", 0, 20.0, n_step=3)])
     report.write(tmp_path, "table2", STUDIES["table2"])
     row = cells((tmp_path / "README.md").read_text(), "n_step=3")
-    assert row[1:] == ["dense", "1", "20.0", "100", "20.0", "20.0", "20"]
+    assert row[1:] == ["dense", "1", "20.0", "100", "20.0", "-", "20.0", "20"]
+
+
+def test_a_variant_is_tested_against_the_same_arm_on_the_same_seeds(tmp_path):
+    arms = [line(arm, k, s + k) for arm, s in (("dense", 200.0), ("rlx2", 100.0)) for k in range(4)]
+    records.append(tmp_path, [*arms, *(line("rlx2", k, 50.0 + k, n_step=1) for k in range(3))])
+    assert cells(report.markdown(tmp_path, "table2", STUDIES["table2"]), "n_step=1")[6] == "0.10"
 
 
 def test_a_variant_may_differ_in_a_setting_that_is_a_list(tmp_path):
@@ -506,7 +516,7 @@ def test_one_run_has_no_interval(tmp_path):
     records.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 90.0), line("ss", 0, 10.0)])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     assert cells(text, "rlx2")[2:7] == ["90.0", "90.0", "90.0", "97", "-7.0"]
-    assert cells(text, "ss")[7] == "1.00"
+    assert cells(text, "ss")[7:10] == ["1.00", "-", "-"]
 
 
 def test_no_interval_where_any_part_is_one_run(tmp_path):
