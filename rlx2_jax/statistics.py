@@ -100,7 +100,7 @@ def permutation(sample: Sample, other: Sample, *, most: int = 20_000, seed: int 
 
     It is the share of the ways to give the scores of a task to the two methods, as many to each as it has, in which the
     means over tasks differ at least as much as they do. Exact where there are few such ways (Fisher, 1935); between
-    four scores and four it cannot be below 0.03, between three and three not below 0.1.
+    four scores and four it cannot be below 2 / 70, between three and three not below 2 / 20.
 
     Args:
       sample: tasks in the same order as those of the other.
