@@ -26,8 +26,6 @@ RESAMPLES = 10_000
 TRIM = 0.25
 """Share of the scores that the interquartile mean leaves out at either end."""
 
-NO_SCORES = "statistics need at least one finite score for each task."
-
 
 class Estimate(NamedTuple):
     """A number with its 95 % interval."""
@@ -111,9 +109,8 @@ def permutation(sample: Sample, other: Sample, *, most: int = 20_000, seed: int 
     Raises:
       ValueError: an empty sample, or a score that is not finite.
     """
-    tasks = [(_checked(a), _checked(b)) for a, b in zip(sample, other, strict=True)]
-    if not tasks:
-        raise ValueError(NO_SCORES)
+    # SciPy's permutation test knows no tasks.
+    tasks = list(zip(*_checked([sample, other]), strict=True))
     exact = math.prod(math.comb(a.size + b.size, a.size) for a, b in tasks) <= most
     rng = np.random.default_rng(seed)
     per_task = []
@@ -161,9 +158,7 @@ def estimate(
     Raises:
       ValueError: an empty sample, or a score that is not finite.
     """
-    plain = [[_checked(scores) for scores in sample] for sample in samples]
-    if not plain or not all(plain):
-        raise ValueError(NO_SCORES)
+    plain = _checked(samples)
     rng = np.random.default_rng(seed)
     drawn = [[scores[rng.integers(0, scores.size, (resamples, scores.size))] for scores in sample] for sample in plain]
     tail = 50 * (1 - confidence)
@@ -177,12 +172,12 @@ def estimate(
     )
 
 
-def _checked(scores: np.ndarray) -> np.ndarray:
-    """The scores of one task."""
-    scores = np.asarray(scores, np.float64)
-    if scores.size == 0 or not np.isfinite(scores).all():
-        raise ValueError(NO_SCORES)
-    return scores
+def _checked(samples: Sequence[Sample]) -> list[list[np.ndarray]]:
+    """Scores as they can be reckoned with."""
+    plain = [[np.asarray(scores, np.float64) for scores in sample] for sample in samples]
+    if not plain or any(not sample or any(s.size == 0 or not np.isfinite(s).all() for s in sample) for sample in plain):
+        raise ValueError("statistics need at least one finite score for each task.")
+    return plain
 
 
 def summarize(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Summary:

@@ -339,16 +339,14 @@ def _table(group: Group, study: Study) -> str:
     arms = group.arms(study)
     paper = group.paper(study)
     hero = _hero(group, study)
-    dense = group.sample(DENSE) if DENSE in arms else None
+    samples = {name: group.sample(name) for name in arms}
     head = ["arm", "n", "score", "interquartile mean", "% of dense", "paper, %", "difference", f"P({hero} better)"]
     rows = [[*head, f"p, {hero}", "p, dense", "size", "FLOPs, training", "FLOPs, test", "seeds"]]
     for name, lines in arms.items():
-        sample = group.sample(name)
-        relative = None if dense is None or name == DENSE else _relative(statistics.ratio, sample, dense)
-        better = None
-        if hero in arms and name != hero:
-            better = statistics.estimate(statistics.improvement, group.sample(hero), sample)
-        others = [group.sample(other) if other in arms and other != name else None for other in (hero, DENSE)]
+        sample = samples[name]
+        of_hero, of_dense = (None if other == name else samples.get(other) for other in (hero, DENSE))
+        relative = None if of_dense is None else _relative(statistics.ratio, sample, of_dense)
+        better = None if of_hero is None else statistics.estimate(statistics.improvement, of_hero, sample)
         rows.append(
             [
                 f"**{name}**" if name == hero else name,
@@ -359,7 +357,8 @@ def _table(group: Group, study: Study) -> str:
                 f"{paper[name]:g}" if name in paper else "-",
                 _difference(relative, paper.get(name)),
                 _shown(better, 1, 2),
-                *(_p_value(sample, other) for other in others),
+                _p_value(sample, of_hero),
+                _p_value(sample, of_dense),
                 *_costs(lines[0], bool(paper)),
                 _each(sample),
             ]
