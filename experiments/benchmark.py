@@ -7,7 +7,7 @@ Modes of one row take turns, and medians over the turns are compared, so that a 
 filled with random transitions; an update is everything from sampling a batch to the Polyak step.
 
   dense    without masks, as a program that knows of no sparsity
-  tiny     dense and narrow, with as many weights as the sparse networks have links
+  tiny     dense and narrow: its critics have as many weights as the sparse ones have links, its actor is as narrow
   masked   dense products of matrices that hold zeros
   packed   products over links alone
 

@@ -45,7 +45,7 @@ distributed scores they hold the mean in 75 % of cases with three seeds, 81 % wi
 three reaches from the lowest score to the highest. P(a better) is the share of pairs of seeds in which a scores more;
 [1.00, 1.00] says only that no seed of one reaches one of the other, which between three and three of the same kind
 happens once in ten times, between four and four once in 35. "p" is that of a two-sided permutation test of the means,
-exact up to eight seeds and eight; it cannot be below 0.1 between three and three, 0.028 between four and four. The
+exact up to eight seeds and eight; it cannot be below 0.1 between three and three, 0.029 between four and four. The
 interquartile mean of three seeds is their mean.
 "Difference" is ours minus the paper's in points, with the uncertainty of ours alone; "size" and "FLOPs" (of training;
 of acting) are relative to the dense agent, in brackets the paper's; "seeds" are the scores, in the order of the seeds.

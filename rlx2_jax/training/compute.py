@@ -2,7 +2,7 @@
 
 Masked compute multiplies dense matrices with zeros in them; packed compute touches links alone (see `kernels`). Which
 one wins depends on sparsity, width and machine, so `auto` races a few updates of both at the start of a run and
-remembers the outcome for this machine and these shapes. On GPU and TPU dense products win at these widths, so there
+remembers the outcome for this machine and these shapes. There are no packed kernels for GPU and TPU, so there
 `auto` is masked without a race.
 """
 
