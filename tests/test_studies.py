@@ -338,6 +338,18 @@ def test_runs_without_a_dense_agent_are_variants_of_those_that_differ_least(tmp_
     assert len(list(tmp_path.glob("*-variants.png"))) == 2
 
 
+def test_a_variant_that_is_a_reading_of_the_method_is_told_by_its_name(tmp_path):
+    release = presets.READINGS["release"]
+    part = dict(list(release.items())[1:])
+    readings = [release, release | {"gamma": 0.9}, part]
+    variants = [line("rlx2", 0, score, **changed) for score, changed in enumerate(readings, start=1)]
+    records.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 90.0), *variants])
+    text = report.markdown(tmp_path, "table2", STUDIES["table2"])
+    assert cells(text, "preset=release")[3] == "1.00"
+    assert cells(text, "preset=release, gamma=0.9")[3] == "2.00"
+    assert cells(text, ", ".join(f"{name}={value}" for name, value in sorted(part.items())))[3] == "3.00"
+
+
 def test_a_searchs_report_does_not_call_an_interval_undecided_that_was_not_asked(tmp_path):
     scores = {0.0: 100.0, **dict.fromkeys(frontier.GRID, 10.0)}
     arms = {0.0: "dense", **{sparsity: f"rlx2@{sparsity:g}" for sparsity in frontier.GRID}}

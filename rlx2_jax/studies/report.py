@@ -139,10 +139,14 @@ class Section(NamedTuple):
     variants: tuple[Group, ...] = ()
 
     def differing(self, variant: Group) -> str:
-        """The settings of a variant that are not the section's."""
+        """The settings of a variant that are not the section's, those of a whole reading of the method by its name."""
         names = sorted({*self.group.conditions, *variant.conditions})
-        differ = [name for name in names if variant.values(name) != self.group.values(name)]
-        return ", ".join(f"{name}={variant.told(name)}" for name in differ)
+        differ = {name: variant.told(name) for name in names if variant.values(name) != self.group.values(name)}
+        for preset, settings in presets.READINGS.items():
+            if settings and all(differ.get(name) == str(value) for name, value in settings.items()):
+                rest = {name: value for name, value in differ.items() if name not in settings}
+                differ = {"preset": preset, **rest}
+        return ", ".join(f"{name}={value}" for name, value in differ.items())
 
 
 def sections(found: Sequence[Group]) -> list[Section]:
