@@ -1,7 +1,7 @@
 """How much a sweep gains by being one program: aggregate updates per second of many runs at once.
 
 python experiments/benchmark_sweep.py --env=probe/action --runs=1,8,32
-python experiments/benchmark_sweep.py --preset=td3/hopper --runs=1,8,32,128,512 --precision=highest
+python experiments/benchmark_sweep.py --preset=td3/hopper --runs=1,8,32,128,512
 
 Measures whole training (environment steps and updates, no evaluation) after the warm-up:
 
@@ -30,7 +30,6 @@ from absl import flags
 
 from rlx2_jax import files, kernels, memory, provenance
 from rlx2_jax import flags as launcher
-from rlx2_jax.compilation import use_cache
 from rlx2_jax.config import Config, make_hparams, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sweeps import layout, plan, workers
@@ -40,13 +39,10 @@ from rlx2_jax.viz import curves
 
 RUNS = flags.DEFINE_list("runs", ["1", "8", "32"], "numbers of runs at once")
 SECONDS = flags.DEFINE_float("seconds", 5.0, "time to spend on each measurement, compilation apart")
-PRECISION = flags.DEFINE_enum(
-    "precision", "default", ["default", "highest", "tensorfloat32"], "of products on GPU and TPU; highest is float32"
-)
 PROCESSES = flags.DEFINE_bool("processes", True, "measure parallel processes too")
 OUTPUT = flags.DEFINE_string("output", "benchmark_sweep.json", "JSON file to write; the picture stands beside it")
 CHILD = flags.DEFINE_list("child", None, "cores of a process that this one starts; not for people")
-CACHE = launcher.define_cache_flag()
+set_up_compilation = launcher.define_compilation_flags()
 
 
 class Rate(NamedTuple):
@@ -73,15 +69,14 @@ def main(argv: Sequence[str]) -> int | None:
     if not all(count.isdigit() and int(count) > 0 for count in RUNS.value):
         raise ConfigError(f"runs={','.join(RUNS.value)}: name whole numbers of 1 or more.")
     config = shortened(launcher.read_config())
-    use_cache(CACHE.value)
+    set_up_compilation()
     if CHILD.value is not None:
         return child(config, [int(core) for core in CHILD.value])
     path = Path(OUTPUT.value)
     launcher.check_writable(path.parent, OUTPUT.name)
-    jax.config.update("jax_default_matmul_precision", None if PRECISION.value == "default" else PRECISION.value)
     device = provenance.device()
     print(f"{config.method} {config.agent} on {config.env}, hidden {config.hidden}, batch {config.batch_size}")
-    print(f"{device}, jax {jax.__version__}, precision {PRECISION.value}")
+    print(f"{device}, jax {jax.__version__}")
     alone = rate(*one_run(dataclasses.replace(config, compute="masked")), SECONDS.value)
     print(f"one by one           {alone}")
     processes: dict[str, Rate] = {}
@@ -94,7 +89,7 @@ def main(argv: Sequence[str]) -> int | None:
     best = max(result["updates_per_second"] for result in results)
     knee = min(r["runs"] for r in results if r["updates_per_second"] >= KNEE * best)
     print(f"knee at {knee} runs: {KNEE:.0%} of the best rate, {best:,.0f} updates/s")
-    about = provenance.about() | {"precision": PRECISION.value, "config": config.to_dict()}
+    about = provenance.about() | {"config": config.to_dict()}
     others = {"one_by_one": alone._asdict(), "processes": {name: each._asdict() for name, each in processes.items()}}
     found = others | {"together": results, "knee": knee}
     files.write_json(path, about | found)

@@ -15,7 +15,6 @@ from absl import flags
 
 from rlx2_jax import envs, evaluation, policies, statistics
 from rlx2_jax import flags as launcher
-from rlx2_jax.compilation import use_cache
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.training import workdir as workdirs
 
@@ -24,7 +23,7 @@ POLICY = flags.DEFINE_string("policy", "last", "which policy: last, or best (by 
 EPISODES = flags.DEFINE_integer("episodes", 30, "episodes to play")
 SEED = flags.DEFINE_integer("seed", 1_000_000, "seed of the episodes; the run's own are other ones")
 AS_JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of a sentence")
-CACHE = launcher.define_cache_flag()
+set_up_compilation = launcher.define_compilation_flags()
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -37,7 +36,7 @@ def main(argv: Sequence[str]) -> int | None:
     names = {"last": "policy.npz", "best": "policy_best.npz"}
     if POLICY.value not in names:
         raise ConfigError(f"unknown policy {POLICY.value!r}; valid: {', '.join(names)}.")
-    use_cache(CACHE.value)
+    set_up_compilation()
     directory = Path(WORKDIR.value)
     workdirs.read_config(directory)
     policy = policies.load(directory / names[POLICY.value])

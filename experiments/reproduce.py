@@ -20,7 +20,6 @@ from absl import flags
 
 from rlx2_jax import flags as launcher
 from rlx2_jax import presets
-from rlx2_jax.compilation import use_cache
 from rlx2_jax.config import PAPER_STEPS
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.studies import catalogue, conduct, records, report
@@ -41,7 +40,7 @@ REPORT_ONLY = flags.DEFINE_bool(
     "report_only", False, "train nothing: gather the runs asked for from the workdir, write the report"
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be run, and stop")
-CACHE = launcher.define_cache_flag()
+set_up_compilation = launcher.define_compilation_flags()
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -67,7 +66,7 @@ def main(argv: Sequence[str]) -> int | None:
             conduct.gather(runs, place)
         else:
             launcher.check_writable(directory, RESULTS.name)
-            use_cache(CACHE.value)
+            set_up_compilation()
             finished = conduct.conduct(study, runs, place, lambda line: print(line, file=sys.stderr))
     finally:
         # However it ends, the report is that of the runs there are.

@@ -18,7 +18,6 @@ from typing import Any
 from absl import flags
 
 from rlx2_jax import flags as launcher
-from rlx2_jax.compilation import use_cache
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sweeps import hosts, make_plan, plan, product, sweep
 
@@ -41,7 +40,7 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "processes in all (d
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one this is, from 0 (default: found on a cluster)")
 TIMEOUT = flags.DEFINE_integer("initialization_timeout", 120, "seconds to wait for the other processes at the start")
 HEARTBEAT = flags.DEFINE_integer("heartbeat_timeout", 30, "seconds after which a silent process counts as dead")
-CACHE = launcher.define_cache_flag()
+set_up_compilation = launcher.define_compilation_flags()
 
 AXES: dict[str, flags.FlagHolder[Any]] = {"env": ENVS, "agent": AGENTS, "method": METHODS, "seed": SEEDS}
 """Fields with a flag of their own."""
@@ -63,7 +62,7 @@ def main(argv: Sequence[str]) -> int | None:
         fields=fields,
     )
     with hosts.joined(_cluster()):
-        use_cache(CACHE.value)
+        set_up_compilation()
         workdir, options = Path(WORKDIR.value), _options(fields)
         if DRY_RUN.value:
             planned = plan.describe(make_plan(configs, workdir, **options))

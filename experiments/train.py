@@ -14,7 +14,6 @@ from pathlib import Path
 from absl import flags
 
 from rlx2_jax import flags as launcher
-from rlx2_jax.compilation import use_cache
 from rlx2_jax.config import Config, resolve
 from rlx2_jax.training.run import train
 
@@ -23,14 +22,14 @@ WORKDIR = flags.DEFINE_string(
 )
 RESUME = flags.DEFINE_bool("resume", False, "continue the run in the workdir")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the run in the workdir")
-CACHE = launcher.define_cache_flag()
+set_up_compilation = launcher.define_compilation_flags()
 
 
 def main(argv: Sequence[str]) -> int | None:
     """Train as the flags say."""
     del argv
     config = resolve(launcher.read_config())
-    use_cache(CACHE.value)
+    set_up_compilation()
     workdir = WORKDIR.value or default_workdir(config, held=RESUME.value or OVERWRITE.value)
     result = train(config, workdir, resume=RESUME.value, overwrite=OVERWRITE.value)
     return 0 if result.finished else 1

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from rlx2_jax import files, presets
+from rlx2_jax import compilation, files, presets
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, DivergedError, RlxError, WorkdirError
 
@@ -62,14 +62,27 @@ def read_swept(values: flags.FlagValues = flags.FLAGS) -> dict[str, list[Any]]:
     return swept
 
 
-def define_cache_flag(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder[str | None]:
-    """Define `--compilation_cache`, the directory given to `compilation.use_cache`."""
-    return flags.DEFINE_string(
+def define_compilation_flags(values: flags.FlagValues = flags.FLAGS) -> Callable[[], None]:
+    """Define `--compilation_cache` and `--precision`; the function returned, called once, sets JAX up as they say."""
+    cache = flags.DEFINE_string(
         "compilation_cache",
         "~/.cache/rlx2_jax",
         "where compiled programs are kept; empty for nowhere",
         flag_values=values,
     )
+    precision = flags.DEFINE_enum(
+        "precision",
+        compilation.PRECISIONS[0],
+        compilation.PRECISIONS,
+        "of matrix products on GPU and TPU, physics included; default: the device's own",
+        flag_values=values,
+    )
+
+    def set_up() -> None:
+        compilation.use_cache(cache.value)
+        compilation.use_precision(precision.value)
+
+    return set_up
 
 
 def read_given(values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:

@@ -62,10 +62,11 @@ def commit() -> str | None:
 
 @functools.cache
 def device() -> str:
-    """The accelerator's name, or the processor's and how many of its cores this process may use."""
+    """The accelerator's name and precision, or the processor's and how many of its cores this process may use."""
     first = jax.devices()[0]
     if first.platform != "cpu":
-        return f"{jax.device_count()} x {first.device_kind}"
+        precision = jax.config.values["jax_default_matmul_precision"] or "default"
+        return f"{jax.device_count()} x {first.device_kind}, {precision} products"
     name = processor() or platform.processor() or platform.machine()
     count = len(cores())
     return f"{name}, {count} cores" if count != 1 else f"{name}, 1 core"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlx2_jax import compilation
 from rlx2_jax.config import Config
 from rlx2_jax.replay import Batch
 from rlx2_jax.sparsity import masks
@@ -22,6 +23,7 @@ jax.config.update("jax_compilation_cache_dir", os.environ.get("RLX2_TEST_CACHE",
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 # Most of a test's time is compilation; the programs are the same, their machine code is less polished.
 jax.config.update("jax_disable_most_optimizations", True)
+compilation.use_precision("float32")
 
 # The same examples everywhere: a test that fails, fails again.
 hypothesis.settings.register_profile("tests", max_examples=60, deadline=None, derandomize=True, database=None)

@@ -184,7 +184,7 @@ def test_brax_prints_nothing_and_writes_nothing(tmp_path):
         "for name in ('inverted_pendulum', 'halfcheetah'):\n"
         "    env = envs.make(name)\n"
         "    state = jax.eval_shape(env.reset, jax.random.key(0))\n"
-        "    jax.eval_shape(env.step, state, jax.ShapeDtypeStruct((env.action_size,), float))\n"
+        "    jax.eval_shape(env.step, state, jax.ShapeDtypeStruct((env.action_size,), 'float32'))\n"
     )
     done = subprocess.run([sys.executable, "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

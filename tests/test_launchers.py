@@ -3,9 +3,10 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from rlx2_jax import envs, evaluation, policies, presets
+from rlx2_jax import compilation, envs, evaluation, policies, presets
 from rlx2_jax.config import Config
 from tests.conftest import cached, launch
 
@@ -52,6 +53,21 @@ def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(flag, tmp_pat
     assert done.stderr.count("\n") == 1
     assert BAD[flag] in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_products_have_the_precision_asked_for_on_an_accelerator(monkeypatch):
+    x = jnp.ones((2, 2))
+    product = lambda: jax.jit(jnp.dot).lower(x, x).as_text()
+    before = product()
+    compilation.use_precision("float32")
+    assert product() == before  # A CPU has no other.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    try:
+        for name, told in (("float32", "HIGHEST"), ("tensorfloat32", "HIGH"), ("default", "DEFAULT")):
+            compilation.use_precision(name)
+            assert f"precision = [{told}, {told}]" in product()
+    finally:
+        jax.config.update("jax_default_matmul_precision", None)
 
 
 def test_help_shows_every_setting_and_nothing_of_absl():
