@@ -198,8 +198,13 @@ def test_records_are_appended_once_and_found_by_every_study(tmp_path):
     (run,) = runs(STUDIES["buffer"], ["td3/hopper"], [1], {"total_steps": 60_000}, ["dynamic"])
     found = records.known(tmp_path)[records.identity(run.config)]
     assert records.relabelled(found, "buffer", run) == {**second, "study": "buffer", "arm": "dynamic"}
-    # Another way of computing is the same run; another length is not.
-    assert records.identity(dataclasses.replace(run.config, compute="packed")) == records.identity(run.config)
+    # Another way of computing, saved more often, is the same run; another length is not.
+    otherwise = dataclasses.replace(run.config, compute="packed", checkpoint_every=600)
+    assert records.identity(otherwise) == records.identity(run.config)
+    (saved,) = runs(
+        STUDIES["buffer"], ["td3/hopper"], [1], {"total_steps": 60_000, "checkpoint_every": 600}, ["dynamic"]
+    )
+    assert saved.conditions == run.conditions
     (longer,) = runs(STUDIES["buffer"], ["td3/hopper"], [1], {"total_steps": 90_000}, ["dynamic"])
     assert records.identity(longer.config) not in records.known(tmp_path)
 

@@ -228,8 +228,8 @@ def test_a_run_that_diverges_is_marked_and_the_others_go_on(tmp_path):
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_stopped_sweep_goes_on_where_it_was_and_ends_with_the_same_table(tmp_path, number):
-    configs = product(small(total_steps=4000, checkpoint_every=200), methods=["dense", "rlx2"], seeds=[1])
-    told = []
+    runs = lambda every: product(small(total_steps=4000, checkpoint_every=every), methods=["dense", "rlx2"], seeds=[1])
+    configs, told = runs(200), []
 
     def stop_once(plan, lines):
         if lines[0]["env_steps"] and not told:
@@ -239,9 +239,10 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_ends_with_the_same_table(tmp_p
     stopped = quiet(configs, tmp_path / "stopped", on_table=stop_once)
     assert not stopped.finished
     assert all(line["env_steps"] < 4000 and not line["finished"] for line in stopped.table)
-    resumed = quiet(configs, tmp_path / "stopped")
+    resumed = quiet(runs(1000), tmp_path / "stopped")  # How often a run is saved makes it no other run.
     whole = quiet(configs, tmp_path / "whole")
     assert resumed.finished
+    assert {run.config.checkpoint_every for run in resumed.plan.runs} == {1000}
     assert resumed.table == whole.table
     assert (tmp_path / "stopped" / "sweep.csv").read_bytes() == (tmp_path / "whole" / "sweep.csv").read_bytes()
     for run in whole.plan.runs:

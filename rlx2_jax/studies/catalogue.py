@@ -25,6 +25,7 @@ from rlx2_jax.config import PAPER_STEPS, Config, resolve, structure
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sparsity import methods
 from rlx2_jax.studies import frontier
+from rlx2_jax.training import workdir as workdirs
 
 Settings = Mapping[str, Any]
 """Values of `Config` fields."""
@@ -308,7 +309,7 @@ STUDIES: dict[str, Study] = {
 }
 
 
-UNTOLD = frozenset({"agent", "env", "seed", "compute", "data_parallel"})
+UNTOLD = frozenset({"agent", "env", "seed"}) | workdirs.HOW
 """Fields that a row names, that differ between seeds, or that say how a run is computed."""
 
 SMOKE = {

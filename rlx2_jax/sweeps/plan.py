@@ -206,13 +206,14 @@ def lay_out(
             f"data_parallel={shared}: a sweep gives each run to one device; leave it out, or train that run alone with "
             "experiments/train.py."
         )
-    runs = list(held.runs) if held else []
-    known = {_identity(run.config) for run in runs}
     asked = {_identity(config): config for config in configs}
     if not asked:
         raise ConfigError("a sweep without runs; name at least one value of everything.")
     if held:
         _check_extends(held, asked, parallel, devices)
+    # How they are computed may change between starts.
+    runs = [Run(run.name, asked[_identity(run.config)]) for run in held.runs] if held else []
+    known = {_identity(run.config) for run in runs}
     added = []
     taken = {run.name for run in runs}
     for identity, config in asked.items():
@@ -224,8 +225,6 @@ def lay_out(
     if parallel == "processes":
         for group in _groups(added):
             build([run.config for run in group])  # Refuses what cannot be.
-        # How they are computed may change between starts.
-        runs = [Run(run.name, asked[_identity(run.config)]) for run in runs]
     else:
         batches += _batches(added, len(batches), devices, device_bytes, runs_per_device, pad)
     return Plan(

@@ -42,7 +42,7 @@ CONTENTS = (
 COMPUTE = "compute"
 """The field that says how networks are computed."""
 
-HOW = frozenset({COMPUTE, "data_parallel"})
+HOW = frozenset({COMPUTE, "data_parallel", "checkpoint_every"})
 """Fields that say how, not what: a run may be resumed with others."""
 
 TICKET = "ticket"
