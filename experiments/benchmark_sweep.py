@@ -28,10 +28,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from rlx2_jax import files, kernels, memory, provenance
+from rlx2_jax import files, memory, provenance
 from rlx2_jax import flags as launcher
 from rlx2_jax.config import Config, make_hparams, resolve
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.kernels import native
 from rlx2_jax.sweeps import layout, plan, workers
 from rlx2_jax.training.program import make_program
 from rlx2_jax.viz import benchmark as pictures
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> int | None:
     print(f"one by one           {alone}")
     processes: dict[str, Rate] = {}
     if PROCESSES.value:
-        for compute in ("masked", "packed") if kernels.native_available() else ("masked",):
+        for compute in ("masked", "packed") if native.load() is not None else ("masked",):
             processes[compute] = in_processes(compute)
             ratio = processes[compute].median / alone.median
             print(f"as processes, {compute} {processes[compute]}, {ratio:.2f} x one by one")
