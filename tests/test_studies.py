@@ -508,7 +508,7 @@ def test_long_names_under_many_bars_are_slanted():
     figure = pictures.draw_arms(arms, estimates, None, "", dict.fromkeys(names, "C0"))
     labels = figure.axes[-1].get_xticklabels()
     assert labels[-1].get_text() == "rlx2 evolve_interval=10000, n=1"
-    assert {label.get_rotation() for label in labels} == {40}
+    assert {label.get_rotation() for label in labels} == {60}
     assert figure.axes[len(names) - 1].get_title() == "rlx2\nevolve_interval=10000"
 
 

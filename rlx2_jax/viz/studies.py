@@ -116,7 +116,7 @@ def _draw_scores(
     # A bar is narrower than a long name: it is broken, or slanted where bars are many.
     if len(arms) > SLANTED and max(map(len, arms)) > LABEL_WIDTH:
         labels = [_broken(f"{name}, n={len(lines)}", SLANTED_WIDTH) for name, lines in arms.items()]
-        axis.set_xticks(range(len(arms)), labels, fontsize=8, rotation=40, ha="right", rotation_mode="anchor")
+        axis.set_xticks(range(len(arms)), labels, fontsize=8, rotation=60, ha="right", rotation_mode="anchor")
     else:
         names = [name if len(name) <= LABEL_WIDTH else re.sub(r"(?<=[-_=])| ", "\n", name) for name in arms]
         labels = [f"{name}\nn={len(lines)}" for name, lines in zip(names, arms.values(), strict=True)]
