@@ -74,7 +74,7 @@ def define_compilation_flags(values: flags.FlagValues = flags.FLAGS) -> Callable
         "precision",
         compilation.PRECISIONS[0],
         compilation.PRECISIONS,
-        "of matrix products on GPU and TPU, physics included; default: the device's own",
+        "of matrix products on GPU and TPU, physics included; 'default' is the device's own (default: float32)",
         flag_values=values,
     )
 

@@ -58,7 +58,7 @@ def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(flag, tmp_pat
 def test_products_have_the_precision_asked_for_on_an_accelerator(monkeypatch):
     x = jnp.ones((2, 2))
     product = lambda: jax.jit(jnp.dot).lower(x, x).as_text()
-    before = product()
+    before, set_before = product(), jax.config.values["jax_default_matmul_precision"]
     compilation.use_precision("float32")
     assert product() == before  # A CPU has no other.
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -67,7 +67,7 @@ def test_products_have_the_precision_asked_for_on_an_accelerator(monkeypatch):
             compilation.use_precision(name)
             assert f"precision = [{told}, {told}]" in product()
     finally:
-        jax.config.update("jax_default_matmul_precision", None)
+        jax.config.update("jax_default_matmul_precision", set_before)
 
 
 def test_help_shows_every_setting_and_nothing_of_absl():
