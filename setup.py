@@ -18,7 +18,7 @@ setup(
     ext_modules=[
         Extension(
             "rlx2_jax.kernels._native",
-            sources=[str(SOURCES / name) for name in ("bindings.cc", "data.cc", "perceptron.cc")],
+            sources=[str(SOURCES / name) for name in ("bindings.cc", "data.cc", "perceptron.cc", "topology.cc")],
             depends=[str(path) for path in sorted(SOURCES.iterdir())],
             include_dirs=xla_headers(),
             # No -march: the kernels choose their instruction set when they run.

@@ -28,11 +28,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from rlx2_jax import files, memory, provenance
+from rlx2_jax import files, memory, native, provenance
 from rlx2_jax import flags as launcher
 from rlx2_jax.config import Config, make_hparams, resolve
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.kernels import native
 from rlx2_jax.sweeps import layout, plan, workers
 from rlx2_jax.training.program import make_program
 from rlx2_jax.viz import benchmark as pictures

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlx2_jax import kernels, networks, replay
-from rlx2_jax.kernels import native, perceptron
+from rlx2_jax import kernels, native, networks, replay
+from rlx2_jax.kernels import perceptron
 from rlx2_jax.sparsity import links as packing
 from rlx2_jax.sparsity import masks
 from tests.conftest import ROOT
@@ -75,7 +75,9 @@ def test_packing_is_exact_and_has_one_form(network, twins):
     vector = masks.pack(params, links)
     jax.tree.map(np.testing.assert_array_equal, masks.unpack_masks(links), mask)
     jax.tree.map(np.testing.assert_array_equal, masks.unpack(vector, links), params)
-    for link in links:
+    for link, kernel in zip(links, masks.kernels(mask), strict=True):
+        portable = masks.per_matrix(lambda m, link=link: packing._from_mask(m, link.count))(kernel)
+        jax.tree.map(np.testing.assert_array_equal, portable, link)
         for one in range(2 if twins else 1):
             starts, inputs, columns, outputs, order = (
                 np.asarray(x[one] if twins else x) for x in jax.tree.leaves(link)
@@ -337,6 +339,28 @@ def test_taking_rows_is_indexing(seed, tail, shape, dtype):
 def test_rows_outside_the_table_are_errors(bad):
     with pytest.raises(CALL_ERRORS, match="take rows: an index is out of range"):
         jax.block_until_ready(kernels.take_rows(jnp.zeros((50, 3)), jnp.asarray([0, bad, 1])))
+
+
+@needs_native
+def test_a_mask_is_packed_only_into_its_own_number_of_links():
+    with pytest.raises(CALL_ERRORS, match="index links: a mask has another number of links"):
+        jax.block_until_ready(packing.from_mask(jnp.ones((3, 4), bool), 11))
+
+
+@needs_native
+def test_fast_keys_make_the_keys_of_plain_ones():
+    keys = jax.random.split(jax.random.PRNGKey(7), 3)
+    makes = (
+        lambda key: jax.random.split(key, 5),
+        lambda key: jax.random.split(key, (2, 3)),
+        lambda key: jax.random.fold_in(key, 2**32 - 1),
+        lambda key: jax.random.fold_in(jax.random.split(key)[1], 0),
+    )
+    for make in makes:
+        plain = lambda key, make=make: kernels.plain_key(make(key))
+        fast = lambda key, plain=plain: plain(kernels.fast_key(key))
+        np.testing.assert_array_equal(jax.jit(fast)(keys[0]), plain(keys[0]))
+        np.testing.assert_array_equal(jax.vmap(fast)(keys), jax.vmap(plain)(keys))
 
 
 @needs_native

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import kernels, memory, policies, presets
+from rlx2_jax import kernels, memory, native, policies, presets
 from rlx2_jax.agents import base
 from rlx2_jax.config import resolve
 from rlx2_jax.errors import ConfigError, WorkdirError
-from rlx2_jax.kernels import native
 from rlx2_jax.sparsity import masks
 from rlx2_jax.training import compute, train
 from rlx2_jax.training import program as programs

@@ -5,10 +5,10 @@ random bits, and Adam.
 """
 
 from rlx2_jax.kernels.adam import ADAM, adam_step
-from rlx2_jax.kernels.data import Windows, fast_key, take_rows, take_windows
-from rlx2_jax.kernels.native import MISSING
-from rlx2_jax.kernels.native import available as native_available
+from rlx2_jax.kernels.data import Windows, fast_key, plain_key, take_rows, take_windows
 from rlx2_jax.kernels.perceptron import perceptron
+from rlx2_jax.native import MISSING
+from rlx2_jax.native import available as native_available
 
 __all__ = [
     "ADAM",
@@ -18,6 +18,7 @@ __all__ = [
     "fast_key",
     "native_available",
     "perceptron",
+    "plain_key",
     "take_rows",
     "take_windows",
 ]

@@ -15,7 +15,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax.kernels import native
+from rlx2_jax import native
 
 
 def take_rows(table: jax.Array, index: jax.Array) -> jax.Array:
@@ -80,7 +80,7 @@ def take_windows(
 
 
 def fast_key(key: jax.Array) -> jax.Array:
-    """A Threefry key as one that makes the same random numbers faster, for `jax.random` functions that draw many.
+    """A Threefry key as one that makes the same random numbers and keys natively: faster, and quicker to compile.
 
     A key of another kind, or where there are no native kernels, is given back as it is.
     """
@@ -93,6 +93,11 @@ def fast_key(key: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(key, impl=_NATIVE_THREEFRY)
 
 
+def plain_key(key: jax.Array) -> jax.Array:
+    """The words of a key, of `fast_key` or not: what a state holds."""
+    return jax.random.key_data(key)
+
+
 def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
     if bit_width != 32:
         return _THREEFRY.random_bits(key, bit_width, shape)
@@ -100,13 +105,26 @@ def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.
     return jax.ffi.ffi_call(native.THREEFRY, result, vmap_method="broadcast_all")(key).reshape(shape)
 
 
+def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return _keys(key, jnp.arange(math.prod(shape), dtype=jnp.uint32)).reshape(*shape, 2)
+
+
+def _fold_in(key: jax.Array, number: jax.Array) -> jax.Array:
+    return _keys(key, jnp.asarray(number, jnp.uint32)[None])[0]
+
+
+def _keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
+    result = jax.ShapeDtypeStruct((numbers.size, 2), jnp.uint32)
+    return jax.ffi.ffi_call(native.THREEFRY_KEYS, result, vmap_method="broadcast_all")(key, numbers)
+
+
 _THREEFRY: Any = jax.extend.random.threefry_prng_impl
 _NATIVE_THREEFRY = jax.extend.random.define_prng_impl(
     key_shape=(2,),
     seed=_THREEFRY.seed,
-    split=_THREEFRY.split,
+    split=_split,
     random_bits=_random_bits,
-    fold_in=_THREEFRY.fold_in,
+    fold_in=_fold_in,
     name="rlx2_threefry",
     tag="rlx2",
 )

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from rlx2_jax.kernels import native
+from rlx2_jax import native
 from rlx2_jax.sparsity import links as packing
 from rlx2_jax.sparsity.links import Links
 

@@ -20,6 +20,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from rlx2_jax import native
+
 
 class Links(flax.struct.PyTreeNode):
     """Where the links of one matrix `[in, out]` stand; twin critics have a leading axis on every field. All int32."""
@@ -48,16 +50,28 @@ class Links(flax.struct.PyTreeNode):
 
 def from_mask(mask: jax.Array, count: int) -> Links:
     """The links of a boolean matrix `[in, out]` that has exactly `count` of them."""
-    _, inputs = jnp.nonzero(mask.T, size=count)
-    by_input, outputs = jnp.nonzero(mask, size=count)
-    position = (jnp.cumsum(mask.T.ravel()) - 1).reshape(mask.T.shape)
-    as_index = lambda x: x.astype(jnp.int32)
+    if native.available():
+        rows, columns = mask.shape
+        shapes = [jax.ShapeDtypeStruct((n,), jnp.int32) for n in (columns + 1, count, rows + 1, count, count)]
+        return Links(*jax.ffi.ffi_call(native.INDEX_LINKS, shapes, vmap_method="expand_dims")(mask))
+    return _from_mask(mask, count)
+
+
+def _from_mask(mask: jax.Array, count: int) -> Links:
+    before_in_column, per_output = _count_before(mask)
+    before_in_row, per_input = _count_before(mask.T)
+    row_start, column_start = _starts(per_output), _starts(per_input)
+    by_output = row_start[:-1] + before_in_column
+    by_input = jnp.where(mask, column_start[:-1, None] + before_in_row.T, count)
+    index_of = lambda axis: jax.lax.broadcasted_iota(jnp.int32, mask.shape, axis)
+    # Absent entries are sent past the end, where nothing is written.
+    place = lambda where, values: jnp.zeros(count, jnp.int32).at[where].set(values, mode="drop")
     return Links(
-        row_start=_starts(mask.sum(0)),
-        inputs=as_index(inputs),
-        column_start=_starts(mask.sum(1)),
-        outputs=as_index(outputs),
-        order=as_index(position[outputs, by_input]),
+        row_start=row_start,
+        inputs=place(jnp.where(mask, by_output, count), index_of(0)),
+        column_start=column_start,
+        outputs=place(by_input, index_of(1)),
+        order=place(by_input, by_output),
     )
 
 
@@ -85,9 +99,22 @@ def split(vector: jax.Array, links: Sequence[Links]) -> list[tuple[jax.Array, ja
 
 def outputs_by_output(links: Links) -> jax.Array:
     """`[links]`: the output of each link, in the order of the values."""
-    link = jnp.arange(links.count)
-    return jnp.searchsorted(links.row_start[1:], link, side="right").astype(jnp.int32)
+    return jnp.zeros_like(links.outputs).at[links.order].set(links.outputs)
+
+
+def _count_before(flags: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How many of the rows before each one have a flag set, `[rows, ...]`, and how many do in all, `[...]`; int32.
+
+    A loop over rows, because XLA makes a tree of many kernels of a cumulative sum.
+    """
+
+    def add(seen: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return seen + row, seen
+
+    total, before = jax.lax.scan(add, jnp.zeros(flags.shape[1:], jnp.int32), flags.astype(jnp.int32))
+    return before, total
 
 
 def _starts(counts: jax.Array) -> jax.Array:
-    return jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(counts, dtype=jnp.int32)])
+    before, total = _count_before(counts)
+    return jnp.append(before, total)

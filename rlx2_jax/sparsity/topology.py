@@ -8,6 +8,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from rlx2_jax import native
+
 
 def top_links(score: jax.Array, count: jax.Array) -> jax.Array:
     """Mask of the `count` largest entries of `score`; among equals the first in row-major order win.
@@ -19,17 +21,32 @@ def top_links(score: jax.Array, count: jax.Array) -> jax.Array:
     Returns:
       Boolean array of the same shape with exactly `min(count, score.size)` ones.
     """
-    key = _sortable(score.ravel())
+    if native.available():
+        flat = jax.ShapeDtypeStruct((score.size,), bool)
+        call = jax.ffi.ffi_call(native.TOP_LINKS, flat, vmap_method="expand_dims")
+        return call(score.astype(jnp.float32).ravel(), jnp.asarray(count, jnp.int32)).reshape(score.shape)
+    return _top_links(score, count)
 
-    # The count-th largest key, found bit by bit: far cheaper to compile and to run than a sort.
+
+def _top_links(score: jax.Array, count: jax.Array) -> jax.Array:
+    key = _sortable(score.ravel())
+    threshold = _threshold(key, count, 32)
+    above, equal = key > threshold, key == threshold
+    # Among equals the first: the same search over positions counted from the end, of which no two are alike.
+    size = key.size
+    position = jnp.where(equal, jnp.arange(size, 0, -1, dtype=jnp.uint32), 0)
+    first = position >= _threshold(position, count - jnp.sum(above), size.bit_length())
+    return (above | (equal & first)).reshape(score.shape)
+
+
+def _threshold(key: jax.Array, count: jax.Array, bits: int) -> jax.Array:
+    """The `count`-th largest key, found bit by bit: far cheaper to compile and to run than a sort."""
+
     def refine(i: jax.Array, threshold: jax.Array) -> jax.Array:
-        candidate = threshold | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+        candidate = threshold | (jnp.uint32(1) << (bits - 1 - i).astype(jnp.uint32))
         return jnp.where(jnp.sum(key >= candidate) >= count, candidate, threshold)
 
-    threshold = jax.lax.fori_loop(0, 32, refine, jnp.uint32(0))
-    above, equal = key > threshold, key == threshold
-    chosen = above | (equal & (jnp.cumsum(equal) <= count - jnp.sum(above)))
-    return chosen.reshape(score.shape)
+    return jax.lax.fori_loop(0, bits, refine, jnp.uint32(0))
 
 
 def _sortable(score: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import diagnostics, envs, evaluation
+from rlx2_jax import diagnostics, envs, evaluation, kernels
 from rlx2_jax import replay as replays
 from rlx2_jax.agents import Agent, AgentState, base, make_agent
 from rlx2_jax.config import Config, HParams, Schedule, link_counts, make_hparams, make_schedule, resolve
@@ -152,7 +152,7 @@ def make_program(config: Config) -> Program:
     n_max = config.n_max or 1
 
     def init(key: jax.Array, hparams: HParams) -> TrainState:
-        agent_key, run_key = jax.random.split(key)
+        agent_key, run_key = jax.random.split(kernels.fast_key(key))
         zero = jnp.zeros((), jnp.int32)
         agent_state = agent.init(agent_key, hparams)
         replay = replays.init(
@@ -166,7 +166,7 @@ def make_program(config: Config) -> Program:
             agent=agent_state,
             replay=replay,
             envs=vector.init(),
-            key=run_key,
+            key=kernels.plain_key(run_key),
             progress=Progress(env_steps=zero, critic_calls=zero, actor_calls=zero),
             tally=empty_tally(learning_zeros(agent_state, replay, run_key, hparams)),
             policy_distance=jnp.zeros(()),
@@ -257,7 +257,9 @@ def make_program(config: Config) -> Program:
         )
 
     def iteration(state: TrainState, hparams: HParams, schedule: Schedule) -> TrainState:
-        key, act_key, random_key, env_key, learn_key, critic_key, actor_key = jax.random.split(state.key, 7)
+        key, act_key, random_key, env_key, learn_key, critic_key, actor_key = jax.random.split(
+            kernels.fast_key(state.key), 7
+        )
         before, tally = state.progress, state.tally
         learning = before.env_steps >= schedule.warmup_steps
         observation = state.envs.current.observation
@@ -322,7 +324,7 @@ def make_program(config: Config) -> Program:
             agent=agent_state,
             replay=replay.replace(left=left),
             envs=env_state,
-            key=key,
+            key=kernels.plain_key(key),
             progress=after,
             tally=Tally(
                 iterations=tally.iterations + learning,
@@ -376,7 +378,7 @@ def make_program(config: Config) -> Program:
 
     def diagnose(state: TrainState, hparams: HParams) -> Report:
         # A key of its own: diagnostics leave no trace in a run.
-        sample_key = jax.random.fold_in(state.key, ASIDE)
+        sample_key = jax.random.fold_in(kernels.fast_key(state.key), ASIDE)
         batch = replays.sample(state.replay, sample_key, (diagnostics.SAMPLES,), jnp.asarray(1), n_max, hparams.gamma)
         pairs = jnp.concatenate([batch.observation, batch.action], -1)
         values: Report = {}

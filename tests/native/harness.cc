@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <numeric>
 #include <random>
 #include <thread>
 #include <vector>
@@ -362,6 +363,10 @@ void TestData() {
   rlx2::ThreefryBits(key, count, bits.data(), 4);
   rlx2::ThreefryBits(key, count, alone.data(), 1);
   CHECK(bits == alone);
+  std::vector<uint32_t> numbers(count), keys(2 * count);
+  std::iota(numbers.begin(), numbers.end(), 0u);
+  rlx2::ThreefryKeys(key, numbers.data(), count, keys.data());
+  for (int64_t i = 0; i < count; ++i) CHECK((keys[2 * i] ^ keys[2 * i + 1]) == bits[i]);
 }
 
 }  // namespace

@@ -7,13 +7,16 @@
 //   take windows:  observation, action, reward, outcome, final of a ring, row [n], column [n], n_step, gamma
 //                  -> observation, action, partial_return, bootstrap_discount, next_observation, last, weight
 //   threefry:      key [2] -> bits [n]
+//   threefry keys: key [2], number [n] -> keys [n, 2]
+//   top links:     score [n], count -> mask [n]
+//   index links:   mask [in, out] -> row_start, inputs, column_start, outputs, order
 //   adam:          parameters [n], gradient [n], mu [n], nu [n], count, step_size -> parameters, mu, nu, count
 //
 // `parameters` are the values and then the biases of each layer in turn; scratch has their size for every group of
 // samples but the first.
 //
 // Leading axes count independent calls. Operands have as many as the results, of their size or, where calls share an
-// operand, of size 1; those of take rows and threefry are never shared.
+// operand, of size 1; those of take rows and both threefry calls are never shared.
 
 #include <string>
 #include <string_view>
@@ -21,6 +24,7 @@
 
 #include "data.h"
 #include "perceptron.h"
+#include "topology.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace rlx2 {
@@ -30,6 +34,7 @@ namespace ffi = xla::ffi;
 
 using Floats = ffi::Buffer<ffi::F32>;
 using Ints = ffi::Buffer<ffi::S32>;
+using Flags = ffi::Buffer<ffi::PRED>;
 
 int64_t Leading(ffi::Span<const int64_t> dims, size_t trailing) {
   int64_t n = 1;
@@ -393,6 +398,58 @@ ffi::Error ThreefryCall(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> key, ffi::Re
   return ffi::Error::Success();
 }
 
+ffi::Error ThreefryKeysCall(ffi::Buffer<ffi::U32> key, ffi::Buffer<ffi::U32> number,
+                            ffi::Result<ffi::Buffer<ffi::U32>> keys) {
+  const auto k = key.dimensions(), n = number.dimensions(), o = keys->dimensions();
+  if (k.size() < 1 || k[k.size() - 1] != 2 || n.size() != k.size() || o.size() != k.size() + 1 ||
+      o[o.size() - 1] != 2 || o[o.size() - 2] != n[n.size() - 1] || Leading(n, 1) != Leading(k, 1) ||
+      Leading(o, 2) != Leading(k, 1)) {
+    return Invalid("threefry keys: shapes do not fit");
+  }
+  const int64_t count = n[n.size() - 1];
+  for (int64_t i = 0; i < Leading(k, 1); ++i) {
+    ThreefryKeys(key.typed_data() + 2 * i, number.typed_data() + i * count, count, keys->typed_data() + 2 * i * count);
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error TopLinksCall(ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  Reader read(args, rets);
+  int64_t size = -1;
+  const auto score = read.In<Floats>("score", {&size});
+  const auto count = read.In<Ints>("count", {});
+  const auto mask = read.Out<Flags>("mask", {&size});
+  if (!read.ok()) return read.error();
+  for (int64_t n = 0; n < read.calls(); ++n) {
+    TopLinks(read.At(score, n), size, *read.At(count, n), read.At(mask, n));
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error IndexLinksCall(ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  Reader read(args, rets);
+  LinkIndices matrix;
+  int64_t rows = -1, columns = -1;
+  const auto mask = read.In<Flags>("mask", {&matrix.in, &matrix.out});
+  const auto row_start = read.Out<Ints>("row_start", {&columns});
+  const auto inputs = read.Out<Ints>("inputs", {&matrix.links});
+  const auto column_start = read.Out<Ints>("column_start", {&rows});
+  const auto outputs = read.Out<Ints>("outputs", {&matrix.links});
+  const auto order = read.Out<Ints>("order", {&matrix.links});
+  if (!read.ok()) return read.error();
+  if (columns != matrix.out + 1 || rows != matrix.in + 1) return Invalid("index links: shapes do not fit");
+  for (int64_t n = 0; n < read.calls(); ++n) {
+    matrix.mask = read.At(mask, n);
+    matrix.row_start = read.At(row_start, n);
+    matrix.inputs = read.At(inputs, n);
+    matrix.column_start = read.At(column_start, n);
+    matrix.outputs = read.At(outputs, n);
+    matrix.order = read.At(order, n);
+    if (!IndexLinks(matrix)) return Invalid("index links: a mask has another number of links than its packed form");
+  }
+  return ffi::Error::Success();
+}
+
 }  // namespace
 }  // namespace rlx2
 
@@ -433,6 +490,18 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_threefry, rlx2::ThreefryCall,
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<xla::ffi::Buffer<xla::ffi::U32>>()
                                   .Ret<xla::ffi::Buffer<xla::ffi::U32>>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_threefry_keys, rlx2::ThreefryKeysCall,
+                              xla::ffi::Ffi::Bind()
+                                  .Arg<xla::ffi::Buffer<xla::ffi::U32>>()
+                                  .Arg<xla::ffi::Buffer<xla::ffi::U32>>()
+                                  .Ret<xla::ffi::Buffer<xla::ffi::U32>>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_top_links, rlx2::TopLinksCall,
+                              xla::ffi::Ffi::Bind().RemainingArgs().RemainingRets());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_index_links, rlx2::IndexLinksCall,
+                              xla::ffi::Ffi::Bind().RemainingArgs().RemainingRets());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_adam, rlx2::AdamCall,
                               xla::ffi::Ffi::Bind()

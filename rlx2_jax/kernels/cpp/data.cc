@@ -8,6 +8,7 @@
 
 #include "parallel.h"
 #include "perceptron.h"
+#include "threefry.h"
 
 namespace rlx2 {
 
@@ -119,6 +120,11 @@ void ThreefryBits(const uint32_t key[2], int64_t count, uint32_t* out, int64_t t
     const int64_t first = task * kShare;
     (*Available())->threefry(key, first, std::min(kShare, count - first), out + first);
   });
+}
+
+void ThreefryKeys(const uint32_t key[2], const uint32_t* number, int64_t count, uint32_t* out) {
+  const ThreefrySchedule schedule(key);
+  for (int64_t i = 0; i < count; ++i) ThreefryBlock(schedule, number[i], out + 2 * i, out + 2 * i + 1);
 }
 
 void AdamStep(const Adam& adam, int64_t threads) {

@@ -45,6 +45,9 @@ const char* TakeWindows(const Ring& ring, const Windows& windows, int64_t thread
 // combined by exclusive or.
 void ThreefryBits(const uint32_t key[2], int64_t count, uint32_t* out, int64_t threads);
 
+// Keys made from a key and numbers: `out[2 * i]` and the word after it are those of the block numbered `number[i]`.
+void ThreefryKeys(const uint32_t key[2], const uint32_t* number, int64_t count, uint32_t* out);
+
 // Adam (Kingma & Ba, 2015) on `size` parameters.
 struct Adam {
   int64_t size = -1;

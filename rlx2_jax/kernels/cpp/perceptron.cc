@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "parallel.h"
+#include "threefry.h"
 
 namespace rlx2 {
 

@@ -233,20 +233,10 @@ static void AdamStep(const Adam& adam, float correction1, float correction2, int
 
 // Every block takes the same rounds, so the compiler makes vectors of blocks.
 static void Threefry(const uint32_t key[2], int64_t first, int64_t count, uint32_t* out) {
-  const uint32_t keys[3] = {key[0], key[1], key[0] ^ key[1] ^ 0x1BD11BDAu};
-  constexpr int kRotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
+  const ThreefrySchedule schedule(key);
   for (int64_t i = 0; i < count; ++i) {
-    const uint64_t block = static_cast<uint64_t>(first + i);
-    uint32_t a = static_cast<uint32_t>(block >> 32) + keys[0], b = static_cast<uint32_t>(block) + keys[1];
-    for (uint32_t n = 0; n < 5; ++n) {
-      for (int r : kRotations[n % 2]) {
-        a += b;
-        b = (b << r) | (b >> (32 - r));
-        b ^= a;
-      }
-      a += keys[(n + 1) % 3];
-      b += keys[(n + 2) % 3] + n + 1;
-    }
+    uint32_t a, b;
+    ThreefryBlock(schedule, static_cast<uint64_t>(first + i), &a, &b);
     out[i] = a ^ b;
   }
 }

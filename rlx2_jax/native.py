@@ -13,7 +13,12 @@ BACKWARD = "rlx2_perceptron_backward"
 TAKE_ROWS = "rlx2_take_rows"
 TAKE_WINDOWS = "rlx2_take_windows"
 THREEFRY = "rlx2_threefry"
+THREEFRY_KEYS = "rlx2_threefry_keys"
 ADAM = "rlx2_adam"
+TOP_LINKS = "rlx2_top_links"
+INDEX_LINKS = "rlx2_index_links"
+
+CALLS = (FORWARD, BACKWARD, TAKE_ROWS, TAKE_WINDOWS, THREEFRY, THREEFRY_KEYS, ADAM, TOP_LINKS, INDEX_LINKS)
 
 MISSING = (
     "packed compute takes its portable path, about as slow as masked: the native kernels were not built; install a C++ "
@@ -31,13 +36,13 @@ def load() -> ctypes.CDLL | None:
     library = ctypes.CDLL(spec.origin)
     library.rlx2_instructions.restype = ctypes.c_char_p
     library.rlx2_tile.restype = library.rlx2_group.restype = ctypes.c_int64
-    for name in (FORWARD, BACKWARD, TAKE_ROWS, TAKE_WINDOWS, THREEFRY, ADAM):
+    for name in CALLS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
 
 def available() -> bool:
-    """Whether packed compute runs native here: the library is there, and the default device is a CPU."""
+    """Whether the kernels run native here: the library is there, and the default device is a CPU."""
     return jax.default_backend() == "cpu" and load() is not None
 
 
