@@ -99,8 +99,6 @@ def _wanted(study: catalogue.Study) -> list[catalogue.Run]:
     if SMOKE.value:
         given = {**catalogue.SMOKE, **given}
         rows, seeds = ROWS.value or [catalogue.SMOKE_ROW], launcher.parse_seeds(SEEDS.value) or [0, 1]
-    elif given.get("compute") is None and _parallel() == "processes":
-        given["compute"] = "auto"
     return catalogue.runs(study, rows, seeds, given, ARMS.value, reading)
 
 

@@ -130,7 +130,7 @@ class Config:
     mask_initial_targets: bool = _field(True, "targets are sparse from the start (release: from the first Polyak step)")
 
     # How it is computed; changes rounding, never what is computed
-    compute: str = _field("masked", "networks' products: masked (dense), packed (links only), auto (the faster here)")
+    compute: str = _field("auto", "networks' products: masked (dense), packed (links only), auto (the faster here)")
     data_parallel: int = _field(1, "devices that share the work of each batch")
 
     # Evaluation and bookkeeping
@@ -327,7 +327,7 @@ def _check_ranges(c: Config) -> None:
         f"hidden={c.hidden}: name at least one width, each a whole number of 1 or more.",
     )
     _require(
-        c.compute == "masked" or len(c.hidden) <= PACKED_DEPTH,
+        c.compute != "packed" or len(c.hidden) <= PACKED_DEPTH,
         f"hidden has {len(c.hidden)} widths and packed compute takes {PACKED_DEPTH}; use compute=masked.",
     )
     delay = c.n_step_delay or 0

@@ -55,6 +55,7 @@ def small(**changes):
         "buffer_min": 100,
         "buffer_check_interval": 100,
         "reset_pool": 8,
+        "compute": "masked",
     }
     return Config(**(settings | changes))
 

@@ -13,7 +13,7 @@ import pytest
 
 from rlx2_jax import kernels, memory, native, policies, presets
 from rlx2_jax.agents import base
-from rlx2_jax.config import resolve
+from rlx2_jax.config import PACKED_DEPTH, resolve, structure
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.sparsity import masks
 from rlx2_jax.training import compute, train
@@ -145,25 +145,28 @@ def test_training_state_at_hoppers_row_is_a_fraction_of_dense():
 
 
 @pytest.mark.skipif(not native.instruction_sets(), reason="the native kernels were not built")
-def test_auto_races_once_and_remembers(tmp_path, monkeypatch):
-    monkeypatch.setattr(compute, "RACE_SECONDS", 0.05)
+def test_auto_measures_the_machine_once_and_decides_by_density(tmp_path, monkeypatch):
+    monkeypatch.setattr(compute, "MEASURED_SECONDS", 0.05)
     cache = tmp_path / "deep" / "compute.json"
     config = resolve(small(compute="auto", **SPARSE))
     lines = []
     chosen = compute.choose(config, lines.append, cache)
     assert chosen.compute in ("masked", "packed") and dataclasses.replace(chosen, compute="auto") == config
-    ((key, ratio),) = json.loads(cache.read_text()).items()
-    assert "racing" in lines[0] and f"{ratio:.2f} times" in lines[1] and (chosen.compute == "packed") == (ratio > 1)
+    ((key, even),) = json.loads(cache.read_text()).items()
+    assert even > 0 and lines[0].startswith(f"compute: {chosen.compute}, because")
     monkeypatch.setattr(compute, "race", None)
-    for remembered, expected in ((0.5, "masked"), (2.0, "packed")):
+    network = structure(config, 1, 1)
+    links = sum(sum(n.links) for n in network.values())
+    density = links / sum(i * o for n in network.values() for i, o in n.shapes)
+    for remembered, expected in ((0.99 * density, "masked"), (1.01 * density, "packed")):
         cache.write_text(json.dumps({key: remembered}))
         assert compute.choose(config, lines.append, cache).compute == expected
-    # Another shape has another answer.
-    with pytest.raises(TypeError):
-        compute.choose(resolve(small(compute="auto", hidden=(8, 8))), lines.append, cache)
+    assert compute.choose(resolve(small(compute="auto", method="dense")), lines.append, cache).compute == "masked"
+    deep = resolve(small(compute="auto", hidden=(8,) * (PACKED_DEPTH + 1), **SPARSE))
+    assert compute.choose(deep, lines.append, cache).compute == "masked"
 
 
-def test_a_run_that_cannot_be_is_refused_before_any_race(monkeypatch, tmp_path):
+def test_a_run_that_cannot_be_is_refused_before_anything_is_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(compute, "race", None)
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkdirError):

@@ -109,7 +109,7 @@ def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return _keys(key, jnp.arange(math.prod(shape), dtype=jnp.uint32)).reshape(*shape, 2)
 
 
-def _fold_in(key: jax.Array, number: jax.Array) -> jax.Array:
+def _fold_in(key: jax.Array, number: jax.Array | int) -> jax.Array:
     return _keys(key, jnp.asarray(number, jnp.uint32)[None])[0]
 
 

@@ -221,6 +221,7 @@ class BatchRun:
                 training_seconds=self.training_seconds,
                 wall_seconds=self._wall_seconds(),
                 compile_seconds=self.compiled.seconds,
+                compilation=self.compiled.parts,
             )
             finished = done and self.runs[row].name not in self.diverged
             if finished:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rlx2_jax import compilation
 from rlx2_jax.config import Schedule
 from rlx2_jax.training import program as programs
 
@@ -136,28 +136,35 @@ class Compiled(NamedTuple):
     template: Any
     """Shapes of the states on devices, with their shardings."""
     seconds: float
-    """That the compilation took."""
+    """That all of it took."""
+    parts: dict[str, compilation.Seconds]
+    """What each function took of it."""
 
 
-def compile_batch(layout: Layout, program: programs.Program, schedule: Schedule, rows: int) -> Compiled:
+def compile_batch(
+    layout: Layout,
+    program: programs.Program,
+    schedule: Schedule,
+    rows: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> Compiled:
     """Compile a program's functions for batches of so many rows, a multiple of the number of devices."""
     began = time.perf_counter()
     key = jax.random.PRNGKey(0)
     template = layout.shapes(jax.eval_shape(program.init, key, program.hparams), rows, STATE)
     keys, hparams = (layout.shapes(jax.eval_shape(lambda x=x: x), rows) for x in (key, program.hparams))
     times = layout.shapes(jax.eval_shape(lambda: schedule), rows, None)
-    step = (STATE, ROWS, None)
-    lowered = (
-        layout.map(program.init, (ROWS, ROWS), STATE, donate=False).lower(keys, hparams),
-        layout.map(program.renew, (STATE,), STATE, donate=True).lower(template),
-        layout.map(program.chunk, step, STATE, donate=True).lower(template, hparams, times),
-        layout.map(program.report, step, (STATE, ROWS), donate=True).lower(template, hparams, times),
-        layout.map(programs.finite, (STATE,), ROWS, donate=False).lower(template),
-    )
+    step, arguments, part = (STATE, ROWS, None), (template, hparams, times), compilation.Part
+    parts = {
+        "chunk": part(layout.map(program.chunk, step, STATE, donate=True), arguments),
+        "report": part(layout.map(program.report, step, (STATE, ROWS), donate=True), arguments),
+        "renew": part(layout.map(program.renew, (STATE,), STATE, donate=True), (template,)),
+        "init": part(layout.map(program.init, (ROWS, ROWS), STATE, donate=False), (keys, hparams), rare=True),
+        "finite": part(layout.map(programs.finite, (STATE,), ROWS, donate=False), (template,)),
+    }
     # Hosts compile in the same order.
-    with ThreadPoolExecutor(1 if jax.process_count() > 1 else None) as pool:
-        init, renew, chunk, report, finite = pool.map(lambda part: part.compile(), lowered)
-    return Compiled(init, renew, chunk, report, finite, template, seconds=time.perf_counter() - began)
+    compiled, seconds = compilation.compile_parts(parts, say, threads=1 if jax.process_count() > 1 else None)
+    return Compiled(**compiled, template=template, seconds=time.perf_counter() - began, parts=seconds)
 
 
 def _specs(axes: Axes) -> Any:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import jax
 
-from rlx2_jax import files, lock, memory
+from rlx2_jax import compilation, files, lock, memory
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.sweeps import hosts, layout, plan, table, workers
@@ -148,6 +148,7 @@ def sweep(
         runs_per_device=runs_per_device,
         worker_count=worker_count,
     )
+    compilation.use_cache_by_default()
     planned()  # What cannot be is refused before anything is made.
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(lock.hold(directory)) if hosts.is_first() else None
@@ -220,10 +221,11 @@ class _Sweep:
         key = batch.program, batch.rows
         if key not in self.compiled:
             # One program at a time on the devices.
-            self.compiled = {key: layout.compile_batch(self.layout, program, schedule, batch.rows)}
+            self.compiled = {key: layout.compile_batch(self.layout, program, schedule, batch.rows, self.display.stage)}
             self.plan = plan.count_compilation(self.plan)
             self._keep_plan()
-            self.display.say(f"{batch.name}: compiled in {self.compiled[key].seconds:.0f} s")
+            compiled = self.compiled[key]
+            self.display.say(f"{batch.name}: {compilation.describe(compiled.parts, compiled.seconds)}")
         return BatchRun(
             batch, runs, self.directory, program, schedule, self.layout, self.compiled[key], self.display, pool
         )

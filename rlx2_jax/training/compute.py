@@ -1,9 +1,9 @@
-"""Masked or packed: which is faster here, found by trying.
+"""Masked or packed: which is faster here.
 
-Masked compute multiplies dense matrices with zeros in them; packed compute touches links alone (see `kernels`). Which
-one wins depends on sparsity, width and machine, so `auto` races a few updates of both at the start of a run and
-remembers the outcome for this machine and these shapes. There are no packed kernels for GPU and TPU, so there
-`auto` is masked without a race.
+Masked compute multiplies dense matrices with zeros in them, so an update takes as long at any sparsity; packed compute
+touches links alone (see `kernels`), so it takes as long as there are links. Which one wins depends on the density at
+which both take as long, a property of the machine: `auto` measures that once, on one small network, and remembers it.
+There are no packed kernels for GPU and TPU, so there `auto` is masked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,20 +20,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rlx2_jax import __version__, envs, files, kernels, provenance
+from rlx2_jax import __version__, envs, files, kernels, networks, provenance
 from rlx2_jax.agents import AgentState
-from rlx2_jax.config import Config, link_counts
-from rlx2_jax.training.program import Program, make_program
+from rlx2_jax.config import PACKED_DEPTH, Config, structure
+from rlx2_jax.sparsity import masks
+from rlx2_jax.training.program import Program
 
-RACE_SECONDS = 2.0
-"""Time given to a race, compilation apart."""
+MEASURED_SECONDS = 0.8
+"""Time given to the measurement, compilation apart."""
 
 TURN_SECONDS = 0.2
 """One contender's turn in a race."""
 
 TRANSITIONS = 100_000
 """At most, in the replay that a race samples from."""
+
+WIDTH, DENSITY, BATCH = 256, 0.1, 256
+"""Of the network that is measured: its hidden layers, the share of its weights that are links, and samples."""
 
 
 def choose(config: Config, say: Callable[[str], None], cache: Path | None = None) -> Config:
@@ -43,14 +47,13 @@ def choose(config: Config, say: Callable[[str], None], cache: Path | None = None
     Args:
       config: resolved.
       say: takes one line on what was found, if anything was to be found.
-      cache: file of earlier outcomes (default: `rlx2_jax/compute.json` in the user's cache directory).
+      cache: file of what was measured (default: `rlx2_jax/compute.json` in the user's cache directory).
     """
     if config.compute == "packed" and not kernels.native_available():
         say(kernels.MISSING)
     if config.compute != "auto":
         return config
     masked = dataclasses.replace(config, compute="masked")
-    packed = dataclasses.replace(config, compute="packed")
     if jax.default_backend() != "cpu":
         return masked
     if not kernels.native_available():
@@ -59,20 +62,58 @@ def choose(config: Config, say: Callable[[str], None], cache: Path | None = None
     if not (config.reset_moments and config.mask_initial_targets):
         say("compute: masked, because this preset keeps values off the links")
         return masked
-    cache = _default_cache() if cache is None else cache
-    key = _key(config)
-    ratios = _read(cache)
-    if key not in ratios:
-        say("compute: racing masked and packed updates, once for this machine and these shapes")
-        small = min(config.buffer_max or TRANSITIONS, TRANSITIONS)
-        lighter = lambda c: dataclasses.replace(c, buffer_max=small, buffer_min=None)
-        contenders = {c.compute: updates(make_program(lighter(c))) for c in (masked, packed)}
-        seconds = race(contenders, RACE_SECONDS)
-        ratios[key] = statistics.median(seconds["masked"]) / statistics.median(seconds["packed"])
-        _write(cache, ratios)
-    ratio = ratios[key]
-    say(f"compute: packed updates are {ratio:.2f} times as fast as masked ones here")
-    return packed if ratio > 1 else masked
+    if len(config.hidden) > PACKED_DEPTH:
+        say(f"compute: masked, because packed compute takes {PACKED_DEPTH} hidden layers")
+        return masked
+    density, even = _density(config), _break_even(_default_cache() if cache is None else cache)
+    which = "packed" if density < even else "masked"
+    say(
+        f"compute: {which}, because {100 * density:.2g} % of the weights are links and packed is faster below "
+        f"{100 * even:.2g} % here"
+    )
+    return dataclasses.replace(config, compute=which)
+
+
+def _density(config: Config) -> float:
+    """Links as a share of the weights of both networks."""
+    env = envs.make(config.env, config.backend)
+    found = structure(config, env.observation_size, env.action_size).values()
+    return sum(sum(n.links) for n in found) / sum(i * o for n in found for i, o in n.shapes)
+
+
+def _break_even(cache: Path) -> float:
+    """The density at which a forward and backward pass takes as long packed as masked, on this machine."""
+    machine = (platform.processor(), provenance.processor(), len(provenance.cores()), jax.__version__, __version__)
+    key = hashlib.sha256(repr(machine).encode()).hexdigest()[:16]
+    known = _read(cache)
+    if key not in known:
+        known[key] = measure_break_even(MEASURED_SECONDS)
+        _write(cache, known)
+    return known[key]
+
+
+def measure_break_even(seconds: float) -> float:
+    """The same, measured: the time of a packed pass grows as its links, that of a masked one with none of them."""
+    rng = np.random.default_rng(0)
+    shapes = networks.layer_shapes((WIDTH,) * 4)
+    mask = {
+        f"Dense_{i}": {"kernel": rng.random(shape) < DENSITY, "bias": np.ones(shape[1], bool)}
+        for i, shape in enumerate(shapes)
+    }
+    params = jax.tree.map(lambda m: jnp.where(m, rng.normal(size=m.shape) / WIDTH**0.5, 0).astype(jnp.float32), mask)
+    links = masks.pack_masks(mask, [int(layer["kernel"].sum()) for layer in mask.values()])
+    x = jnp.asarray(rng.normal(size=(BATCH, WIDTH)), jnp.float32)
+    net = networks.MLP([shape[1] for shape in shapes])
+
+    def contender(params: Any, mask: Any) -> tuple[Any, Callable[[Any], Any]]:
+        loss = lambda params: jnp.sum(networks.forward(net, params, mask, x) ** 2)
+        step = jax.jit(lambda params: jax.tree.map(lambda p, g: p - 1e-9 * g, params, jax.grad(loss)(params)))
+        return params, step
+
+    contenders = {"masked": contender(params, mask), "packed": contender(masks.pack(params, links), links)}
+    times = race(contenders, seconds)
+    # The fastest pass of each: what else the machine does slows the one more than the other, and this is remembered.
+    return DENSITY * min(times["masked"]) / min(times["packed"])
 
 
 def updates(program: Program, *, dense: bool = False) -> tuple[AgentState, Callable[[AgentState], AgentState]]:
@@ -122,25 +163,6 @@ def race(contenders: Mapping[str, tuple[Any, Callable[[Any], Any]]], seconds: fl
 def _default_cache() -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "rlx2_jax" / "compute.json"
-
-
-def _key(config: Config) -> str:
-    """What the outcome depends on: the machine, the versions, and the shapes of an update."""
-    env = envs.make(config.env, config.backend)
-    shape = (
-        config.agent,
-        env.observation_size,
-        env.action_size,
-        config.hidden,
-        config.batch_size,
-        config.delay,
-        config.n_max,
-        config.updates_per_iteration,
-        config.data_parallel,
-        link_counts(config, env.observation_size, env.action_size),
-    )
-    machine = (platform.processor(), provenance.processor(), len(provenance.cores()), jax.__version__, __version__)
-    return hashlib.sha256(repr((machine, shape)).encode()).hexdigest()[:16]
 
 
 def _read(path: Path) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+STAGE_SECONDS = 10.0
+"""Between two lines on one stage where there is no terminal."""
 
 
 class Display:
@@ -35,6 +39,7 @@ class Display:
         )
         self._task = self._bar.add_task("training", total=total_steps, status="")
         self._header_shown = False
+        self._staged = time.monotonic()
 
     def __enter__(self) -> Display:
         self._bar.start()
@@ -46,6 +51,14 @@ class Display:
     def say(self, message: str) -> None:
         """Print a line above the bar."""
         self._console.print(message, soft_wrap=True, markup=False)
+
+    def stage(self, text: str) -> None:
+        """Say what is being done before the first step; on a terminal beside the bar, elsewhere now and then."""
+        self._bar.update(self._task, status=text)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._staged > STAGE_SECONDS:
+            self._staged = now
+            self.say(text)
 
     def advance(self, env_steps: int, status: str) -> None:
         """Move the bar."""

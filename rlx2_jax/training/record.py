@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlx2_jax import accounting, files, networks, policies, provenance, tickets
+from rlx2_jax import accounting, compilation, files, networks, policies, provenance, tickets
 from rlx2_jax.config import Config
 from rlx2_jax.envs import Environment
 from rlx2_jax.training import workdir as workdirs
@@ -31,6 +31,8 @@ class Totals(NamedTuple):
     wall_seconds: float
     """Spent in all, over all starts."""
     compile_seconds: float
+    compilation: Mapping[str, compilation.Seconds]
+    """What each program took of it."""
 
 
 class Record:
@@ -122,6 +124,10 @@ class Record:
             "updates_per_second": totals.updates / seconds,
             "wall_seconds": totals.wall_seconds,
             "compile_seconds": totals.compile_seconds,
+            "compilation": {
+                name: {"traced": round(s.traced, 2), "compiled": round(s.compiled, 2), "cached": s.cached}
+                for name, s in totals.compilation.items()
+            },
             "nonfinite": totals.nonfinite,
             "compute": self.config.compute,
             **self._provenance,

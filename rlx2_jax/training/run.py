@@ -13,13 +13,12 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from rlx2_jax import memory, policies
+from rlx2_jax import compilation, memory, policies
 from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import Config
 from rlx2_jax.errors import DivergedError
@@ -59,6 +58,9 @@ class _Compiled(NamedTuple):
     template: Any
     """Of a checkpoint: the state, unpacked, so that a run can be resumed in any way of computing."""
     seconds: float
+    """That all of it took."""
+    parts: dict[str, compilation.Seconds]
+    """What each program took of it."""
 
 
 def train(
@@ -89,6 +91,7 @@ def train(
       CheckpointError: nothing good to resume from, or a checkpoint that cannot be written.
       DivergedError: values stopped being finite, or the same on all devices; the last good checkpoint is kept.
     """
+    compilation.use_cache_by_default()
     program = programs.make_program(config)
     directory = None if workdir is None else Path(workdir)
     if resume and directory is None:
@@ -135,8 +138,8 @@ class _Run:
         self.training_seconds = 0.0
         self.earlier_seconds = 0.0
         self.began = time.perf_counter()
-        self.compiled = _compile(program)
-        display.say(f"compiled in {self.compiled.seconds:.0f} s")
+        self.compiled = _compile(program, display.stage)
+        display.say(compilation.describe(self.compiled.parts, self.compiled.seconds))
         self.state: Any = None
 
     def start(self, resume: bool) -> None:
@@ -263,6 +266,7 @@ class _Run:
             training_seconds=self.training_seconds,
             wall_seconds=self._wall_seconds(),
             compile_seconds=self.compiled.seconds,
+            compilation=self.compiled.parts,
         )
         if finished:
             first, final = jax.device_get((self.state.first_masks, self.compiled.masks(self.state)))
@@ -281,7 +285,7 @@ class _Run:
         return Result(summary, self.record.rows, policies.Policy(self.compiled.actor(self.state), about), finished)
 
 
-def _compile(program: programs.Program) -> _Compiled:
+def _compile(program: programs.Program, say: Callable[[str], None]) -> _Compiled:
     """Compile each of a run's programs once, side by side."""
     began = time.perf_counter()
     key = jax.random.PRNGKey(0)
@@ -289,28 +293,25 @@ def _compile(program: programs.Program) -> _Compiled:
     placed = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     template = jax.tree.map(placed, jax.eval_shape(program.init, key, program.hparams))
     arguments = (template, program.hparams, program.schedule)
-    lowered = (
-        jax.jit(program.init).lower(key, program.hparams),
-        jax.jit(program.renew, donate_argnums=0).lower(template),
-        jax.jit(program.chunk, donate_argnums=0).lower(*arguments),
-        jax.jit(program.report, donate_argnums=0).lower(*arguments),
-        jax.jit(programs.finite).lower(template),
-    )
-    with ThreadPoolExecutor() as pool:
-        init, renew, chunk, report, finite = pool.map(lambda part: part.compile(), lowered)
-    plain = program.config.compute == "masked" and sharding is None
+    plain = program.config.compute != "packed" and sharding is None
+    part = compilation.Part
+    parts = {
+        "chunk": part(jax.jit(program.chunk, donate_argnums=0), arguments),
+        "report": part(jax.jit(program.report, donate_argnums=0), arguments),
+        "renew": part(jax.jit(program.renew, donate_argnums=0), (template,)),
+        "init": part(jax.jit(program.init), (key, program.hparams), rare=True),
+        "finite": part(jax.jit(programs.finite), (template,)),
+    }
+    compiled, seconds = compilation.compile_parts(parts, say)
     return _Compiled(
-        init,
-        renew,
-        chunk,
-        report,
-        finite,
+        **compiled,
         unpack=_same if plain else jax.jit(programs.unpack),
         pack=_same if plain else jax.jit(program.pack),
         actor=jax.jit(lambda state: programs.unpack(state).agent.actor.params),
         masks=jax.jit(lambda state: programs.agent_masks(state.agent)),
         template=jax.tree.map(placed, jax.eval_shape(programs.unpack, template)),
         seconds=time.perf_counter() - began,
+        parts=seconds,
     )
 
 
