@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import jax
 
@@ -11,13 +12,37 @@ PRECISIONS = ("float32", "tensorfloat32", "default")
 
 
 def use_cache(directory: str | None) -> None:
-    """Keep compiled programs in a directory, so that the next run starts at once; empty for nowhere."""
+    """Keep compiled programs in a directory, so that the next run starts at once; empty for nowhere.
+
+    Raises:
+      RuntimeError: it lies in `~`, and there is no home directory.
+    """
     if directory:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+        jax.config.update("jax_compilation_cache_dir", str(Path(directory).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def user_cache() -> Path | None:
+    """Where this user keeps what can be made again; None for one who has no home."""
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return None
 
 
 def use_precision(name: str) -> None:
     """Compute matrix products, those of the physics too, in one of `PRECISIONS`. A CPU has float32 alone."""
     if jax.default_backend() != "cpu":
         jax.config.update("jax_default_matmul_precision", name)
+
+
+def why_no_device() -> str | None:
+    """One sentence if JAX has no device here, as where `JAX_PLATFORMS` names what this machine lacks."""
+    try:
+        jax.devices()
+        return None
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        return f"JAX_PLATFORMS={jax.config.jax_platforms}: JAX finds no such device here ({reason}); leave it out."

@@ -26,7 +26,7 @@ PLACES = ("workdir", "results", "compilation_cache", "output", "ticket", "sweep.
 
 def command() -> str:
     """How this process was started, as a person would type it, but for where on this machine its files are."""
-    program, *arguments = sys.argv
+    program, *arguments = sys.argv or [""]
     if Path(program).parent.name == "experiments":
         program = f"experiments/{Path(program).name}"
     kept, skip = [], False
@@ -36,7 +36,7 @@ def command() -> str:
         if not (place or skip):
             kept.append(argument)
         skip = place and not given
-    return shlex.join(["python", program, *kept])
+    return shlex.join(["python", *([program] if program else []), *kept])
 
 
 @functools.cache

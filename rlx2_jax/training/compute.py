@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import statistics
 import time
@@ -22,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import __version__, envs, files, kernels, provenance
+from rlx2_jax import __version__, compilation, envs, files, kernels, provenance
 from rlx2_jax.agents import AgentState
 from rlx2_jax.config import Config, link_counts
 from rlx2_jax.training.program import Program, make_program
@@ -119,9 +118,9 @@ def race(contenders: Mapping[str, tuple[Any, Callable[[Any], Any]]], seconds: fl
     return times
 
 
-def _default_cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "rlx2_jax" / "compute.json"
+def _default_cache() -> Path | None:
+    root = compilation.user_cache()
+    return None if root is None else root / "rlx2_jax" / "compute.json"
 
 
 def _key(config: Config) -> str:
@@ -143,14 +142,18 @@ def _key(config: Config) -> str:
     return hashlib.sha256(repr((machine, shape)).encode()).hexdigest()[:16]
 
 
-def _read(path: Path) -> dict[str, float]:
+def _read(path: Path | None) -> dict[str, float]:
+    if path is None:
+        return {}
     try:
-        return {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
+        return {str(k): float(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, AttributeError):
         return {}
 
 
-def _write(path: Path, ratios: Mapping[str, float]) -> None:
+def _write(path: Path | None, ratios: Mapping[str, float]) -> None:
+    if path is None:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, dict(ratios))
