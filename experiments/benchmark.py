@@ -74,8 +74,9 @@ def main(argv: Sequence[str]) -> int | None:
     output: Path = OUTPUT.value
     launcher.check_output(output, OUTPUT.name, (".json",))
     output.parent.mkdir(parents=True, exist_ok=True)
+    device = provenance.device()
     machine = measure_machine()
-    print(f"{provenance.device()}, batch 256, jax {jax.__version__}; ratios and medians of updates taking turns")
+    print(f"{device}, batch 256, jax {jax.__version__}; ratios and medians of updates taking turns")
     rate, bandwidth = machine.multiply_adds / 1e9, machine.bandwidth / 1e9
     print(f"best dense product {rate:.1f} G multiply-adds/s, caches {bandwidth:.1f} GB/s")
     print(

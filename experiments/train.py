@@ -5,8 +5,8 @@ python experiments/train.py --preset=td3/hopper --total_steps=300000 --kernel_in
 python experiments/train.py --resume --workdir=runs/hopper
 python experiments/train.py --env=ant --agent=sac --method=rigl --actor_sparsity=0.9 --critic_sparsity=0.75
 
-With --resume a run goes on with its own settings, and one of which nothing was saved yet begins: the command that starts
-a run, and --resume, serves a queue that starts it again.
+With --resume a run goes on with its own settings; one of which nothing was saved yet begins. So the command that starts
+a run, with --resume added, serves a queue that may start it again.
 """
 
 from __future__ import annotations

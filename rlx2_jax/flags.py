@@ -69,6 +69,18 @@ def expand(text: str) -> str:
         raise ValueError("there is no home directory to put in the place of ~; write the whole path") from None
 
 
+def paths(flag: flags.FlagHolder[list[str]]) -> list[Path]:
+    """The paths that a flag lists.
+
+    Raises:
+      ConfigError: one of them is none.
+    """
+    try:
+        return [Path(expand(text)) for text in flag.value]
+    except ValueError as error:
+        raise ConfigError(f"{flag.name}={','.join(flag.value)}: {error}.") from None
+
+
 def define_config_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Define `--preset` and one flag per configuration field; unset ones keep the preset's value."""
     flags.DEFINE_list(
@@ -212,7 +224,9 @@ def check_output(path: Path, flag: str, endings: Sequence[str]) -> None:
     """
     if path.suffix.lower() not in endings:
         *others, last = endings
-        raise ConfigError(f"{flag}={path}: name a file that ends with {', '.join(others) + ' or ' * bool(others)}{last}.")
+        raise ConfigError(
+            f"{flag}={path}: name a file that ends with {', '.join(others) + ' or ' * bool(others)}{last}."
+        )
     if path.is_dir():
         raise WorkdirError(f"{path} is a directory; name a file with --{flag}.")
     check_writable(path.parent, flag)
@@ -236,7 +250,6 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     A mendable error is one sentence and exit code 2 (1 if a run diverged). Whoever reads standard output or standard
     error may go away; that ends nothing.
     """
-    sys.argv = sys.argv or [sys.modules["__main__"].__file__ or "rlx2_jax"]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # Names of files are of any language, terminals are not.
@@ -245,17 +258,14 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     faulthandler.enable(2)
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    code = _guarded(main, _parse(sys.argv))
+    sys.exit(_guarded(main))
+
+
+def _guarded(main: Callable[[Sequence[str]], int | None]) -> int | None:
     try:
+        code = main(_parse(sys.argv))
         sys.stdout.flush()
-    except OSError as error:
-        code = _refuse(f"standard output cannot be written ({error.strerror}).")
-    sys.exit(code)
-
-
-def _guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int | None:
-    try:
-        return main(argv)
+        return code
     except RlxError as error:
         return _refuse(str(error), 1 if isinstance(error, DivergedError) else 2)
     except KeyboardInterrupt:
@@ -275,7 +285,7 @@ def _refuse(sentence: str, code: int = 2) -> int:
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parse flags; a wrong one is one sentence and exit code 2, and `--help` shows this launcher's own flags."""
     if HELP & set(argv[1:]):
-        print(_help(argv[0]))
+        print(_help(argv[0]), flush=True)
         sys.exit(0)
     try:
         rest = flags.FLAGS(list(argv), known_only=False)

@@ -155,7 +155,7 @@ def resumed(workdir: Path, given: Mapping[str, Any]) -> Config:
         wanted = resolve(wanted)
     if other := differences(held.to_dict(), wanted.to_dict(), [name for name in given if name in vars(held)]):
         raise WorkdirError(
-            f"workdir {workdir} holds another run ({other}); leave that out to go on with it, or name another --workdir."
+            f"workdir {workdir} holds another run ({other}); leave these out to go on, or name another --workdir."
         )
     return wanted
 
