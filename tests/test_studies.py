@@ -989,7 +989,7 @@ def test_every_other_study_in_small(study, flags, tmp_path):
         (["--study=table2", "--method=rlx2"], "--method is what this study varies"),
         (["--study=table2", "--seeds=x"], "seeds=x: write 4"),
         (["--study=table2", "--arms=magic"], "unknown arms ['magic']; valid: dense, "),
-        (["--study=table2", "--results=/proc/nowhere"], "cannot be written (No such file or directory)"),
+        (["--study=table2", "--smoke", "--results=/proc/nowhere"], "cannot be written (No such file or directory)"),
         (["--study=table2", "--scale=1e300"], "scale=1e+300: a positive share"),
         (["--study=table2", "--dry_run", "--parallel=foo"], "unknown parallel 'foo'; valid: shard_map, "),
         (["--study=table2", "--dry_run", "--workers=0"], "workers=0: this machine has"),
