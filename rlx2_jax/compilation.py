@@ -38,11 +38,19 @@ def use_precision(name: str) -> None:
         jax.config.update("jax_default_matmul_precision", name)
 
 
+NO_DEVICE = (RuntimeError, AssertionError)
+"""What JAX raises where it has no device; the latter for a platform that is not installed."""
+
+
 def why_no_device() -> str | None:
     """One sentence if JAX has no device here, as where `JAX_PLATFORMS` names what this machine lacks."""
     try:
         jax.devices()
         return None
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        return f"JAX_PLATFORMS={jax.config.jax_platforms}: JAX finds no such device here ({reason}); leave it out."
+    except NO_DEVICE as error:
+        reason = str(error).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+        asked = jax.config.values["jax_platforms"]
+        return (
+            f"JAX_PLATFORMS={asked}: JAX finds no such device here{f' ({reason})' if reason else ''}; leave it out, or "
+            "install what it needs."
+        )

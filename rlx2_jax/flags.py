@@ -35,14 +35,14 @@ def define_path(
     name: str, default: str | None, help: str, flag_values: flags.FlagValues = flags.FLAGS
 ) -> flags.FlagHolder[Any]:
     """Define a flag that names a file or a directory, where `~` is a home directory; its value is a `Path`."""
-    return flags.DEFINE(_PathParser(Path), name, default, help, flag_values=flag_values)  # type: ignore[no-any-return]
+    return flags.DEFINE(_PathParser(Path), name, default, help, flag_values=flag_values)
 
 
 def define_place(
     name: str, default: str | None, help: str, flag_values: flags.FlagValues = flags.FLAGS
 ) -> flags.FlagHolder[Any]:
     """Define a flag like `define_path`; its value is a string, as configurations hold it."""
-    return flags.DEFINE(_PathParser(str), name, default, help, flag_values=flag_values)  # type: ignore[no-any-return]
+    return flags.DEFINE(_PathParser(str), name, default, help, flag_values=flag_values)
 
 
 class _PathParser(flags.ArgumentParser):
@@ -271,7 +271,7 @@ def _guarded(main: Callable[[Sequence[str]], int | None]) -> int | None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except RuntimeError:
+    except compilation.NO_DEVICE:
         if (sentence := compilation.why_no_device()) is None:
             raise
         return _refuse(sentence)

@@ -143,11 +143,23 @@ class Done(NamedTuple):
     stderr: str
 
 
+@contextlib.contextmanager
+def own_settings():
+    """Flags that are defined, and what launchers set of JAX, are as before afterwards."""
+    values, configured = vars(flags.FLAGS), {name: jax.config.values[name] for name in CONFIGURED}
+    kept = {name: copy.copy(value) for name, value in values.items()}
+    try:
+        yield
+    finally:
+        values.clear()
+        values.update(kept)
+        for name, value in configured.items():
+            jax.config.update(name, value)
+
+
 def launch_here(script, *arguments, cwd=None):
     """Run a launcher as `launch` does, but in this process, where nothing is to be imported: for what it refuses."""
     path = str(ROOT / "experiments" / script)
-    flag_values, configured = vars(flags.FLAGS), {name: jax.config.values[name] for name in CONFIGURED}
-    kept = {name: copy.copy(value) for name, value in flag_values.items()}
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     code = 0
     try:
@@ -156,15 +168,11 @@ def launch_here(script, *arguments, cwd=None):
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
             mock.patch.object(sys, "argv", [path, *arguments]),
+            own_settings(),
         ):
             runpy.run_path(path, run_name="__main__")
     except SystemExit as end:
         code = end.code or 0
-    finally:
-        flag_values.clear()
-        flag_values.update(kept)
-        for name, value in configured.items():
-            jax.config.update(name, value)
     return Done(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
 
 

@@ -118,6 +118,13 @@ def test_a_platform_that_is_not_here_is_refused_by_every_launcher_that_computes(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_platform_that_is_not_installed_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert_refused(launch("train.py", cwd=tmp_path), "JAX_PLATFORMS=cuda: JAX finds no such device here")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_leaves_a_percent_sign_alone_and_every_way_to_ask_for_it_gives_it():
     texts = {launch_here("train.py", way).stdout for way in ("--help", "-h", "-?", "--helpshort", "--helpfull")}
     assert len(texts) == 1

@@ -175,12 +175,13 @@ def _curve(runs: Sequence[Rows]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
         steps, mean, std = (column(runs[0], name) for name in ("env_steps", "return_mean", "return_std"))
         return steps, mean, mean - std, mean + std
     returns = [dict(zip(column(rows, "env_steps"), column(rows, "return_mean"), strict=True)) for rows in runs]
-    steps = [step for step in returns[0] if all(math.isfinite(each.get(step, math.nan)) for each in returns)]
+    common = [step for step in returns[0] if all(math.isfinite(each.get(step, math.nan)) for each in returns)]
     confidence = statistics.for_few(0.95, len(runs))
     points = [
         statistics.estimate(
             statistics.mean, [np.array([each[step] for each in returns])], confidence=confidence, resamples=RESAMPLES
         )
-        for step in steps
+        for step in common
     ]
-    return np.array(steps), *(np.array([getattr(point, name) for point in points]) for name in ("value", "low", "high"))
+    ends = np.array([(point.value, point.low, point.high) for point in points]).reshape(-1, 3)
+    return np.array(common), ends[:, 0], ends[:, 1], ends[:, 2]

@@ -97,9 +97,10 @@ FORMATS = (".png", ".pdf", ".svg")
 def render(figure: Figure, ending: str, source: str | None = None) -> bytes:
     """A figure as the bytes of a file of one of `FORMATS`, with a word on its data kept inside."""
     buffer = io.BytesIO()
-    about = {"Subject" if ending == ".pdf" else "Source": source} if source else {}
+    about: dict[str, str | None] = {"Subject" if ending == ".pdf" else "Source": source} if source else {}
     # The same picture is the same file.
-    about |= {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(ending, {})
+    if ending in (dated := {".pdf": "CreationDate", ".svg": "Date"}):
+        about[dated[ending]] = None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # A box in its place says so.
         figure.savefig(buffer, format=ending[1:], metadata=about)
