@@ -76,8 +76,8 @@ class Need(NamedTuple):
             return f"the run takes {format_bytes(self.arguments + self.temporaries)} of the device: {computing}"
         total = self.process + self.arguments + self.temporaries
         return (
-            f"the run takes {format_bytes(total)}: {computing}, {format_bytes(self.process)} for the process itself, "
-            f"which took {format_bytes(self.peak)} to compile"
+            f"the run takes {format_bytes(total)}: {computing}, {format_bytes(self.process)} for the process itself "
+            f"({format_bytes(self.peak)} while it compiled)"
         )
 
 

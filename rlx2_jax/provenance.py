@@ -45,9 +45,8 @@ def commit() -> str | None:
     home = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(home), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        done = subprocess.run(["git", "-C", str(home), *arguments], capture_output=True, check=True, timeout=10)
+        return os.fsdecode(done.stdout).strip()
 
     try:
         # Another repository may hold an environment in which the package is installed.

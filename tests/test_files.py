@@ -110,6 +110,15 @@ def test_a_lost_connection_asks_for_an_end_unless_it_is_to_be_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_name_that_python_could_not_decode_is_refused(tmp_path):
+    with (
+        pytest.raises(WorkdirError, match=r"set PYTHONUTF8=1, or name another\.$"),
+        workdirs.held(tmp_path / "l\udcc3\udca4uf", small(), resume=False, overwrite=False),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_second_ctrl_c_interrupts():
     with StopSignals() as stop:
         signal.raise_signal(signal.SIGINT)

@@ -49,6 +49,9 @@ BAD = {
     "--data_parallel=2": "data_parallel=2: a sweep gives each run to one device; leave it out",
     "--devices=3": "devices=3: there are 1; name one to as many.",
     "--workdir=/proc/nowhere": "workdir /proc/nowhere cannot be written",
+    "--workdir=": "flag --workdir=: name a path, or leave the flag out",
+    "--sweep.update_ratio=nan": "sweep.update_ratio=nan: write numbers, separated by commas.",
+    "--sweep.ticket=,x": "sweep.ticket=,x: write words, separated by commas.",
 }
 
 

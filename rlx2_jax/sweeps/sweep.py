@@ -28,6 +28,7 @@ from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.sweeps import hosts, layout, plan, table, workers
 from rlx2_jax.sweeps.batch import BatchRun
+from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.signals import StopSignals
 
@@ -160,6 +161,7 @@ def sweep(
         runs_per_device=runs_per_device,
         worker_count=worker_count,
     )
+    workdirs.check_name(directory)
     planned()  # What cannot be is refused before anything is made.
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(lock.hold(directory)) if hosts.is_first() else None

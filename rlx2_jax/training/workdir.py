@@ -74,9 +74,24 @@ def held(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> Ite
     """
     if resume and overwrite:
         raise WorkdirError("resume and overwrite: a run is continued or replaced; leave one out.")
+    check_name(workdir)
     with lock.hold(workdir):
         prepare(workdir, config, resume=resume, overwrite=overwrite)
         yield
+
+
+def check_name(workdir: Path) -> None:
+    """Refuse a path that checkpoints cannot be written to: they take UTF-8, and Python read another encoding.
+
+    Raises:
+      WorkdirError: it has letters that this process cannot tell.
+    """
+    try:
+        str(workdir.resolve()).encode()
+    except UnicodeEncodeError:
+        raise WorkdirError(
+            f"workdir {workdir} has letters that Python cannot read as this locale; set PYTHONUTF8=1, or name another."
+        ) from None
 
 
 def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
