@@ -177,6 +177,7 @@ def launch_here(script, *arguments, cwd=None):
 
 
 CONFIGURED = (
+    "jax_enable_compilation_cache",
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
     "jax_default_matmul_precision",
