@@ -47,7 +47,7 @@ ROWS = flags.DEFINE_list("rows", list(presets.ROWS), "rows of Table 2")
 WIDTHS = flags.DEFINE_list("widths", ["256", "512", "1024"], "hidden widths")
 SELECTED = flags.DEFINE_list("modes", list(MODES), "modes: " + ", ".join(MODES))
 SECONDS = flags.DEFINE_float("seconds", 20.0, "time to spend per row and width, compilation apart")
-OUTPUT = flags.DEFINE_string("output", "benchmark.json", "JSON file to write; the picture stands beside it as .png")
+OUTPUT = launcher.define_path("output", "benchmark.json", "JSON file to write; the picture stands beside it as .png")
 
 LATENCY_CALLS = 300
 
@@ -69,12 +69,14 @@ def main(argv: Sequence[str]) -> int | None:
     del argv
     _check("rows", ROWS.value, tuple(presets.ROWS))
     _check("modes", SELECTED.value, MODES)
-    if not all(width.isdigit() and int(width) > 0 for width in WIDTHS.value):
+    if not all(width.isdecimal() and int(width) > 0 for width in WIDTHS.value):
         raise ConfigError(f"widths {','.join(WIDTHS.value)}: name whole numbers of 1 or more.")
-    output = Path(OUTPUT.value)
-    launcher.check_writable(output.parent, OUTPUT.name)
+    output: Path = OUTPUT.value
+    launcher.check_output(output, OUTPUT.name, (".json",))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    device = provenance.device()
     machine = measure_machine()
-    print(f"{provenance.device()}, batch 256, jax {jax.__version__}; ratios and medians of updates taking turns")
+    print(f"{device}, batch 256, jax {jax.__version__}; ratios and medians of updates taking turns")
     rate, bandwidth = machine.multiply_adds / 1e9, machine.bandwidth / 1e9
     print(f"best dense product {rate:.1f} G multiply-adds/s, caches {bandwidth:.1f} GB/s")
     print(

@@ -40,7 +40,7 @@ from rlx2_jax.viz import curves
 RUNS = flags.DEFINE_list("runs", ["1", "8", "32"], "numbers of runs at once")
 SECONDS = flags.DEFINE_float("seconds", 5.0, "time to spend on each measurement, compilation apart")
 PROCESSES = flags.DEFINE_bool("processes", True, "measure parallel processes too")
-OUTPUT = flags.DEFINE_string("output", "benchmark_sweep.json", "JSON file to write; the picture stands beside it")
+OUTPUT = launcher.define_path("output", "benchmark_sweep.json", "JSON file to write; the picture stands beside it")
 CHILD = flags.DEFINE_list("child", None, "cores of a process that this one starts; not for people")
 set_up_compilation = launcher.define_compilation_flags()
 
@@ -66,14 +66,15 @@ KNEE = 0.8
 def main(argv: Sequence[str]) -> int | None:
     """Measure, print, write."""
     del argv
-    if not all(count.isdigit() and int(count) > 0 for count in RUNS.value):
+    if not all(count.isdecimal() and int(count) > 0 for count in RUNS.value):
         raise ConfigError(f"runs={','.join(RUNS.value)}: name whole numbers of 1 or more.")
     config = shortened(launcher.read_config())
     set_up_compilation()
     if CHILD.value is not None:
         return child(config, [int(core) for core in CHILD.value])
-    path = Path(OUTPUT.value)
-    launcher.check_writable(path.parent, OUTPUT.name)
+    path: Path = OUTPUT.value
+    launcher.check_output(path, OUTPUT.name, (".json",))
+    path.parent.mkdir(parents=True, exist_ok=True)
     device = provenance.device()
     print(f"{config.method} {config.agent} on {config.env}, hidden {config.hidden}, batch {config.batch_size}")
     print(f"{device}, jax {jax.__version__}")

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 from absl import flags
 
-from rlx2_jax import envs, evaluation, policies, statistics
+from rlx2_jax import envs, evaluation, memory, policies, statistics
 from rlx2_jax import flags as launcher
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.training import workdir as workdirs
 
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run")
+WORKDIR = launcher.define_path("workdir", None, "directory of the run")
 POLICY = flags.DEFINE_string("policy", "last", "which policy: last, or best (by the run's own evaluations)")
 EPISODES = flags.DEFINE_integer("episodes", 30, "episodes to play")
 SEED = flags.DEFINE_integer("seed", 1_000_000, "seed of the episodes; the run's own are other ones")
 AS_JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of a sentence")
+COPIES = 3
+"""States held at once, at least: before a step, after it, and what it computes with."""
+
 set_up_compilation = launcher.define_compilation_flags()
 
 
@@ -37,16 +39,17 @@ def main(argv: Sequence[str]) -> int | None:
     if POLICY.value not in names:
         raise ConfigError(f"unknown policy {POLICY.value!r}; valid: {', '.join(names)}.")
     set_up_compilation()
-    directory = Path(WORKDIR.value)
-    workdirs.read_config(directory)
-    policy = policies.load(directory / names[POLICY.value])
+    workdirs.read_config(WORKDIR.value)
+    policy = policies.load(WORKDIR.value / names[POLICY.value])
     about = policy.about
     env = envs.make(about["env"], about["backend"])
+    reset = lambda key: jax.vmap(env.reset)(jax.random.split(key, EPISODES.value))
+    size = memory.tree_bytes(jax.eval_shape(reset, jax.random.PRNGKey(0)))
+    memory.check_fits(COPIES * size, f"{EPISODES.value:,} episodes at once", "lower --episodes")
 
     @jax.jit
     def play(key: jax.Array) -> jax.Array:
-        first = jax.vmap(env.reset)(jax.random.split(key, EPISODES.value))
-        return evaluation.episode_returns(env, policy.act, first, about["episode_length"])
+        return evaluation.episode_returns(env, policy.act, reset(key), about["episode_length"])
 
     result = statistics.summarize(jax.device_get(play(jax.random.PRNGKey(SEED.value))))
     if AS_JSON.value:

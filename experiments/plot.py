@@ -1,6 +1,8 @@
-"""Draw the learning curves of several runs in one picture.
+"""Draw the learning curves of several runs in one picture: a panel per task and agent, seeds taken together.
 
 python experiments/plot.py --workdirs=runs/hopper-rlx2,runs/hopper-dense --output=hopper.png
+
+The picture is PNG, PDF or SVG, as its name ends.
 """
 
 from __future__ import annotations
@@ -14,34 +16,35 @@ from rlx2_jax import files
 from rlx2_jax import flags as launcher
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.training import workdir as workdirs
-from rlx2_jax.viz import curves
+from rlx2_jax.viz import comparison, curves
 
 WORKDIRS = flags.DEFINE_list("workdirs", [], "directories of the runs")
-OUTPUT = flags.DEFINE_string("output", None, "PNG file to write")
-TITLE = flags.DEFINE_string("title", None, "heading (default: task and agent of the first run)")
+OUTPUT = launcher.define_path("output", None, "file to write, which ends with .png, .pdf or .svg")
+TITLE = flags.DEFINE_string("title", None, "heading (default: task and agent)")
 
 
 def main(argv: Sequence[str]) -> int | None:
     """Draw as the flags say."""
     del argv
-    if not WORKDIRS.value or not OUTPUT.value:
-        raise ConfigError("nothing to draw; name runs with --workdirs and a PNG file with --output.")
-    launcher.check_writable(Path(OUTPUT.value).parent, OUTPUT.name)
-    runs = {}
-    configs = [workdirs.read_config(Path(name)) for name in WORKDIRS.value]
-    for name, config in zip(WORKDIRS.value, configs, strict=True):
-        rows = files.read_json_lines(Path(name) / "metrics.jsonl")
-        if not rows:
-            raise WorkdirError(f"{name} holds no evaluation yet; let its run go on.")
-        label = config["method"]
-        if config["actor_sparsity"] or config["critic_sparsity"]:
-            label += f", {100 * config['actor_sparsity']:.3g} % / {100 * config['critic_sparsity']:.3g} % sparse"
-        label += f", seed {config['seed']}"
-        # Runs that differ in something else are told apart by their directories.
-        runs[label if label not in runs else f"{label} ({name})"] = rows
-    heading = f"{configs[0]['agent'].upper()} on {configs[0]['env']} ({configs[0]['backend']})"
-    curves.save(curves.draw_comparison(runs, TITLE.value or heading), Path(OUTPUT.value))
+    if not WORKDIRS.value or OUTPUT.value is None:
+        raise ConfigError("nothing to draw; name runs with --workdirs and a file with --output.")
+    launcher.check_output(OUTPUT.value, OUTPUT.name, curves.FORMATS)
+    # A run that is named twice is one run.
+    directories = {path.resolve(): path for path in launcher.paths(WORKDIRS)}
+    figure = comparison.draw(comparison.arrange([_read(path) for path in directories.values()]), TITLE.value)
+    OUTPUT.value.parent.mkdir(parents=True, exist_ok=True)
+    curves.save(figure, OUTPUT.value)
+    print(f"wrote {OUTPUT.value}")
     return 0
+
+
+def _read(directory: Path) -> comparison.Run:
+    config = workdirs.read_config(directory)
+    rows = files.read_json_lines(directory / "metrics.jsonl")
+    if not rows:
+        raise WorkdirError(f"{directory} holds no evaluation yet; let its run go on.")
+    what = {name: value for name, value in config.items() if name not in workdirs.HOW}
+    return comparison.Run(str(directory), what, rows)
 
 
 if __name__ == "__main__":

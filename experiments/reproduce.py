@@ -20,9 +20,10 @@ from absl import flags
 
 from rlx2_jax import flags as launcher
 from rlx2_jax import presets
-from rlx2_jax.config import PAPER_STEPS
+from rlx2_jax.config import NEVER, PAPER_STEPS
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.studies import catalogue, conduct, records, report
+from rlx2_jax.sweeps import check_way
 
 STUDY = flags.DEFINE_string("study", None, "which: " + ", ".join(catalogue.STUDIES))
 ROWS = flags.DEFINE_list("rows", [], "agent/env, such as td3/hopper,sac/ant (default: the study's)")
@@ -30,10 +31,10 @@ SEEDS = flags.DEFINE_string("seeds", None, "4 for the seeds 0 to 3; 3,7 for thos
 ARMS = flags.DEFINE_list("arms", [], "of the study's arms, these alone")
 SCALE = flags.DEFINE_float("scale", None, "length of the runs as a share of the paper's 3 million steps")
 SMOKE = flags.DEFINE_bool("smoke", False, "tiny runs on a probe task: shows that all parts work, and nothing else")
-RESULTS = flags.DEFINE_string(
+RESULTS = launcher.define_path(
     "results", None, "where studies keep runs and reports (default: experiments/results, or runs/smoke with --smoke)"
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "where the runs leave their files (default: runs/<study>)")
+WORKDIR = launcher.define_path("workdir", None, "where the runs leave their files (default: runs/<study>)")
 PARALLEL = flags.DEFINE_string("parallel", None, "as of sweep.py (default: processes on a CPU, else shard_map)")
 WORKERS = flags.DEFINE_integer("workers", None, "processes at once (default: one per core)")
 REPORT_ONLY = flags.DEFINE_bool(
@@ -49,8 +50,9 @@ def main(argv: Sequence[str]) -> int | None:
     if STUDY.value not in catalogue.STUDIES:
         raise ConfigError(f"unknown study {STUDY.value!r}; valid: {', '.join(catalogue.STUDIES)}.")
     study = catalogue.STUDIES[STUDY.value]
-    directory = Path(RESULTS.value or ("runs/smoke" if SMOKE.value else "experiments/results")) / STUDY.value
-    workdir = Path(WORKDIR.value or f"runs/{STUDY.value}")
+    directory = (RESULTS.value or Path("runs/smoke" if SMOKE.value else "experiments/results")) / STUDY.value
+    workdir = WORKDIR.value or Path(f"runs/{STUDY.value}")
+    check_way(_parallel(), WORKERS.value)
     runs = _wanted(study)
     if not REPORT_ONLY.value:
         catalogue.check(runs)
@@ -91,8 +93,11 @@ def _wanted(study: catalogue.Study) -> list[catalogue.Run]:
             raise ConfigError(f"preset={name}: of presets a study takes {', '.join(presets.READINGS)}; use --rows.")
         reading |= presets.READINGS[name]
     if SCALE.value is not None:
-        if "total_steps" in given or SCALE.value <= 0:
-            raise ConfigError(f"scale={SCALE.value}: a positive share of {PAPER_STEPS:,} steps, without --total_steps.")
+        if "total_steps" in given or not 0 < SCALE.value * PAPER_STEPS <= NEVER:
+            raise ConfigError(
+                f"scale={SCALE.value}: a positive share of {PAPER_STEPS:,} steps, at most {NEVER:,} of them, without "
+                "--total_steps."
+            )
         given["total_steps"] = round(SCALE.value * PAPER_STEPS)
     rows = ROWS.value or study.rows
     seeds = launcher.parse_seeds(SEEDS.value) or list(range(study.seeds))

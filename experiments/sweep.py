@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -21,7 +20,7 @@ from rlx2_jax import flags as launcher
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sweeps import hosts, make_plan, plan, product, sweep
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/sweep", "where the sweep leaves its files")
+WORKDIR = launcher.define_path("workdir", "runs/sweep", "where the sweep leaves its files")
 ENVS = flags.DEFINE_list("envs", [], "tasks (default: the one of --env)")
 AGENTS = flags.DEFINE_list("agents", [], "algorithms")
 METHODS = flags.DEFINE_list("methods", [], "training schemes")
@@ -63,7 +62,7 @@ def main(argv: Sequence[str]) -> int | None:
     )
     with hosts.joined(_cluster()):
         set_up_compilation()
-        workdir, options = Path(WORKDIR.value), _options(fields)
+        workdir, options = WORKDIR.value, _options(fields)
         if DRY_RUN.value:
             planned = plan.describe(make_plan(configs, workdir, **options))
             if hosts.is_first():

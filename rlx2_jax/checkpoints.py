@@ -129,7 +129,7 @@ class Checkpoints:
                 return step, *self._read(step, template)
             problems.append((step, problem))
         if not problems:
-            raise CheckpointError(f"no checkpoint in {self._directory}; start again with --overwrite, not --resume.")
+            raise CheckpointError(f"no checkpoint in {self._directory}; start afresh in another workdir.")
         found = "; ".join(f"step {step} {sentence}" for step, sentence in problems)
         raise CheckpointError(f"no usable checkpoint in {self._directory}: {found}; start afresh in another workdir.")
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,31 +16,45 @@ import jax
 PRECISIONS = ("float32", "tensorfloat32", "default")
 """Of matrix products; `default` is the accelerator's own, tensorfloat32 on recent GPUs and bfloat16 on TPUs."""
 
-CACHE = "~/.cache/rlx2_jax"
-"""Directory of compiled programs where nothing else is asked for."""
-
 LOOK_SECONDS = 1.0
 """Between two words on programs that are being compiled."""
 
 QUICK: Mapping[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Options for programs that take longer to compile than they will ever run."""
 
+NO_DEVICE = (RuntimeError, AssertionError)
+"""What JAX raises where it has no device; the latter for a platform that is not installed."""
+
 _HIT = "/jax/compilation_cache/cache_hits"
 
 
-def use_cache(directory: str | None = CACHE) -> None:
-    """Keep compiled programs in a directory, so that the next run starts at once; empty for nowhere."""
+def use_cache(directory: str | None) -> None:
+    """Keep compiled programs in a directory, so that the next run starts at once; empty for nowhere.
+
+    Raises:
+      RuntimeError: it lies in `~`, and there is no home directory.
+    """
     jax.config.update("jax_enable_compilation_cache", bool(directory))
     if directory:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+        jax.config.update("jax_compilation_cache_dir", str(Path(directory).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def use_cache_by_default() -> None:
-    """The same as `use_cache()`, unless something was said on the cache before, to us or to JAX."""
-    set_up = jax.config.values
-    if set_up["jax_compilation_cache_dir"] is None and set_up["jax_enable_compilation_cache"]:
-        use_cache()
+    """Keep them where this user keeps such things, unless something was said on that before, to us or to JAX."""
+    set_up, root = jax.config.values, user_cache()
+    if root is not None and set_up["jax_compilation_cache_dir"] is None and set_up["jax_enable_compilation_cache"]:
+        use_cache(str(root / "rlx2_jax"))
+
+
+def user_cache() -> Path | None:
+    """Where this user keeps what can be made again; None for one who has no home."""
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return None
 
 
 def use_precision(name: str) -> None:
@@ -135,3 +150,17 @@ def _cache_hits() -> Iterator[set[int]]:
         yield hits
     finally:
         jax.monitoring.unregister_event_listener(listen)
+
+
+def why_no_device() -> str | None:
+    """One sentence if JAX has no device here, as where `JAX_PLATFORMS` names what this machine lacks."""
+    try:
+        jax.devices()
+        return None
+    except NO_DEVICE as error:
+        reason = str(error).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+        asked = jax.config.values["jax_platforms"]
+        return (
+            f"JAX_PLATFORMS={asked}: JAX finds no such device here{f' ({reason})' if reason else ''}; leave it out, or "
+            "install what it needs."
+        )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -42,6 +43,31 @@ NEVER = 2**31 - 1
 AGENTS = ("td3", "sac")
 COMPUTE = ("masked", "packed", "auto")
 BACKENDS = ("generalized", "mjx", "spring", "positional")
+
+
+RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (
+        (
+            *("num_envs", "episode_length", "batch_size", "data_parallel", "eval_episodes", "reset_pool"),
+            *("policy_delay", "score_evaluations", "checkpoint_every", "evolve_interval", "buffer_check_interval"),
+        ),
+        lambda value: value >= 1,
+        "use at least 1",
+    ),
+    (("actor_lr", "critic_lr", "alpha_lr", "update_ratio"), lambda value: value > 0, "use a positive number"),
+    (
+        ("explore_noise", "target_noise", "target_noise_clip", "distance_threshold", "n_step_delay"),
+        lambda value: value >= 0,
+        "use zero or more",
+    ),
+    (
+        ("gamma", "tau", "drop_fraction", "drop_ratio", "evolve_until"),
+        lambda value: 0 <= value <= 1,
+        "use a number in [0, 1]",
+    ),
+    (("actor_sparsity", "critic_sparsity"), lambda value: 0 <= value < 1, "use a sparsity in [0, 1)"),
+)
+"""What fields can be, whatever the others are: names, a condition, and what a person is told."""
 
 
 def _field(default: Any, help: str) -> Any:
@@ -193,17 +219,20 @@ def resolve(config: Config) -> Config:
       ConfigError: one sentence on what cannot be and how to mend it.
     """
     _check_names(config)
+    _check_numbers(config)
     mechanisms = methods.METHODS[config.method]
     c = config
     E = c.num_envs
-    _require(E >= 1, f"num_envs={E}: use at least 1.")
 
     total = c.total_steps
     if total is None:
         total = QUICK_STEPS[c.agent] if c.env == "inverted_pendulum" or c.env.startswith("probe/") else 1_000_000
     _require(total >= E, f"total_steps={total} is less than one step of num_envs={E} environments; use at least {E}.")
+    updates = total * c.update_ratio
+    _require(updates <= NEVER, f"update_ratio={c.update_ratio:g} makes {updates:.2g} updates; use at most {NEVER}.")
     scale = total / PAPER_STEPS if c.schedule_scale is None else c.schedule_scale
-    _require(0 < scale < math.inf, f"schedule_scale={scale}: use a positive factor.")
+    longest = NEVER // PAPER_STEPS / max(1.0, c.update_ratio)
+    _require(0 < scale <= longest, f"schedule_scale={scale:g}: use a positive factor of at most {longest:g}.")
 
     def scaled(value: int | None, paper: float, least: int = 1) -> int:
         return max(least, round(paper * scale)) if value is None else value
@@ -271,7 +300,8 @@ def resolve(config: Config) -> Config:
         checkpoint_every=checkpoint_every,
         score_evaluations=score_evaluations,
     )
-    _check_ranges(resolved)
+    _check_together(resolved)
+    _check_numbers(resolved)
     return resolved
 
 
@@ -295,33 +325,27 @@ def _check_names(c: Config) -> None:
         _require(value in valid, f"unknown {name} {value!r}; valid: {', '.join(valid)}.")
 
 
-def _check_ranges(c: Config) -> None:
-    for name, value in vars(c).items():
+def _check_numbers(c: Config) -> None:
+    """Refuse what a field cannot be, whatever the others are; fields that are left to be derived can be anything."""
+    given = {name: value for name, value in vars(c).items() if value is not None}
+    for name, value in given.items():
         if isinstance(value, int):
             _require(abs(value) <= NEVER, f"{name}={value} is too large; use at most {NEVER}.")
-    for name in ("episode_length", "batch_size", "data_parallel", "eval_episodes", "reset_pool", "policy_delay"):
-        _require(getattr(c, name) >= 1, f"{name}={getattr(c, name)}: use at least 1.")
-    for name in (
-        "score_evaluations",
-        "checkpoint_every",
-        "evolve_interval",
-        "buffer_check_interval",
-    ):
-        _require(getattr(c, name) >= 1, f"{name}={getattr(c, name)}: use at least 1.")
+    for names, within, mend in RANGES:
+        for name in names:
+            _require(name not in given or within(given[name]), f"{name}={given.get(name)}: {mend}.")
+    for name, value in given.items():
+        if isinstance(value, float):
+            _require(math.isfinite(value), f"{name}={value}: use a finite number.")
+
+
+def _check_together(c: Config) -> None:
     devices = c.data_parallel
     _require(
         c.batch_size % devices == 0,
         f"batch_size={c.batch_size} is not divided by data_parallel={devices} devices; use a batch_size of "
         f"{math.ceil(c.batch_size / devices) * devices}.",
     )
-    for name in ("actor_lr", "critic_lr", "alpha_lr", "update_ratio"):
-        _require(getattr(c, name) > 0, f"{name}={getattr(c, name)}: use a positive number.")
-    for name in ("explore_noise", "target_noise", "target_noise_clip", "distance_threshold"):
-        _require(getattr(c, name) >= 0, f"{name}={getattr(c, name)}: use zero or more.")
-    for name in ("gamma", "tau", "drop_fraction", "drop_ratio", "evolve_until"):
-        _require(0 <= getattr(c, name) <= 1, f"{name}={getattr(c, name)}: use a number in [0, 1].")
-    for name in ("actor_sparsity", "critic_sparsity"):
-        _require(0 <= getattr(c, name) < 1, f"{name}={getattr(c, name)}: use a sparsity in [0, 1).")
     _require(
         len(c.hidden) >= 1 and all(isinstance(h, int) and h >= 1 for h in c.hidden),
         f"hidden={c.hidden}: name at least one width, each a whole number of 1 or more.",
@@ -330,13 +354,6 @@ def _check_ranges(c: Config) -> None:
         c.compute != "packed" or len(c.hidden) <= PACKED_DEPTH,
         f"hidden has {len(c.hidden)} widths and packed compute takes {PACKED_DEPTH}; use compute=masked.",
     )
-    delay = c.n_step_delay or 0
-    _require(delay >= 0, f"n_step_delay={delay}: use zero or more.")
-    updates = (c.total_steps or 0) * c.update_ratio
-    _require(updates <= NEVER, f"update_ratio={c.update_ratio:g} makes {updates:.2g} updates; use at most {NEVER}.")
-    for name, value in vars(c).items():
-        if isinstance(value, float):
-            _require(math.isfinite(value), f"{name}={value}: use a finite number.")
     if c.compute == "packed":
         for name in ("reset_moments", "mask_initial_targets"):
             _require(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import resource
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -53,6 +56,51 @@ def check_fits(needed: int, what: str, mend: str) -> None:
             f"{what} need {format_bytes(needed)} but {jax.devices()[0].device_kind} has "
             f"{format_bytes(available)} left; {mend}."
         )
+
+
+class Need(NamedTuple):
+    """What a run will take, in bytes; in words, a line for people."""
+
+    arguments: int
+    """State, and what else is handed to its programs."""
+    temporaries: int
+    """Of the program that needs most of them while it computes."""
+    process: int
+    """What this process holds now, before it has a state: Python, JAX, and the programs compiled."""
+    peak: int
+    """The most that it held so far, which is while it compiled."""
+
+    def __str__(self) -> str:
+        computing = f"{format_bytes(self.arguments)} of state and {format_bytes(self.temporaries)} to compute with"
+        if jax.default_backend() != "cpu":
+            return f"the run takes {format_bytes(self.arguments + self.temporaries)} of the device: {computing}"
+        total = self.process + self.arguments + self.temporaries
+        return (
+            f"the run takes {format_bytes(total)}: {computing}, {format_bytes(self.process)} for the process itself "
+            f"({format_bytes(self.peak)} while it compiled)"
+        )
+
+
+def need(compiled: Iterable[Any]) -> Need:
+    """What a run of compiled programs will take that has no state yet.
+
+    Args:
+      compiled: its programs, as `jax.jit(...).lower(...).compile()` gives them; one that does not tell counts nothing.
+    """
+    found = [stats for stats in (program.memory_analysis() for program in compiled) if stats is not None]
+    beside = [s.temp_size_in_bytes + max(0, s.output_size_in_bytes - s.alias_size_in_bytes) for s in found]
+    arguments = max((stats.argument_size_in_bytes for stats in found), default=0)
+    return Need(arguments, max(beside, default=0), *_process_bytes())
+
+
+def _process_bytes() -> tuple[int, int]:
+    """What this process holds, and the most that it held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE"), peak
+    except OSError:
+        return peak, peak  # Not Linux.
 
 
 def format_bytes(count: float) -> str:

@@ -84,9 +84,18 @@ def make_config(presets: Sequence[str] = (), overrides: Mapping[str, Any] | None
     Raises:
       ConfigError: an unknown preset, or an override that is no field of `Config`.
     """
+    return Config.from_dict({**settings(presets), **(overrides or {})})
+
+
+def settings(presets: Sequence[str]) -> dict[str, Any]:
+    """What the given presets set, left to right.
+
+    Raises:
+      ConfigError: an unknown one.
+    """
     values: dict[str, Any] = {}
     for name in presets:
         if name not in PRESETS:
             raise ConfigError(f"unknown preset {name!r}; valid: {', '.join(PRESETS)}.")
         values.update(PRESETS[name])
-    return Config.from_dict({**values, **(overrides or {})})
+    return values

@@ -26,7 +26,7 @@ PLACES = ("workdir", "results", "compilation_cache", "output", "ticket", "sweep.
 
 def command() -> str:
     """How this process was started, as a person would type it, but for where on this machine its files are."""
-    program, *arguments = sys.argv
+    program, *arguments = sys.argv or [""]
     if Path(program).parent.name == "experiments":
         program = f"experiments/{Path(program).name}"
     kept, skip = [], False
@@ -36,7 +36,7 @@ def command() -> str:
         if not (place or skip):
             kept.append(argument)
         skip = place and not given
-    return shlex.join(["python", program, *kept])
+    return shlex.join(["python", *([program] if program else []), *kept])
 
 
 @functools.cache
@@ -45,9 +45,8 @@ def commit() -> str | None:
     home = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(home), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        done = subprocess.run(["git", "-C", str(home), *arguments], capture_output=True, check=True, timeout=10)
+        return os.fsdecode(done.stdout).strip()
 
     try:
         # Another repository may hold an environment in which the package is installed.

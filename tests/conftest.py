@@ -1,9 +1,15 @@
 """What all tests share: the compilation cache, the reference vectors, small runs, and checks of sparsity."""
 
+import contextlib
+import copy
+import io
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
+from typing import NamedTuple
+from unittest import mock
 
 import chex
 import hypothesis
@@ -11,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from rlx2_jax import compilation
 from rlx2_jax.config import Config
@@ -127,6 +134,56 @@ def launch(script, *arguments, cwd=None):
         timeout=1500,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
+
+
+class Done(NamedTuple):
+    """What a launcher gave, by the names that `subprocess` has for it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@contextlib.contextmanager
+def own_settings():
+    """Flags that are defined, and what launchers set of JAX, are as before afterwards."""
+    values, configured = vars(flags.FLAGS), {name: jax.config.values[name] for name in CONFIGURED}
+    kept = {name: copy.copy(value) for name, value in values.items()}
+    try:
+        yield
+    finally:
+        values.clear()
+        values.update(kept)
+        for name, value in configured.items():
+            jax.config.update(name, value)
+
+
+def launch_here(script, *arguments, cwd=None):
+    """Run a launcher as `launch` does, but in this process, where nothing is to be imported: for what it refuses."""
+    path = str(ROOT / "experiments" / script)
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    code = 0
+    try:
+        with (
+            contextlib.chdir(cwd or os.getcwd()),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            mock.patch.object(sys, "argv", [path, *arguments]),
+            own_settings(),
+        ):
+            runpy.run_path(path, run_name="__main__")
+    except SystemExit as end:
+        code = end.code or 0
+    return Done(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
+
+
+CONFIGURED = (
+    "jax_enable_compilation_cache",
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_default_matmul_precision",
+)
+"""What launchers set of JAX."""
 
 
 def cached():

@@ -50,7 +50,12 @@ REFUSED = {
     "policy_delay>updates": ({"policy_delay": 8}, "use 8 environments"),
     "policy_delay odd": ({"policy_delay": 3}, "use 6 environments"),
     "hidden=16.5": ({"hidden": (16.5,)}, "whole number"),
-    "schedule_scale=inf": ({"schedule_scale": math.inf}, "positive"),
+    "schedule_scale=inf": ({"schedule_scale": math.inf}, "finite"),
+    "schedule_scale=1e308": ({"schedule_scale": 1e308}, "positive factor of at most 715"),
+    "update_ratio=1e300": ({"update_ratio": 1e300}, "updates; use at most"),
+    "update_ratio=-1": ({"update_ratio": -1.0}, "positive number"),
+    "update_ratio=nan": ({"update_ratio": math.nan}, "positive number"),
+    "update_ratio=inf": ({"update_ratio": math.inf}, "finite"),
     "n_step_delay=-5": ({"n_step_delay": -5}, "zero or more"),
     "actor_lr=inf": ({"actor_lr": math.inf}, "finite"),
     "explore_noise=inf": ({"explore_noise": math.inf}, "finite"),
@@ -88,6 +93,21 @@ def test_what_cannot_be_is_refused_in_one_sentence_that_says_how_to_mend_it(chan
     assert message.endswith(".")
     assert "\n" not in message
     assert any(field.name in message for field in dataclasses.fields(Config))
+
+
+NUMBERS = [f.name for f in dataclasses.fields(Config) if isinstance(f.default, float) or "float" in str(f.type)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e308, -1e308, 5e-324])
+def test_the_most_extreme_numbers_are_taken_or_refused_by_their_name(name, value):
+    refused = None
+    try:
+        make_schedule(resolve(small(**{name: value}, evolve_interval=None, n_step_delay=None)))
+    except ConfigError as error:
+        refused = str(error)
+    assert refused is not None or math.isfinite(value)
+    assert refused is None or refused.startswith(f"{name}=") or f" x {name}=" in refused
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from unittest import mock
 
 import pytest
@@ -75,6 +76,47 @@ def test_what_a_killed_process_was_writing_is_removed_by_the_next(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} > kept
     with workdirs.held(tmp_path, small(), resume=True, overwrite=False):
         assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_the_first_signal_is_told_of_at_once_in_another_thread_than_the_one_that_computes():
+    told, heard = [], threading.Event()
+
+    def say(line):
+        told.append((line, threading.current_thread()))
+        heard.set()
+
+    with StopSignals(say) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard.wait(10)
+        os.kill(os.getpid(), signal.SIGHUP)
+    ((line, thread),) = told
+    assert thread is not threading.main_thread()
+    assert line.startswith("SIGTERM heard: what is being computed now is finished, then ")
+    assert stop.received == "SIGHUP"
+    assert signal.set_wakeup_fd(-1) == -1, "as it was before"
+
+
+def test_a_lost_connection_asks_for_an_end_unless_it_is_to_be_ignored():
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGHUP)
+    assert stop.received == "SIGHUP"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # As nohup does.
+    try:
+        with StopSignals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.received is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_name_that_python_could_not_decode_is_refused(tmp_path):
+    with (
+        pytest.raises(WorkdirError, match=r"set PYTHONUTF8=1, or name another\.$"),
+        workdirs.held(tmp_path / "l\udcc3\udca4uf", small(), resume=False, overwrite=False),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_ctrl_c_interrupts():

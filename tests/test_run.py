@@ -1,8 +1,13 @@
 """The host loop with real files, real signals and real processes: what a run leaves, and exact resumes."""
 
+import dataclasses
+import io
 import json
 import math
 import os
+import re
+import runpy
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import files, policies
+from rlx2_jax import files, memory, policies
 from rlx2_jax.agents.base import SparseNetwork
 from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import resolve
@@ -26,7 +31,7 @@ from rlx2_jax.training import train
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.record import Record, Totals, plain_row
 from rlx2_jax.training.workdir import identity
-from tests.conftest import ROOT, small
+from tests.conftest import ROOT, launch_here, own_settings, small
 
 LAUNCHER = ROOT / "experiments" / "train.py"
 
@@ -251,11 +256,114 @@ def test_a_workdir_with_another_run_is_refused_unless_told_otherwise(finished, t
         quiet(small(gamma=0.9), workdir)
     with pytest.raises(WorkdirError, match="--resume"):
         quiet(small(), workdir)
-    with pytest.raises(WorkdirError, match="no run to resume"):
-        quiet(small(), tmp_path / "empty", resume=True)
+    with pytest.raises(WorkdirError, match=r"another run \(gamma=0.99 not 0.9\); name another --workdir\.$"):
+        quiet(small(gamma=0.9), workdir, resume=True)  # Who asks to go on is not told to replace.
     quiet(small(), tmp_path)
     replaced = quiet(small(gamma=0.9), tmp_path, overwrite=True)
     assert len(files.read_json_lines(tmp_path / "metrics.jsonl")) == len(replaced.rows)
+
+
+def told(capsys, pattern):
+    """The lines on standard error that match."""
+    return [line for line in capsys.readouterr().err.splitlines() if re.search(pattern, line)]
+
+
+@pytest.mark.parametrize("left", ["nothing", "half a checkpoint"])
+def test_one_command_starts_a_run_and_goes_on_with_it(finished, tmp_path, left, capsys):
+    workdir = tmp_path / "run"
+    if left != "nothing":
+        with workdirs.held(workdir, resolve(small()), resume=False, overwrite=False):
+            shutil.copy(finished[0] / "metrics.jsonl", workdir)
+        shutil.copytree(finished[0] / "checkpoints" / "1200", workdir / "checkpoints" / "400")
+    result = train(small(), workdir, resume=True)
+    assert told(capsys, f"nothing was saved in {workdir} yet; the run begins at its start")
+    assert without_clocks(result.rows) == without_clocks(finished[1].rows)
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(finished, tmp_path):
+    held = tmp_path / "held"
+    shutil.copytree(finished[0], held)
+    for name in ("checkpoints", "checksums"):
+        shutil.rmtree(held / name)
+    with pytest.raises(CheckpointError, match=r"holds a run whose checkpoints are gone; begin another --workdir\.$"):
+        quiet(small(), held, resume=True)
+    assert without_clocks(files.read_json_lines(held / "metrics.jsonl")) == without_clocks(finished[1].rows)
+
+
+def test_a_run_goes_on_with_its_own_settings_and_those_of_how_may_change(finished):
+    workdir, own = finished[0], resolve(small())
+    assert workdirs.resumed(workdir, {}) == own
+    given = {name: value for name, value in vars(small()).items() if value is not None}
+    assert workdirs.resumed(workdir, given) == own, "the same command goes on"
+    assert workdirs.resumed(workdir, {"total_steps": 1000, "eval_every": 390}) == own, "it was rounded so, too"
+    changed = workdirs.resumed(workdir, {"compute": "packed", "checkpoint_every": 77, "ticket": "elsewhere"})
+    assert changed == dataclasses.replace(own, compute="packed", checkpoint_every=77, ticket="elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"gamma": 0.9}, "gamma=0.99 not 0.9"),
+        ({"total_steps": 100}, "total_steps=1200 not 100"),
+        ({"tau": 0.1, "method": "dense"}, "tau=0.005 not 0.1, method=rlx2 not dense, actor_sparsity=0.9 not 0.0"),
+        ({"agent": "sac"}, "agent=td3 not sac"),
+    ],
+)
+def test_what_a_person_set_is_named_before_what_follows_from_it(finished, given, named):
+    with pytest.raises(WorkdirError, match=re.escape(f"holds another run ({named}")) as refused:
+        workdirs.resumed(finished[0], given)
+    assert "--overwrite" not in str(refused.value)
+
+
+def test_what_a_stopped_run_says_to_go_on_with_works_when_pasted(tmp_path):
+    settings = flags_of(small(checkpoint_every=300, total_steps=1000, eval_every=390))
+    workdir = tmp_path / "it's a $HOME of runs"
+    cache = f"--compilation_cache={jax.config.jax_compilation_cache_dir}"
+
+    def save(self, step, *rest, save=Checkpoints.save):
+        save(self, step, *rest)
+        if step == 600:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    with mock.patch.object(Checkpoints, "save", save):
+        stopped = launch_here("train.py", *settings, f"--workdir={workdir}", cache, cwd=tmp_path)
+    assert stopped.returncode == 1
+    assert "stopped by SIGHUP at step 600" in stopped.stderr
+    rounded = "rounded to whole evaluations, chunks and iterations: total_steps=1,200 for 1,000, eval_every=400 for 390"
+    assert rounded in stopped.stderr.splitlines()
+    takes = r"compiled in \d+ s; the run takes [\d.]+ [MG]B: [\d.]+ kB of state and [\d.]+ kB to compute with, "
+    assert re.search(takes, stopped.stderr)
+    (command,) = (line.partition(": ")[2] for line in stopped.stderr.splitlines() if line.startswith("go on with: "))
+    _, script, *arguments = shlex.split(command)
+    assert (script, arguments) == (str(LAUNCHER), ["--resume", f"--workdir={workdir}", cache])
+    resumed = launch_here("train.py", *arguments, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed at step 600" in resumed.stderr
+    refused = launch_here("train.py", *arguments, "--gamma=0.5", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "holds another run (gamma=0.99 not 0.5); leave these out to go on, or name" in refused.stderr
+
+
+def test_starts_at_the_same_moment_take_different_workdirs_and_leave_none_that_is_empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with own_settings():
+        claimed = runpy.run_path(str(LAUNCHER), run_name="launcher")["claimed"]
+    with claimed(small()) as first, claimed(small()) as second:
+        assert [path.name for path in (first, second)] == ["td3-probe-action-rlx2-0", "td3-probe-action-rlx2-0-2"]
+        (second / "config.json").write_text("{}")
+    assert [str(path) for path in tmp_path.rglob("*") if path.is_dir()] == [
+        str(tmp_path / "runs"),
+        str(tmp_path / second),
+    ]
+
+
+def test_what_a_program_takes_is_what_its_compiler_says_beside_the_process():
+    program = jax.jit(lambda x: jnp.linalg.inv(x @ x), donate_argnums=0).lower(jnp.ones((100, 100))).compile()
+    none, one = memory.need([]), memory.need([program])
+    assert (none.arguments, none.temporaries) == (0, 0)
+    assert one.arguments == 100 * 100 * 4
+    assert one.temporaries >= one.arguments
+    assert 50e6 < one.process <= one.peak
 
 
 def test_a_state_that_does_not_fit_is_refused_before_anything_is_made(tmp_path):
@@ -293,7 +401,18 @@ def test_non_finite_transitions_are_counted_and_the_run_goes_on():
     assert result.finished
 
 
-def test_a_run_without_a_workdir_writes_nothing(tmp_path, monkeypatch):
+class Gone(io.StringIO):
+    """Standard error that nobody reads any more."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+    def flush(self):
+        raise BrokenPipeError
+
+
+def test_a_run_without_a_workdir_writes_nothing_and_needs_nobody_to_read_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert quiet(small()).rows
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert train(small()).finished
     assert list(tmp_path.iterdir()) == []

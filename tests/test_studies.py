@@ -21,7 +21,7 @@ from rlx2_jax.sweeps import plan as plans
 from rlx2_jax.sweeps import workers
 from rlx2_jax.training.signals import StopSignals
 from rlx2_jax.viz import studies as pictures
-from tests.conftest import ROOT, cached, launch
+from tests.conftest import ROOT, cached, launch, launch_here
 
 RESULTS = ROOT / "experiments" / "results"
 
@@ -906,6 +906,8 @@ def test_a_command_is_kept_without_places_on_this_machine(monkeypatch):
     given = ["/home/me/x/experiments/train.py", "--seed=1", *places, "--env=ant"]
     monkeypatch.setattr("sys.argv", given)
     assert provenance.command() == "python experiments/train.py --seed=1 --env=ant"
+    monkeypatch.setattr("sys.argv", [])  # Of an interpreter inside another program.
+    assert provenance.command() == "python"
 
 
 def smoke(study, tmp_path, *flags):
@@ -975,28 +977,28 @@ def test_every_other_study_in_small(study, flags, tmp_path):
             assert (directory / name).exists()
 
 
-def slow(*values):
-    """A case of the slow tests."""
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
         (["--study=buffer", "--report_only", "--results=nowhere"], "nowhere/buffer holds no run yet"),
         (["--study=table2", "--preset=td3/ant"], "preset=td3/ant: of presets a study takes rlx2, paper, release"),
-        slow(["--study=table9"], "unknown study 'table9'; valid: table2, "),
-        slow(["--study=table2", "--env=hopper"], "--env says nothing to a study; use --rows"),
-        slow(["--study=table2", "--scale=-1"], "scale=-1.0: a positive share of 3,000,000 steps"),
-        slow(["--study=table2", "--scale=0.1", "--total_steps=5"], "without --total_steps"),
-        slow(["--study=table2", "--method=rlx2"], "--method is what this study varies"),
-        slow(["--study=table2", "--seeds=x"], "seeds=x: write 4"),
-        slow(["--study=table2", "--arms=magic"], "unknown arms ['magic']; valid: dense, "),
-        slow(["--study=table2", "--results=/proc/nowhere"], "cannot be written (No such file or directory)"),
+        (["--study=table9"], "unknown study 'table9'; valid: table2, "),
+        (["--study=table2", "--env=hopper"], "--env says nothing to a study; use --rows"),
+        (["--study=table2", "--scale=-1"], "scale=-1.0: a positive share of 3,000,000 steps"),
+        (["--study=table2", "--scale=0.1", "--total_steps=5"], "without --total_steps"),
+        (["--study=table2", "--method=rlx2"], "--method is what this study varies"),
+        (["--study=table2", "--seeds=x"], "seeds=x: write 4"),
+        (["--study=table2", "--arms=magic"], "unknown arms ['magic']; valid: dense, "),
+        (["--study=table2", "--smoke", "--results=/proc/nowhere"], "cannot be written (No such file or directory)"),
+        (["--study=table2", "--scale=1e300"], "scale=1e+300: a positive share"),
+        (["--study=table2", "--dry_run", "--parallel=foo"], "unknown parallel 'foo'; valid: shard_map, "),
+        (["--study=table2", "--dry_run", "--workers=0"], "workers=0: this machine has"),
+        (["--study=table2", "--smoke", "--workers=1"], "workers=1 says nothing to --parallel=shard_map"),
+        (["--study=table2", "--smoke", "--buffer_max=2000000000"], "lower --buffer_max or --hidden"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_written(flags, sentence, tmp_path):
-    done = launch("reproduce.py", *flags, cwd=tmp_path)
+    done = launch_here("reproduce.py", *flags, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert sentence in done.stderr
@@ -1004,7 +1006,7 @@ def test_bad_input_is_one_sentence_and_nothing_written(flags, sentence, tmp_path
 
 
 def test_a_dry_run_counts_and_writes_nothing(tmp_path):
-    done = launch("reproduce.py", "--study=table2", "--preset=release", "--dry_run", cwd=tmp_path)
+    done = launch_here("reproduce.py", "--study=table2", "--preset=release", "--dry_run", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr == "384 runs, 384 of them not recorded yet\n"
     assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,7 @@ from rlx2_jax.sweeps import table as sweep_table
 from rlx2_jax.training import program as programs
 from rlx2_jax.training import train
 from rlx2_jax.training.display import Display
-from tests.conftest import ROOT, small
+from tests.conftest import small
 
 CLOCKS = ("_second", "_seconds")
 
@@ -175,10 +175,12 @@ def test_batches_that_do_not_fit_at_once_follow_one_another_in_one_compilation(t
     assert tables["shard_map"] == tables["pmap"]
 
 
-def test_a_worker_that_crashes_has_not_diverged():
-    command = [sys.executable, "-m", "rlx2_jax.sweeps.worker"]
-    crashed = subprocess.run(command, input=b"{}", capture_output=True, cwd=ROOT)
-    assert b"Traceback" in crashed.stderr
+def test_a_worker_that_crashes_has_not_diverged_and_takes_no_module_of_where_it_starts(tmp_path):
+    for name in ("json", "typing", "random", "jax"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a module of a person')")
+    command = [sys.executable, "-P", "-c", workers.BOOT, str(workers.PACKAGE.parent)]
+    crashed = subprocess.run(command, input=b"{}", capture_output=True, cwd=tmp_path)
+    assert b"KeyError: 'argv'" in crashed.stderr
     assert crashed.returncode not in (0, workers.DIVERGED, workers.REFUSED)
 
 

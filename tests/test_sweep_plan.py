@@ -226,6 +226,20 @@ def test_a_plan_that_leaves_runs_out_or_lays_them_out_otherwise_is_refused():
     assert lay_out(configs, devices=2, held=held).batches == held.batches
 
 
+def test_names_are_short_enough_for_a_file_system_and_tell_runs_apart():
+    configs = [resolve(small(hidden=(16,) * count, seed=seed)) for count in (200, 201) for seed in (0, 10)]
+    names = [plans._name(config, ["hidden"]) for config in configs]
+    assert len(set(names)) == 4
+    assert all(len(name.encode()) <= plans.LONGEST_NAME for name in names)
+    assert [name.rpartition("-")[2] for name in names] == ["seed0", "seed10"] * 2
+
+
+def test_the_directory_of_a_single_run_is_no_sweep(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(WorkdirError, match=r"holds a single run, no sweep; name another --workdir\.$"):
+        plans.read(tmp_path)
+
+
 def test_names_say_what_a_run_is():
     names = [run.name for run in lay_out(product(small(hidden=(8, 8)), methods=["dense", "rlx2"])).runs]
     assert names == ["td3-probe-action-dense-seed0", "td3-probe-action-rlx2-0.9-0.9-seed0"]

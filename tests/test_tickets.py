@@ -26,7 +26,7 @@ from rlx2_jax.sweeps import product, sweep
 from rlx2_jax.training import program as programs
 from rlx2_jax.training import train
 from rlx2_jax.training.record import Record
-from tests.conftest import assert_zero_off_mask, cached, launch, small
+from tests.conftest import assert_zero_off_mask, cached, launch, launch_here, small
 
 FIXED = {"method": "rlx2", "topology": "fixed"}
 
@@ -318,7 +318,7 @@ def test_a_ticket_is_found_and_trained_from_the_command_line(tmp_path):
     assert second.returncode == 0, second.stderr
     assert same(tickets.load(tmp_path / "won").initial, tickets.load(tmp_path / "found").final)
     assert same(*tickets.load(tmp_path / "won")[:2])
-    missing = launch("train.py", *run, "--ticket=nowhere", "--workdir=lost", cwd=tmp_path)
+    missing = launch_here("train.py", *run, "--ticket=nowhere", "--workdir=lost", cwd=tmp_path)
     assert missing.returncode == 2
     assert missing.stderr == "error: no masks at nowhere; name the directory of a finished run, or its masks.npz.\n"
     assert not (tmp_path / "lost").exists()

@@ -14,7 +14,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence, Set
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,7 +63,7 @@ def conduct(study: Study, runs: Sequence[Run], place: Place, say: Callable[[str]
     """
     go = _search if study.search else _stages
     complete = True
-    with StopSignals() as stop:
+    with StopSignals(say) as stop, _unmade_if_refused(place.directory, place.workdir):
         try:
             for where, mine in _by_place(runs, place.workdir).items():
                 # Where nothing is to be made there is nothing to hold.
@@ -72,6 +73,19 @@ def conduct(study: Study, runs: Sequence[Run], place: Place, say: Callable[[str]
         except _StoppedError:
             return False
     return complete
+
+
+@contextlib.contextmanager
+def _unmade_if_refused(*directories: Path) -> Iterator[None]:
+    """Directories that are not left behind by what is refused before anything but locks is in them."""
+    new = [[path for path in (each, *each.parents) if not path.exists()] for each in directories]
+    try:
+        yield
+    except RlxError:
+        for top in (paths[-1] for paths in new if paths):
+            if all(path.is_dir() or path.name == ".lock" for path in top.rglob("*")):
+                shutil.rmtree(top, ignore_errors=True)
+        raise
 
 
 def gather(runs: Sequence[Run], place: Place) -> None:

@@ -81,7 +81,7 @@ def _join(cluster: Cluster) -> None:
     address, count, number, patience, heartbeat = cluster
     if address is not None:
         host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isdecimal():
             raise ConfigError(f"coordinator_address={address}: write host:port.")
         if number == 0:
             _check_free(int(port))

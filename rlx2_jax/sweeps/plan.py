@@ -10,6 +10,7 @@ are numbers, so the six methods, any sparsities and any seeds of one task and ag
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -40,6 +41,9 @@ SHARED = frozenset(
 
 MEMORY_SHARE = 0.8
 """Of a device's free memory for the states of runs; the rest is for what a program needs while it computes."""
+
+LONGEST_NAME = 200
+"""Bytes of a run's name; file systems take 255, and what stands aside while it is written has a longer one."""
 
 PRESET = "preset"
 """The sparsities of the paper's Table 2."""
@@ -328,10 +332,12 @@ def read(workdir: Path) -> Plan | None:
     """The plan that a directory holds, if it holds one.
 
     Raises:
-      WorkdirError: it cannot be read.
+      WorkdirError: it cannot be read, or the directory is that of a single run.
     """
     path = workdir / "plan.json"
     if not path.exists():
+        if (workdir / "config.json").exists():
+            raise WorkdirError(f"workdir {workdir} holds a single run, no sweep; name another --workdir.")
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -404,7 +410,11 @@ def _name(config: Config, fields: Sequence[str]) -> str:
     if c.actor_sparsity or c.critic_sparsity:
         parts += [f"{c.actor_sparsity:g}", f"{c.critic_sparsity:g}"]
     parts += [f"{name}={_short(getattr(c, name))}" for name in fields]
-    return "-".join([*parts, f"seed{c.seed}"])
+    name = "-".join([*parts, f"seed{c.seed}"])
+    if len(name.encode(errors="replace")) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(_identity(config).encode()).hexdigest()[:8]
+    return f"{name[: LONGEST_NAME // 4]}-{digest}-seed{c.seed}"  # A letter is four bytes at most.
 
 
 def _short(value: Any) -> str:

@@ -28,6 +28,7 @@ from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.sweeps import hosts, layout, plan, table, workers
 from rlx2_jax.sweeps.batch import BatchRun
+from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.signals import StopSignals
 
@@ -70,14 +71,12 @@ def make_plan(
     """
     if parallel != plan.PARALLEL[0] and jax.process_count() > 1:
         raise ConfigError(f"--parallel={parallel} serves one host; use --parallel={plan.PARALLEL[0]} with --multihost.")
+    check_way(parallel, worker_count)
     if parallel == "processes":
         for name, value in (("devices", devices), ("runs_per_device", runs_per_device)):
             if value is not None:
                 raise ConfigError(f"{name}={value} says nothing to --parallel=processes; leave it out.")
-        workers.core_groups(worker_count)
         return plan.lay_out(configs, parallel=parallel, fields=fields, held=plan.read(Path(workdir)))
-    if worker_count is not None:
-        raise ConfigError(f"workers={worker_count} says nothing to --parallel={parallel}; leave it out.")
     if devices is not None and not 1 <= devices <= jax.device_count():
         raise ConfigError(f"devices={devices}: there are {jax.device_count()}; name one to as many.")
     if runs_per_device is not None and runs_per_device < 1:
@@ -92,6 +91,20 @@ def make_plan(
         pad=devices is None,
         held=plan.read(Path(workdir)),
     )
+
+
+def check_way(parallel: str, worker_count: int | None) -> None:
+    """Refuse a way of running in parallel that there is not.
+
+    Raises:
+      ConfigError: another than `plan.PARALLEL`, or a number of workers that cannot be.
+    """
+    if parallel not in plan.PARALLEL:
+        raise ConfigError(f"unknown parallel {parallel!r}; valid: {', '.join(plan.PARALLEL)}.")
+    if parallel == "processes":
+        workers.core_groups(worker_count)
+    elif worker_count is not None:
+        raise ConfigError(f"workers={worker_count} says nothing to --parallel={parallel}; leave it out.")
 
 
 def _device_bytes() -> float | None:
@@ -130,7 +143,7 @@ def sweep(
       on_table: told of the plan and its table whenever that was written, in the process that writes it.
 
     Returns:
-      Plan and table. On SIGINT or SIGTERM the sweep saves, and returns unfinished.
+      Plan and table. On SIGINT, SIGTERM or SIGHUP the sweep saves, and returns unfinished.
 
     Raises:
       ConfigError: a sweep that cannot be.
@@ -148,6 +161,7 @@ def sweep(
         runs_per_device=runs_per_device,
         worker_count=worker_count,
     )
+    workdirs.check_name(directory)
     compilation.use_cache_by_default()
     planned()  # What cannot be is refused before anything is made.
     with contextlib.ExitStack() as stack:
@@ -155,9 +169,9 @@ def sweep(
         hosts.barrier("workdir held")
         laid_out = planned()
         hosts.barrier("plan read")
-        stop = stack.enter_context(StopSignals())
         total = sum(run.config.total_steps or 0 for run in laid_out.runs)
         display = stack.enter_context(Display(total, show_progress and hosts.is_first()))
+        stop = stack.enter_context(StopSignals(display.say))
         for line in plan.describe(laid_out):
             display.say(line)
         if parallel == "processes":

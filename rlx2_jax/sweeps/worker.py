@@ -36,8 +36,7 @@ def main() -> int:
         if task["teacher"] is not None:
             clone(config, policies.load(Path(task["teacher"])), workdir, overwrite=True)
         else:
-            resume = any((workdir / "checksums").glob("*.json"))
-            train(config, workdir, resume=resume, overwrite=not resume, show_progress=False)
+            train(config, workdir, resume=True, show_progress=False)
     except RlxError as error:
         print(error, file=sys.stderr)
         return code_of(error)

@@ -21,6 +21,7 @@ from typing import IO, NamedTuple
 
 import jax
 
+import rlx2_jax
 from rlx2_jax import files, provenance
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, DivergedError, RlxError
@@ -34,6 +35,19 @@ DIVERGED = 3
 
 REFUSED = 2
 """Exit code of a worker whose run could not be."""
+
+PACKAGE = Path(rlx2_jax.__file__).parent
+
+BOOT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import rlx2_jax
+del sys.path[0]
+from rlx2_jax.sweeps.worker import main
+sys.exit(main())
+"""
+"""What a worker does first: it takes this very package, and nothing else from where this is or from where it starts,
+so that a module of a person's with the name of one of Python's own does not come before it."""
 
 POLL_SECONDS = 0.5
 """Between two looks at the workers."""
@@ -234,7 +248,7 @@ class _Watch:
 def _start(task: Task, cores: tuple[int, ...], lock: int | None) -> _Worker:
     errors = tempfile.TemporaryFile()  # noqa: SIM115
     process = subprocess.Popen(
-        [sys.executable, "-m", "rlx2_jax.sweeps.worker"],
+        [sys.executable, "-P", "-c", BOOT, str(PACKAGE.parent)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=errors,

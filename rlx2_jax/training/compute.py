@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax import __version__, envs, files, kernels, networks, provenance
+from rlx2_jax import __version__, compilation, envs, files, kernels, networks, provenance
 from rlx2_jax.agents import AgentState
 from rlx2_jax.config import PACKED_DEPTH, Config, structure
 from rlx2_jax.sparsity import masks
@@ -81,7 +80,7 @@ def _density(config: Config) -> float:
     return sum(sum(n.links) for n in found) / sum(i * o for n in found for i, o in n.shapes)
 
 
-def _break_even(cache: Path) -> float:
+def _break_even(cache: Path | None) -> float:
     """The density at which a forward and backward pass takes as long packed as masked, on this machine."""
     machine = (platform.processor(), provenance.processor(), len(provenance.cores()), jax.__version__, __version__)
     key = hashlib.sha256(repr(machine).encode()).hexdigest()[:16]
@@ -160,19 +159,23 @@ def race(contenders: Mapping[str, tuple[Any, Callable[[Any], Any]]], seconds: fl
     return times
 
 
-def _default_cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "rlx2_jax" / "compute.json"
+def _default_cache() -> Path | None:
+    root = compilation.user_cache()
+    return None if root is None else root / "rlx2_jax" / "compute.json"
 
 
-def _read(path: Path) -> dict[str, float]:
+def _read(path: Path | None) -> dict[str, float]:
+    if path is None:
+        return {}
     try:
-        return {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
+        return {str(k): float(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, AttributeError):
         return {}
 
 
-def _write(path: Path, ratios: Mapping[str, float]) -> None:
+def _write(path: Path | None, ratios: Mapping[str, float]) -> None:
+    if path is None:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, dict(ratios))

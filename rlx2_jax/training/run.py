@@ -21,7 +21,7 @@ import jax
 from rlx2_jax import compilation, memory, policies
 from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import Config
-from rlx2_jax.errors import DivergedError
+from rlx2_jax.errors import CheckpointError, DivergedError
 from rlx2_jax.training import compute
 from rlx2_jax.training import program as programs
 from rlx2_jax.training import workdir as workdirs
@@ -71,19 +71,22 @@ def train(
     overwrite: bool = False,
     show_progress: bool = True,
     on_report: Callable[[list[Row]], None] | None = None,
+    resume_with: str | None = None,
 ) -> Result:
     """Train one agent.
 
     Args:
       config: need not be resolved.
       workdir: where the run leaves its files (see `training.workdir`); None keeps nothing.
-      resume: go on from the last good checkpoint in `workdir`, exactly as if the run had never stopped.
+      resume: go on from the last good checkpoint in `workdir`, exactly as if the run had never stopped; where nothing
+        was saved yet, begin.
       overwrite: replace whatever run `workdir` holds.
       show_progress: lines and a bar on standard error.
       on_report: called after each evaluation with all rows so far.
+      resume_with: what a person whose run was stopped is told to go on with (default: a call of this function).
 
     Returns:
-      Summary, evaluations and final policy. On SIGINT or SIGTERM the run saves, and returns unfinished.
+      Summary, evaluations and final policy. On SIGINT, SIGTERM or SIGHUP the run saves, and returns unfinished.
 
     Raises:
       ConfigError: an impossible configuration, or one that does not fit the device.
@@ -100,9 +103,9 @@ def train(
     with contextlib.ExitStack() as stack:
         if directory is not None:
             stack.enter_context(workdirs.held(directory, program.config, resume=resume, overwrite=overwrite))
-        stop = stack.enter_context(StopSignals())
         assert program.config.total_steps is not None
         display = stack.enter_context(Display(program.config.total_steps, show_progress))
+        stop = stack.enter_context(StopSignals(display.say))
         checkpoints = None
         if directory is not None:
             checkpoints = stack.enter_context(Checkpoints(directory, workdirs.checkpoint_identity(program.config)))
@@ -111,9 +114,11 @@ def train(
             program = programs.make_program(chosen)
         display.say(_headline(program))
         display.say(size_line)
+        if rounded := _rounded(config, program.config):
+            display.say(rounded)
         run = _Run(program, Record(program.config, program.env, directory), checkpoints, display, on_report)
         run.start(resume)
-        return run.go(stop)
+        return run.go(stop, resume_with or f"train(config, {str(workdir)!r}, resume=True)")
 
 
 class _Run:
@@ -140,11 +145,12 @@ class _Run:
         self.began = time.perf_counter()
         self.compiled = _compile(program, display.stage)
         display.say(compilation.describe(self.compiled.parts, self.compiled.seconds))
+        display.say(str(memory.need((self.compiled.chunk, self.compiled.report))))
         self.state: Any = None
 
     def start(self, resume: bool) -> None:
         """Put the state on the device: fresh, or from the last good checkpoint."""
-        if resume:
+        if resume and self._was_saved():
             assert self.checkpoints is not None
             self.steps, restored, record = self.checkpoints.restore(self.compiled.template, warn=self.display.say)
             self.state = self.compiled.pack(restored)
@@ -156,8 +162,20 @@ class _Run:
             self.state = self.compiled.init(jax.random.PRNGKey(self.config.seed), self.program.hparams)
         self.record.open(self.steps)
 
-    def go(self, stop: StopSignals) -> Result:
-        """Run to the end, or until asked to stop."""
+    def _was_saved(self) -> bool:
+        """Whether there is anything to go on from: there is not, if a run was killed before its first checkpoint."""
+        assert self.checkpoints is not None and self.record.directory is not None
+        directory = self.record.directory
+        if any((directory / "checksums").glob("*.json")):
+            return True
+        if (directory / "summary.json").exists():
+            raise CheckpointError(f"{directory} holds a run whose checkpoints are gone; begin another --workdir.")
+        self.checkpoints.forget_incomplete()
+        self.display.say(f"nothing was saved in {directory} yet; the run begins at its start")
+        return False
+
+    def go(self, stop: StopSignals, resume_with: str = "") -> Result:
+        """Run to the end, or until asked to stop; then it is said what to go on with."""
         c = self.config
         assert c.total_steps and c.chunk_steps and c.eval_every and c.checkpoint_every
         mark_seconds, mark_steps = self.training_seconds, self.steps
@@ -188,10 +206,9 @@ class _Run:
         finished = self.steps >= c.total_steps
         if not finished:
             self._checkpoint()
-            where = (
-                "" if self.record.directory is None else f"; continue with --resume --workdir={self.record.directory}"
-            )
-            self.display.say(f"stopped by {stop.received} at step {self.steps:,}{where}")
+            self.display.say(f"stopped by {stop.received} at step {self.steps:,}")
+            if self.record.directory is not None:
+                self.display.say(f"go on with: {resume_with}")
         return self._finish(finished)
 
     def _updates(self) -> int:
@@ -334,6 +351,16 @@ def _check_memory(program: programs.Program) -> str:
         f"replay {memory.format_bytes(replay)} for {program.config.buffer_max:,} transitions, "
         f"networks and optimiser {memory.format_bytes(agent)}"
     )
+
+
+def _rounded(asked: Config, resolved: Config) -> str | None:
+    """One line on a length that is not the one asked for, if any is not."""
+    changed = [
+        f"{name}={getattr(resolved, name):,} for {getattr(asked, name):,}"
+        for name in ("total_steps", "eval_every", "chunk_steps")
+        if getattr(asked, name) not in (None, getattr(resolved, name))
+    ]
+    return f"rounded to whole evaluations, chunks and iterations: {', '.join(changed)}" if changed else None
 
 
 def _headline(program: programs.Program) -> str:

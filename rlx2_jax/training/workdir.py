@@ -13,15 +13,16 @@ curve.png         what it looked like
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlx2_jax import files, lock, tickets
-from rlx2_jax.config import Config
-from rlx2_jax.errors import WorkdirError
+from rlx2_jax.config import Config, resolve
+from rlx2_jax.errors import ConfigError, WorkdirError
 
 CONTENTS = (
     "metrics.jsonl",
@@ -73,10 +74,24 @@ def held(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> Ite
     """
     if resume and overwrite:
         raise WorkdirError("resume and overwrite: a run is continued or replaced; leave one out.")
-    _refuse_nothing(workdir, resume)
+    check_name(workdir)
     with lock.hold(workdir):
         prepare(workdir, config, resume=resume, overwrite=overwrite)
         yield
+
+
+def check_name(workdir: Path) -> None:
+    """Refuse a path that checkpoints cannot be written to: they take UTF-8, and Python read another encoding.
+
+    Raises:
+      WorkdirError: it has letters that this process cannot tell.
+    """
+    try:
+        str(workdir.resolve()).encode()
+    except UnicodeEncodeError:
+        raise WorkdirError(
+            f"workdir {workdir} has letters that Python cannot read as this locale; set PYTHONUTF8=1, or name another."
+        ) from None
 
 
 def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
@@ -85,14 +100,13 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
     Args:
       workdir: made if it does not exist.
       config: resolved.
-      resume: go on with the run it holds; a directory without one is then an error.
+      resume: go on with the run it holds, if it holds one.
       overwrite: remove the run it holds, whichever that is.
 
     Raises:
       WorkdirError: not writable, or holding a run that is not to be continued or replaced.
     """
     path = workdir / "config.json"
-    _refuse_nothing(workdir, resume)
     try:
         files.make_writable(workdir)
     except OSError as error:
@@ -108,17 +122,12 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            raise WorkdirError(
-                f"{path} is damaged; name another --workdir, or replace the run with --overwrite."
-            ) from None
+            raise WorkdirError(f"{path} is damaged; name another --workdir{_or_replace(resume)}.") from None
         wanted = json.loads(json.dumps(identity(config)))
         # Whether a resumed run has the same ticket, its checkpoint tells.
-        other = sorted(k for k in {*held, *wanted} - HOW - {TICKET} if held.get(k) != wanted.get(k))
-        if other:
-            differences = ", ".join(f"{k}={held.get(k)} not {wanted.get(k)}" for k in other[:4])
+        if other := differences(held, wanted):
             raise WorkdirError(
-                f"workdir {workdir} holds another run ({differences}); name another --workdir, or replace it with "
-                "--overwrite."
+                f"workdir {workdir} holds another run ({other}); name another --workdir{_or_replace(resume)}."
             )
         if not resume:
             raise WorkdirError(
@@ -128,9 +137,42 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
         files.write_json(path, config.to_dict())
 
 
-def _refuse_nothing(workdir: Path, resume: bool) -> None:
-    if resume and not (workdir / "config.json").exists():
-        raise WorkdirError(f"workdir {workdir} holds no run to resume; start without --resume.")
+def differences(held: Mapping[str, Any], wanted: Mapping[str, Any], first: Collection[str] = ()) -> str:
+    """In which fields one run is not another, a few of them, in words; empty where they are the same.
+
+    What a person sets stands before what is derived from it, as in `Config`, and what `first` names before all.
+    """
+    order = [*first, *(field.name for field in dataclasses.fields(Config)), *held]
+    names = [name for name in dict.fromkeys(order) if name not in HOW | {TICKET}]
+    other = [name for name in names if held.get(name) != wanted.get(name)]
+    return ", ".join(f"{name}={held.get(name)} not {wanted.get(name)}" for name in other[:4])
+
+
+def _or_replace(resume: bool) -> str:
+    """Who asks to go on with a run does not want to lose it."""
+    return "" if resume else ", or replace it with --overwrite"
+
+
+def resumed(workdir: Path, given: Mapping[str, Any]) -> Config:
+    """The configuration to go on with in a directory: that of the run it holds, with what a person may change of it.
+
+    Args:
+      workdir: of the run.
+      given: the settings that a person names; those that say how a run is computed may differ from its own.
+
+    Raises:
+      WorkdirError: it holds no run, or settings make another run than the one it holds.
+      ConfigError: its configuration is of another version of this package.
+    """
+    held = Config.from_dict(read_config(workdir))
+    wanted = dataclasses.replace(held, **given)
+    with contextlib.suppress(ConfigError):
+        wanted = resolve(wanted)
+    if other := differences(held.to_dict(), wanted.to_dict(), [name for name in given if name in vars(held)]):
+        raise WorkdirError(
+            f"workdir {workdir} holds another run ({other}); leave these out to go on, or name another --workdir."
+        )
+    return wanted
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import itertools
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rlx2_jax import files
@@ -26,6 +27,16 @@ def column(rows: Rows, name: str) -> np.ndarray:
     return np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
 
 
+plain_text = matplotlib.rc_context({"text.parse_math": False})
+"""Decorates what draws texts of a person's: a dollar sign is one."""
+
+
+def legible(text: str) -> str:
+    """A text as it was meant, from a command line or a file's name that Python could not decode."""
+    return os.fsencode(text).decode("utf-8", "replace") if any("\ud800" <= c <= "\udfff" for c in text) else text
+
+
+@plain_text
 def draw_run(rows: Rows, title: str) -> Figure:
     """One run: return with the spread over evaluation episodes, what the three mechanisms did, and diagnostics.
 
@@ -40,24 +51,29 @@ def draw_run(rows: Rows, title: str) -> Figure:
     axes["return"].fill_between(steps, mean - std, mean + std, color=COLORS[0], alpha=0.18, lw=0)
     axes["return"].plot(steps, mean, color=COLORS[0], marker="o", ms=3, label="mean")
     axes["return"].plot([], [], color=COLORS[0], alpha=0.3, lw=7, label="± 1 std over episodes")
-    axes["return"].set(title=title, ylabel="return per episode")
+    axes["return"].set(title=legible(title), ylabel="return per episode")
     axes["return"].legend(loc="lower right", frameon=False)
 
-    axes["links"].plot(steps, column(rows, "links_grown"), color=COLORS[2])
+    axes["links"].plot(steps, column(rows, "links_grown"), color=COLORS[2], label="links")
     axes["links"].set(title="links moved per point", ylim=(0, None))
-    axes["buffer"].plot(steps, column(rows, "replay_size"), color=COLORS[3])
-    axes["buffer"].set(title="transitions kept; policy distance", ylim=(0, None))
+    axes["buffer"].plot(steps, column(rows, "replay_size"), color=COLORS[3], label="transitions")
     distance = axes["buffer"].twinx()
     distance.plot(steps, column(rows, "policy_distance"), color=COLORS[4], lw=1, ls="--")
-    distance.set_ylim(0, None)
+    axes["buffer"].plot([], [], color=COLORS[4], lw=1, ls="--", label="distance (right)")
+    for axis in (axes["buffer"], distance):
+        axis.set_ylim(0, 1.6 * axis.get_ylim()[1])  # Room for the legend of both.
+    axes["buffer"].set(title="transitions kept; policy distance")
     distance.tick_params(colors=COLORS[4])
-    axes["value"].plot(steps, column(rows, "q_mean"), color=COLORS[1])
+    axes["value"].plot(steps, column(rows, "q_mean"), color=COLORS[1], label="Q")
     axes["value"].set(title="mean Q on batches")
     if diagnosed:
         _draw_diagnostics(axes, rows)
-    for axis in axes.values():
+    for name, axis in axes.items():
         tidy(axis)
         axis.set_xlabel("environment steps")
+        if name != "return":
+            axis.title.set_fontsize(10)
+            axis.legend(loc="upper left" if name == "buffer" else "best", frameon=False, fontsize="small")
     return figure
 
 
@@ -66,40 +82,34 @@ def _draw_diagnostics(axes: Mapping[str, Any], rows: Rows) -> None:
     for name, color in (("actor", COLORS[0]), ("critic", COLORS[1])):
         axes["overlap"].plot(steps, column(rows, f"{name}_overlap"), color=color, label=name)
         axes["dormant"].plot(steps, column(rows, f"{name}_dormant"), color=color, label=name)
-    axes["overlap"].set(title="links as at the start", ylim=(0, 1.03))
-    axes["dormant"].set(title="dormant hidden units", ylim=(0, None))
+    axes["overlap"].set(title="share of links as at the start", ylim=(0, 1.03))
+    axes["dormant"].set(title="share of hidden units dormant", ylim=(0, None))
     paid = column(rows, "return_discounted")
     axes["bias"].plot(steps, paid + column(rows, "value_bias"), color=COLORS[1], label="Q")
-    axes["bias"].plot(steps, paid, color=COLORS[5], lw=1, ls="--", label="return")
-    axes["bias"].set(title="Q and return at the start")
-    for name in ("overlap", "dormant", "bias"):
-        axes[name].legend(loc="best", frameon=False, fontsize="small")
+    axes["bias"].plot(steps, paid, color=COLORS[5], lw=1, ls="--", label="discounted return")
+    axes["bias"].set(title="value at the start of episodes")
 
 
-def draw_comparison(runs: Mapping[str, Rows], title: str) -> Figure:
-    """The returns of several runs in one picture, with the spread over evaluation episodes."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axis = figure.subplots()
-    for color, (name, rows) in zip(itertools.cycle(COLORS), runs.items(), strict=False):
-        steps, mean, std = (column(rows, k) for k in ("env_steps", "return_mean", "return_std"))
-        axis.fill_between(steps, mean - std, mean + std, color=color, alpha=0.15, lw=0)
-        axis.plot(steps, mean, color=color, label=name)
-    axis.set(title=title, xlabel="environment steps", ylabel="return per episode (± 1 std over episodes)")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    tidy(axis)
-    return figure
+FORMATS = (".png", ".pdf", ".svg")
+"""Endings of the files that a picture can be written to."""
 
 
-def png(figure: Figure, source: str | None = None) -> bytes:
-    """A figure as a PNG file's bytes, with a word on its data kept inside."""
+def render(figure: Figure, ending: str, source: str | None = None) -> bytes:
+    """A figure as the bytes of a file of one of `FORMATS`, with a word on its data kept inside."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Source": source} if source else None)
+    about: dict[str, str | None] = {"Subject" if ending == ".pdf" else "Source": source} if source else {}
+    # The same picture is the same file.
+    if ending in (dated := {".pdf": "CreationDate", ".svg": "Date"}):
+        about[dated[ending]] = None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # A box in its place says so.
+        figure.savefig(buffer, format=ending[1:], metadata=about)
     return buffer.getvalue()
 
 
 def save(figure: Figure, path: Path, source: str | None = None) -> None:
-    """Write a figure as PNG; see `png`."""
-    files.write_bytes(path, png(figure, source))
+    """Write a figure as what the path's ending says; see `render`."""
+    files.write_bytes(path, render(figure, path.suffix.lower(), source))
 
 
 def tidy(axis: Any) -> None:
