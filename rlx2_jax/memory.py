@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from rlx2_jax import limits
 from rlx2_jax.errors import ConfigError
 
 
@@ -21,7 +22,8 @@ def available_bytes(device: jax.Device | None = None) -> int | None:
     """Memory the device can still give, or None where it does not tell."""
     device = device or jax.devices()[0]
     if device.platform == "cpu":
-        return _host_bytes()
+        known = [count for count in (_host_bytes(), limits.memory_left()) if count is not None]
+        return min(known, default=None)
     stats = device.memory_stats() or {}
     if "bytes_limit" not in stats:
         return None

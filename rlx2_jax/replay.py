@@ -253,7 +253,7 @@ def take_windows(
 def _take(ring: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
     """Places of a ring of whole rows, its rows counted on beyond its end."""
     rows, columns = ring.shape[:2]
-    return kernels.take_rows(ring.reshape(-1, *ring.shape[2:]), row % rows * columns + column)
+    return kernels.take_rows(ring.reshape(rows * columns, *ring.shape[2:]), row % rows * columns + column)
 
 
 def oldest(replay: Replay, count: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rlx2_jax import numerics
 from rlx2_jax.kernels import native
 
 B1, B2, EPSILON = 0.9, 0.999, 1e-8
@@ -16,6 +17,7 @@ ADAM = optax.scale_by_adam(b1=B1, b2=B2, eps=EPSILON)
 """Adam's direction; step sizes are traced hyperparameters, applied outside."""
 
 
+@numerics.by_usual_rules
 def adam_step(
     params: jax.Array, gradient: jax.Array, state: optax.ScaleByAdamState, step_size: jax.Array
 ) -> tuple[jax.Array, optax.ScaleByAdamState]:

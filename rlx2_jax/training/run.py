@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlx2_jax import memory, policies
+from rlx2_jax import memory, numerics, policies
 from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import Config
 from rlx2_jax.errors import DivergedError
@@ -61,6 +61,7 @@ class _Compiled(NamedTuple):
     seconds: float
 
 
+@numerics.by_usual_rules
 def train(
     config: Config,
     workdir: str | Path | None = None,

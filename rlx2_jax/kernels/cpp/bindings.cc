@@ -15,11 +15,13 @@
 // Leading axes count independent calls. Operands have as many as the results, of their size or, where calls share an
 // operand, of size 1; those of take rows and threefry are never shared.
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "data.h"
+#include "parallel.h"
 #include "perceptron.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -246,7 +248,7 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
   if (shape.layers[shape.depth - 1].out != top) return Invalid("dy has a shape that does not fit the others");
   if (parameters_size != shape.parameters()) return Invalid("parameters have the wrong size");
   if (activations_size != shape.tiles() * shape.features() * kTile) return Invalid("activations have the wrong size");
-  int64_t more_groups = shape.groups() - 1, in = 0;
+  int64_t more_groups = std::max<int64_t>(shape.groups() - 1, 0), in = 0;
   for (int64_t size : sizes) in += size < 0 ? shape.layers[0].in + 1 : size;
   if (sizes.size() > kMaxInputs || sizes.size() != wanted.size() || in != shape.layers[0].in) {
     return Invalid("the inputs have the wrong sizes");
@@ -442,6 +444,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_adam, rlx2::AdamCall,
                                   .Attr<float>("b1")
                                   .Attr<float>("b2")
                                   .Attr<float>("epsilon"));
+
+// At most this many threads, whatever XLA has.
+extern "C" void rlx2_use_threads(int64_t most) { rlx2::Team::Shared().Use(most); }
 
 // Names of the instruction sets this processor can run, best first.
 extern "C" const char* rlx2_instructions() {
