@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 
@@ -34,3 +34,17 @@ def by_usual_rules(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return wrapped
+
+
+class _AsItIs(NamedTuple):
+    """Stands for a lowered function where nothing is to be compiled."""
+
+    function: Callable[..., Any]
+
+    def compile(self) -> Callable[..., Any]:
+        return self.function
+
+
+def lower(jitted: Any, *arguments: Any) -> Any:
+    """A jitted function made ready to be compiled; with `JAX_DISABLE_JIT`, so that one can look into it, it never is."""
+    return _AsItIs(jitted) if jax.config.values["jax_disable_jit"] else jitted.lower(*arguments)

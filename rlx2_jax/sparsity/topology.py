@@ -23,7 +23,7 @@ def top_links(score: jax.Array, count: jax.Array) -> jax.Array:
 
     # The count-th largest key, found bit by bit: far cheaper to compile and to run than a sort.
     def refine(i: jax.Array, threshold: jax.Array) -> jax.Array:
-        candidate = threshold | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+        candidate = threshold | (jnp.uint32(1) << jnp.asarray(31 - i, jnp.uint32))
         return jnp.where(jnp.sum(key >= candidate) >= count, candidate, threshold)
 
     threshold = jax.lax.fori_loop(0, 32, refine, jnp.uint32(0))

@@ -291,11 +291,11 @@ def _compile(program: programs.Program) -> _Compiled:
     template = jax.tree.map(placed, jax.eval_shape(program.init, key, program.hparams))
     arguments = (template, program.hparams, program.schedule)
     lowered = (
-        jax.jit(program.init).lower(key, program.hparams),
-        jax.jit(program.renew, donate_argnums=0).lower(template),
-        jax.jit(program.chunk, donate_argnums=0).lower(*arguments),
-        jax.jit(program.report, donate_argnums=0).lower(*arguments),
-        jax.jit(programs.finite).lower(template),
+        numerics.lower(jax.jit(program.init), key, program.hparams),
+        numerics.lower(jax.jit(program.renew, donate_argnums=0), template),
+        numerics.lower(jax.jit(program.chunk, donate_argnums=0), *arguments),
+        numerics.lower(jax.jit(program.report, donate_argnums=0), *arguments),
+        numerics.lower(jax.jit(programs.finite), template),
     )
     with ThreadPoolExecutor() as pool:
         init, renew, chunk, report, finite = pool.map(lambda part: part.compile(), lowered)
