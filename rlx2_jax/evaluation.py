@@ -45,7 +45,7 @@ def play(
         steps, state, returns, discount, alive = carry
         action = policy(state.observation)
         state = jax.vmap(env.step)(state, jnp.clip(action, -1.0, 1.0))
-        finite = jnp.isfinite(action).all(-1) & jnp.isfinite(state.observation).all(-1)
+        finite = jnp.isfinite(action).all(-1) & jnp.isfinite(state.observation).all(-1) & jnp.isfinite(state.reward)
         reward = jnp.where(finite, state.reward, jnp.nan)
         returns = Returns(
             plain=jnp.where(alive, returns.plain + reward, returns.plain),

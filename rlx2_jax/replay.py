@@ -153,8 +153,7 @@ def add(replay: Replay, step: Step, capacity: jax.Array) -> Replay:
     most = jnp.clip(capacity // E, 1, R)
     put = lambda ring, value: jax.lax.dynamic_update_index_in_dim(ring, value, row, 0)
     return replay.replace(
-        # The observation itself is finite: a non-finite one would have been reset when it was reached.
-        observation=put(replay.observation, step.observation),
+        observation=put(replay.observation, clean(step.observation)),
         action=put(replay.action, clean(step.action)),
         mean=put(replay.mean, clean(step.mean)),
         reward=put(replay.reward, clean(step.reward)),

@@ -23,7 +23,7 @@ class BraxEnvironment:
 
     def __init__(self, name: str, backend: str):
         """Create the task; slow (about a second), so see `load`."""
-        with _quiet():
+        with _quiet(), numerics.usual():
             from brax import envs
 
             self._env: Any = envs.get_environment(name, backend=backend)
