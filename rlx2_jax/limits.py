@@ -57,7 +57,7 @@ def memory_left(proc: Path = PROC) -> int | None:
 
 
 def _reclaimable(group: Path) -> int:
-    """Bytes that the kernel takes back before it kills; version 1 has the sums over a group's children under `total_`."""
+    """Bytes that the kernel takes back before it kills; version 1 has a group's sums over its children as `total_`."""
     words = _words(group / "memory.stat")
     stat = {name: int(value) for name, value in zip(words[::2], words[1::2], strict=False) if value.isdecimal()}
     value = lambda name: stat.get(f"total_{name}", stat.get(name, 0))
@@ -73,7 +73,7 @@ def _groups(controller: str, proc: Path) -> Iterator[Path]:
             paths[name] = path  # "" is version 2.
     for line in _lines(proc / "self" / "mountinfo"):
         before, _, after = line.partition(" - ")
-        kind, _, options = (after.split(" ", 2) + ["", "", ""])[:3]
+        kind, _, options = [*after.split(" ", 2), "", "", ""][:3]
         name = {"cgroup2": "", "cgroup": controller}.get(kind)
         if name is None or name not in paths or (name and controller not in options.split(",")):
             continue

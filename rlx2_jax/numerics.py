@@ -46,5 +46,5 @@ class _AsItIs(NamedTuple):
 
 
 def lower(jitted: Any, *arguments: Any) -> Any:
-    """A jitted function made ready to be compiled; with `JAX_DISABLE_JIT`, so that one can look into it, it never is."""
+    """A jitted function made ready to be compiled; with `JAX_DISABLE_JIT` it never is, so that one can look into it."""
     return _AsItIs(jitted) if jax.config.values["jax_disable_jit"] else jitted.lower(*arguments)
