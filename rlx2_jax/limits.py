@@ -68,16 +68,16 @@ def _groups(controller: str, proc: Path) -> Iterator[Path]:
     """Directories of the control groups that limit this process, from its own up to the highest one in sight."""
     paths = {}
     for line in _lines(proc / "self" / "cgroup"):
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         for name in controllers.split(","):
             paths[name] = path  # "" is version 2.
     for line in _lines(proc / "self" / "mountinfo"):
         before, _, after = line.partition(" - ")
         kind, _, options = [*after.split(" ", 2), "", "", ""][:3]
-        name = {"cgroup2": "", "cgroup": controller}.get(kind)
-        if name is None or name not in paths or (name and controller not in options.split(",")):
+        name = "" if kind == "cgroup2" else controller
+        if kind not in ("cgroup", "cgroup2") or name not in paths or (name and name not in options.split(",")):
             continue
-        root, top = (_unescaped(word) for word in before.split(" ")[3:5])
+        root, top = (_unescaped(word) for word in [*before.split(" "), *5 * "/"][3:5])
         # Seen from within a container, the mount may begin at the container's own group, whatever its path outside.
         inner = os.path.relpath(paths[name], root) if root != "/" else paths[name].lstrip("/")
         group = Path(top, inner)

@@ -189,6 +189,7 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
     layer.links = -1;
     operands[l].row_start = read.In<Ints>("row_start", {&offsets});
     operands[l].inputs = read.In<Ints>("inputs", {&layer.links});
+    if (offsets < 1) read.Fail("row_start is empty");
     layer.out = in = offsets - 1;
   }
   const auto y = read.Out<Floats>("y", {&shape.batch, &in});
@@ -240,6 +241,7 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
     operands[l].column_start = read.In<Ints>("column_start", {&columns});
     operands[l].outputs = read.In<Ints>("outputs", {&layer.links});
     operands[l].order = read.In<Ints>("order", {&layer.links});
+    if (rows < 1 || columns < 1) read.Fail("row_start or column_start is empty");
     layer.out = rows - 1;
     layer.in = columns - 1;
     if (l > 0 && layer.in != shape.layers[l - 1].out) read.Fail("the layers' sizes do not follow each other");
@@ -249,8 +251,10 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
   if (parameters_size != shape.parameters()) return Invalid("parameters have the wrong size");
   if (activations_size != shape.tiles() * shape.features() * kTile) return Invalid("activations have the wrong size");
   int64_t more_groups = std::max<int64_t>(shape.groups() - 1, 0), in = 0;
-  for (int64_t size : sizes) in += size < 0 ? shape.layers[0].in + 1 : size;
-  if (sizes.size() > kMaxInputs || sizes.size() != wanted.size() || in != shape.layers[0].in) {
+  const int64_t most = shape.layers[0].in;
+  // Clipped before they are added: the sum of any sizes fits.
+  for (size_t a = 0; a < sizes.size() && in <= most; ++a) in += sizes[a] < 0 || sizes[a] > most ? most + 1 : sizes[a];
+  if (sizes.size() > kMaxInputs || sizes.size() != wanted.size() || in != most) {
     return Invalid("the inputs have the wrong sizes");
   }
   shape.arrays = static_cast<int64_t>(sizes.size());
