@@ -431,7 +431,7 @@ def test_a_kill_at_any_file_operation_of_a_run_changes_nothing_of_its_end(tmp_pa
 @pytest.mark.slow
 def test_a_sweep_killed_at_random_moments_ends_as_if_undisturbed(tmp_path):
     """Two runs in one program, ten kills: the same bytes in the table and in every policy."""
-    config = small(total_steps=6000, checkpoint_every=400, eval_every=400)
+    config = small(total_steps=20_000, checkpoint_every=1000, eval_every=1000)
     given = flags_of(config)
     flags = [f for f in given if not f.startswith(("--method=", "--seed="))]
     command = ("sweep.py", *flags, "--methods=set,rlx2", "--seeds=1", cached())

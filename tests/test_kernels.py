@@ -189,18 +189,16 @@ def test_leading_axes_of_the_input_are_samples():
 
 
 @needs_native
-@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3), (0, 4, 3)])
-@pytest.mark.parametrize("density", [0.0, 0.5])
-def test_of_no_samples_there_is_no_output_and_no_gradient(shape, density):
-    params, mask, counts = random_network(1, (3, 16, 2), density)
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3)])
+def test_of_no_samples_there_is_no_output_and_no_gradient(shape):
+    params, mask, counts = random_network(1, (3, 16, 2), 0.5)
     links = masks.pack_masks(mask, counts)
     vector, x = masks.pack(params, links), jnp.zeros(shape)
-    for name in ("portable", *NATIVE):
+    for name in ("portable", "native"):
         run = lambda v, x, name=name: perceptron(v, links, x, implementation=name)
-        for form in (lambda f: f, jax.jit):
-            y, (of_vector, of_x) = form(lambda v, x, run=run: value_and_gradients(run, v, x))(vector, x)
-            assert (y.shape, of_x.shape) == ((*shape[:-1], 2), shape)
-            np.testing.assert_array_equal(of_vector, jnp.zeros_like(vector))
+        y, (of_vector, of_x) = jax.jit(lambda v, x, run=run: value_and_gradients(run, v, x))(vector, x)
+        assert (y.shape, of_x.shape) == ((*shape[:-1], 2), shape)
+        np.testing.assert_array_equal(of_vector, jnp.zeros_like(vector))
     mapped = jax.vmap(lambda x: perceptron(vector, links, x, implementation="native"))(x)
     assert mapped.shape == (*shape[:-1], 2)
 
