@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from rlx2_jax import numerics
+
 PRECISIONS = ("float32", "tensorfloat32", "default")
 """Of matrix products; `default` is the accelerator's own, tensorfloat32 on recent GPUs and bfloat16 on TPUs."""
 
@@ -104,7 +106,7 @@ def compile_parts(
     with _cache_hits() as hits, ThreadPoolExecutor(threads) as pool:
         for name, part in parts.items():
             start = time.perf_counter()
-            lowered = part.function.lower(*part.arguments)
+            lowered = numerics.lower(part.function, *part.arguments)
             traced[name] = time.perf_counter() - start
             futures[name] = pool.submit(_compile, lowered, part, hits)
             say(_progress(futures, len(parts), began))

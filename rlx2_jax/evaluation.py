@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlx2_jax import numerics
 from rlx2_jax.envs import Environment, State
 
 Policy = Callable[[jax.Array], jax.Array]
@@ -23,6 +24,7 @@ class Returns(NamedTuple):
     """sum_t gamma^t r_t."""
 
 
+@numerics.by_usual_rules
 def play(
     env: Environment, policy: Policy, state: State, episode_length: int, gamma: jax.Array | float = 1.0
 ) -> Returns:
@@ -43,7 +45,7 @@ def play(
         steps, state, returns, discount, alive = carry
         action = policy(state.observation)
         state = jax.vmap(env.step)(state, jnp.clip(action, -1.0, 1.0))
-        finite = jnp.isfinite(action).all(-1) & jnp.isfinite(state.observation).all(-1)
+        finite = jnp.isfinite(action).all(-1) & jnp.isfinite(state.observation).all(-1) & jnp.isfinite(state.reward)
         reward = jnp.where(finite, state.reward, jnp.nan)
         returns = Returns(
             plain=jnp.where(alive, returns.plain + reward, returns.plain),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from rlx2_jax import limits
 from rlx2_jax.errors import ConfigError
 
 
@@ -24,7 +24,8 @@ def available_bytes(device: jax.Device | None = None) -> int | None:
     """Memory the device can still give, or None where it does not tell."""
     device = device or jax.devices()[0]
     if device.platform == "cpu":
-        return _host_bytes()
+        known = [count for count in (_host_bytes(), limits.memory_left()) if count is not None]
+        return min(known, default=None)
     stats = device.memory_stats() or {}
     if "bytes_limit" not in stats:
         return None
@@ -87,14 +88,19 @@ def need(compiled: Iterable[Any]) -> Need:
     Args:
       compiled: its programs, as `jax.jit(...).lower(...).compile()` gives them; one that does not tell counts nothing.
     """
-    found = [stats for stats in (program.memory_analysis() for program in compiled) if stats is not None]
+    told = (program.memory_analysis() for program in compiled if hasattr(program, "memory_analysis"))
+    found = [stats for stats in told if stats is not None]
     beside = [s.temp_size_in_bytes + max(0, s.output_size_in_bytes - s.alias_size_in_bytes) for s in found]
     arguments = max((stats.argument_size_in_bytes for stats in found), default=0)
     return Need(arguments, max(beside, default=0), *_process_bytes())
 
 
 def _process_bytes() -> tuple[int, int]:
-    """What this process holds, and the most that it held."""
+    """What this process holds, and the most that it held; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0, 0  # Windows.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])

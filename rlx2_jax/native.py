@@ -8,6 +8,8 @@ import importlib.util
 
 import jax
 
+from rlx2_jax import limits
+
 FORWARD = "rlx2_perceptron_forward"
 BACKWARD = "rlx2_perceptron_backward"
 TAKE_ROWS = "rlx2_take_rows"
@@ -35,6 +37,7 @@ def load() -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(spec.origin)
     library.rlx2_instructions.restype = ctypes.c_char_p
+    library.rlx2_use_threads(ctypes.c_int64(len(limits.cores())))
     library.rlx2_tile.restype = library.rlx2_group.restype = ctypes.c_int64
     for name in CALLS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")

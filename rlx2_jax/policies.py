@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax import __version__, files, networks
+from rlx2_jax import __version__, files, networks, numerics
 from rlx2_jax.config import Config
 from rlx2_jax.errors import CheckpointError
 
@@ -25,10 +25,11 @@ class Policy(NamedTuple):
     about: dict[str, Any]
     """As of `describe`."""
 
+    @numerics.by_usual_rules
     def act(self, observation: jax.Array) -> jax.Array:
         """Observation `[..., O]` to action `[..., A]` in [-1, 1]; jittable."""
         features = [self.params[name]["bias"].shape[0] for name in networks.layers(self.params)]
-        output = networks.forward(networks.MLP(features), self.params, None, jnp.asarray(observation))
+        output = networks.forward(networks.MLP(features), self.params, None, jnp.asarray(observation, jnp.float32))
         return networks.deterministic_action(self.about["agent"], output)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from rlx2_jax import __version__
+from rlx2_jax.limits import cores
 
 STACK = ("jax", "jaxlib", "flax", "optax", "brax", "mujoco", "orbax-checkpoint", "numpy")
 """Packages whose versions are named."""
@@ -69,11 +70,6 @@ def device() -> str:
     name = processor() or platform.processor() or platform.machine()
     count = len(cores())
     return f"{name}, {count} cores" if count != 1 else f"{name}, 1 core"
-
-
-def cores() -> list[int]:
-    """Those this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def processor() -> str:

@@ -148,13 +148,15 @@ def add(replay: Replay, step: Step, capacity: jax.Array) -> Replay:
     truncated = outcome > 0
     columns = jnp.arange(E)
     clean = lambda x: jnp.where(step.finite.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+    seen = jnp.isfinite(step.observation).all(-1)
     final = jnp.where(truncated[:, None], step.final_observation, replay.final[slot, columns])
     head = replay.head + 1
     most = jnp.clip(capacity // E, 1, R)
     put = lambda ring, value: jax.lax.dynamic_update_index_in_dim(ring, value, row, 0)
     return replay.replace(
-        # The observation itself is finite: a non-finite one would have been reset when it was reached.
-        observation=put(replay.observation, step.observation),
+        # A reset may have given an observation that is not finite. Of other invalid steps it is kept: the window before
+        # such a step bootstraps from it.
+        observation=put(replay.observation, jnp.where(seen[:, None], step.observation, 0)),
         action=put(replay.action, clean(step.action)),
         mean=put(replay.mean, clean(step.mean)),
         reward=put(replay.reward, clean(step.reward)),
@@ -253,7 +255,7 @@ def take_windows(
 def _take(ring: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
     """Places of a ring of whole rows, its rows counted on beyond its end."""
     rows, columns = ring.shape[:2]
-    return kernels.take_rows(ring.reshape(-1, *ring.shape[2:]), row % rows * columns + column)
+    return kernels.take_rows(ring.reshape(rows * columns, *ring.shape[2:]), row % rows * columns + column)
 
 
 def oldest(replay: Replay, count: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

@@ -118,6 +118,15 @@ def test_a_non_finite_action_is_not_finite_even_where_the_task_does_not_mind(act
         assert_finite(after)
 
 
+def test_a_first_observation_that_is_not_finite_is_no_step_to_learn_from():
+    """Though the task goes on from it as if nothing were."""
+    vector, state = begun("probe/forever")
+    spoilt = state.current._replace(observation=state.current.observation.at[0].set(jnp.nan))
+    after, result = vector.step(state.replace(current=spoilt), jnp.zeros((4, 1)), KEY)
+    np.testing.assert_array_equal(result.finite, [False, True, True, True])
+    assert_finite(after)
+
+
 def test_an_episode_lost_to_a_non_finite_step_is_not_a_finished_one():
     """A finished return is one that the trainer counts as an episode, so that their quotient is a mean."""
     only_the_first = lambda s: ZERO(s).at[0].set(1.0)

@@ -1,5 +1,7 @@
 """Scores: returns of known policies."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,6 +58,15 @@ def test_a_policy_that_is_infinite_scores_nan_even_where_the_task_pays():
 
 def test_an_episode_with_a_non_finite_reward_scores_nan():
     assert np.isnan(returns("fragile", always(1.0))).all()
+
+
+@pytest.mark.parametrize("value", [jnp.inf, -jnp.inf])
+def test_an_infinite_reward_scores_nan_and_not_the_best_there_is(value):
+    env = envs.make("probe/constant")
+    paid = lambda state, action: env.step(state, action)._replace(reward=jnp.asarray(value))
+    start = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 4))
+    task = types.SimpleNamespace(step=paid)
+    assert np.isnan(episode_returns(task, always(0.0), start, 3)).all()
 
 
 def test_one_broken_episode_does_not_spoil_the_others():

@@ -190,6 +190,36 @@ def test_leading_axes_of_the_input_are_samples():
     np.testing.assert_array_equal(perceptron(vector, links, x[0, 0]), flat[0])
 
 
+@needs_native
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3)])
+def test_of_no_samples_there_is_no_output_and_no_gradient(shape):
+    params, mask, counts = random_network(1, (3, 16, 2), 0.5)
+    links = masks.pack_masks(mask, counts)
+    vector, x = masks.pack(params, links), jnp.zeros(shape)
+    for name in ("portable", "native"):
+        run = lambda v, x, name=name: perceptron(v, links, x, implementation=name)
+        y, (of_vector, of_x) = jax.jit(lambda v, x, run=run: value_and_gradients(run, v, x))(vector, x)
+        assert (y.shape, of_x.shape) == ((*shape[:-1], 2), shape)
+        np.testing.assert_array_equal(of_vector, jnp.zeros_like(vector))
+    mapped = jax.vmap(lambda x: perceptron(vector, links, x, implementation="native"))(x)
+    assert mapped.shape == (*shape[:-1], 2)
+
+
+@needs_native
+def test_no_rows_no_windows_and_no_parameters_are_none():
+    nothing = lambda *shape: jnp.zeros(shape, jnp.int32)
+    assert kernels.take_rows(jnp.zeros((0, 3, 2)), nothing(2, 0)).shape == (2, 0, 3, 2)
+    assert kernels.take_rows(jnp.zeros((5, 0)), nothing(4)).shape == (4, 0)
+    ring = jnp.zeros((4, 2, 0)), jnp.zeros((4, 2, 1)), jnp.zeros((4, 2)), nothing(4, 2), jnp.zeros((1, 2, 0))
+    for take in (kernels.take_windows, replay.take_windows):
+        for shape in ((0,), (2, 0), (3,)):
+            found = take(ring, nothing(*shape), nothing(*shape), 1, 3, 0.9)
+            assert found.observation.shape == (*shape, 0)
+    params = jnp.zeros((2, 0))
+    moved, _ = kernels.adam_step(params, params, kernels.ADAM.init(params), 0.1)
+    assert moved.shape == params.shape
+
+
 def test_wrong_arguments_are_refused_when_tracing():
     params, mask, counts = random_network(1, (3, 16, 2), 0.5)
     links = masks.pack_masks(mask, counts)

@@ -117,6 +117,17 @@ lives = given(
 )
 
 
+def test_a_first_observation_that_is_not_finite_is_not_in_the_ring():
+    step = next(life(0, 1))
+    observation = step.observation.copy()
+    observation[1] = np.nan
+    memory = add(
+        replays.init(12, E, EPISODE, 2, 1), step.replace(observation=observation, finite=np.arange(E) != 1), 12
+    )
+    np.testing.assert_array_equal(memory.observation[0], np.nan_to_num(observation))
+    assert memory.outcome[0, 1] == replays.INVALID
+
+
 @settings(max_examples=40)
 @lives
 def test_every_window_is_that_of_a_plain_list_of_transitions(ring, seed, length, capacity, drops, n):

@@ -1,5 +1,6 @@
 """The host loop with real files, real signals and real processes: what a run leaves, and exact resumes."""
 
+import asyncio
 import dataclasses
 import io
 import json
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from unittest import mock
 
@@ -29,6 +31,7 @@ from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, Workdir
 from rlx2_jax.training import program as programs
 from rlx2_jax.training import train
 from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.training.events import Events
 from rlx2_jax.training.record import Record, Totals, plain_row
 from rlx2_jax.training.workdir import identity
 from tests.conftest import ROOT, launch_here, own_settings, small
@@ -91,6 +94,54 @@ def test_a_run_leaves_what_it_promises(finished):
     assert (workdir / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert any(p.stat().st_size > 500 for p in (workdir / "tensorboard").iterdir())
     assert result.summary["score"] == summary["score"]
+
+
+def test_tensorboard_is_written_by_the_caller_and_hides_what_is_made_again(tmp_path, monkeypatch):
+    """No thread, which a clock that was set or a full disk could end unseen."""
+    from tensorboardX.event_file_writer import EventsWriter
+
+    before, noted = threading.active_count(), []
+    monkeypatch.setattr(time, "time", lambda: 1e9 if len(noted) % 2 else 1.0)
+    write = EventsWriter.write_event
+    monkeypatch.setattr(EventsWriter, "write_event", lambda self, event: noted.append(event) or write(self, event))
+    for steps in (0, 400):
+        events = Events(tmp_path / "tensorboard", steps)
+        events.add_scalar("return_mean", 2.5, steps + 400)
+        events.flush()
+        events.close()
+    assert threading.active_count() == before
+    assert [event.step for event in noted if event.HasField("session_log")] == [401]
+    points = [(event.step, value.tag, value.simple_value) for event in noted for value in event.summary.value]
+    assert points == [(400, "return_mean", 2.5), (800, "return_mean", 2.5)]
+
+
+@pytest.mark.parametrize("how", ["thread", "loop"])
+def test_a_run_may_be_called_from_a_thread_or_within_a_running_loop(finished, tmp_path, how):
+    """Where there are no signals to catch, and where a checkpoint cannot begin a loop of its own."""
+    workdir = tmp_path / "a workdir with spaces"
+
+    async def in_loop():
+        return quiet(small(), workdir) if how == "loop" else await asyncio.to_thread(quiet, small(), workdir)
+
+    result = asyncio.run(in_loop())
+    assert without_clocks(result.rows) == without_clocks(finished[1].rows)
+    assert final_state(workdir, small())[0] == 1200
+
+
+def test_a_copy_of_a_run_goes_on_through_a_link_as_the_run_itself(finished, tmp_path):
+    def save(self, step, *rest, save=Checkpoints.save):
+        save(self, step, *rest)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with mock.patch.object(Checkpoints, "save", save):
+        assert not quiet(small(checkpoint_every=400), tmp_path / "first").finished
+    shutil.copytree(tmp_path / "first", tmp_path / "a copy")
+    (tmp_path / "link").symlink_to("a copy", target_is_directory=True)
+    resumed = quiet(small(checkpoint_every=400), tmp_path / "link", resume=True)
+    assert resumed.finished
+    assert without_clocks(resumed.rows) == without_clocks(finished[1].rows)
+    assert without_clocks(files.read_json_lines(tmp_path / "a copy" / "metrics.jsonl")) == without_clocks(resumed.rows)
+    assert len(files.read_json_lines(tmp_path / "first" / "metrics.jsonl")) == 1
 
 
 def test_a_record_keeps_the_best_policy_and_scores_the_last_evaluations(finished, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from rlx2_jax import numerics
 from rlx2_jax.envs.base import State
 
 TASKS = ("ant", "halfcheetah", "hopper", "humanoid", "inverted_pendulum", "walker2d")
@@ -22,7 +23,7 @@ class BraxEnvironment:
 
     def __init__(self, name: str, backend: str):
         """Create the task; slow (about a second), so see `load`."""
-        with _quiet():
+        with _quiet(), numerics.usual():
             from brax import envs
 
             self._env: Any = envs.get_environment(name, backend=backend)
@@ -37,10 +38,12 @@ class BraxEnvironment:
         """A."""
         return int(self._env.action_size)
 
+    @numerics.by_usual_rules
     def reset(self, key: jax.Array) -> State:
         """A fresh initial state."""
         return _to_state(self._env.reset(key))
 
+    @numerics.by_usual_rules
     def step(self, state: State, action: jax.Array) -> State:
         """Apply an action in [-1, 1]. The caller clips: Brax's control cost would see a larger one."""
         return _to_state(self._env.step(state.physics, action))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from rlx2_jax import numerics
 from rlx2_jax.envs.base import State
 
 TASKS = ("action", "chain", "constant", "forever", "fragile", "observed")
@@ -31,6 +32,7 @@ class Probe:
         """Choose the task by its name after `probe/`."""
         self._task = task
 
+    @numerics.by_usual_rules
     def reset(self, key: jax.Array) -> State:
         """A fresh initial state."""
         if self._task == "observed":
@@ -41,6 +43,7 @@ class Probe:
             start = jnp.zeros(1)
         return State((), start, jnp.zeros(()), jnp.asarray(False))
 
+    @numerics.by_usual_rules
     def step(self, state: State, action: jax.Array) -> State:
         """Apply an action `[1]`."""
         s, a = state.observation[0], action[0]

@@ -34,7 +34,7 @@ class StepResult(NamedTuple):
     truncated: jax.Array
     """`[E]`: the time limit cut it."""
     finite: jax.Array
-    """`[E]`: false where action, reward or observation is not finite; such an environment is reset."""
+    """`[E]`: false where action, reward or an observation is not finite; such an environment is reset."""
     final_observation: jax.Array
     """`[E, O]`: the observation reached."""
     finished_return: jax.Array
@@ -81,7 +81,10 @@ class VectorEnvironment:
         clipped = jnp.clip(action, -1.0, 1.0)
         reached = jax.vmap(self.env.step)(state.current, clipped)
         steps = state.steps + 1
-        finite = jnp.isfinite(reached.reward) & jnp.isfinite(reached.observation).all(-1) & jnp.isfinite(action).all(-1)
+        whole = lambda x: jnp.isfinite(x).all(-1)
+        # The observation left behind, too: a reset may have given one that is not finite.
+        seen = whole(state.current.observation) & whole(reached.observation)
+        finite = jnp.isfinite(reached.reward) & seen & whole(action)
         terminated = reached.terminated & finite
         truncated = (steps >= self.episode_length) & ~terminated & finite
         ended = terminated | truncated | ~finite

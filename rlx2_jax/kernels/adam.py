@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlx2_jax import native
+from rlx2_jax import native, numerics
 
 B1, B2, EPSILON = 0.9, 0.999, 1e-8
 """Decays of the moments, and what keeps the division finite (paper appendix C.1)."""
@@ -16,6 +16,7 @@ ADAM = optax.scale_by_adam(b1=B1, b2=B2, eps=EPSILON)
 """Adam's direction; step sizes are traced hyperparameters, applied outside."""
 
 
+@numerics.by_usual_rules
 def adam_step(
     params: jax.Array, gradient: jax.Array, state: optax.ScaleByAdamState, step_size: jax.Array
 ) -> tuple[jax.Array, optax.ScaleByAdamState]:

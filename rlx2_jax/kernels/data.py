@@ -30,7 +30,7 @@ def take_rows(table: jax.Array, index: jax.Array) -> jax.Array:
     """
     if not native.available():
         return table[index]
-    flat = table.reshape(table.shape[0], -1)
+    flat = table.reshape(table.shape[0], math.prod(table.shape[1:]))
     shape = jax.ShapeDtypeStruct((index.size, flat.shape[1]), table.dtype)
     taken = jax.ffi.ffi_call(native.TAKE_ROWS, shape, vmap_method="broadcast_all")(flat, index.ravel())
     return taken.reshape(*index.shape, *table.shape[1:])
@@ -86,11 +86,12 @@ def fast_key(key: jax.Array) -> jax.Array:
     """
     if not native.available() or not jax.config.values["jax_threefry_partitionable"]:
         return key
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if str(jax.random.key_impl(key)) != "threefry2x32":
-            return key
-        key = jax.random.key_data(key)
-    return jax.random.wrap_key_data(key, impl=_NATIVE_THREEFRY)
+    # Of plain words, the process's setting says what kind of key they are.
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    kind = str(jax.random.key_impl(key)) if typed else jax.config.values["jax_default_prng_impl"]
+    if kind != "threefry2x32":
+        return key
+    return jax.random.wrap_key_data(jax.random.key_data(key) if typed else key, impl=_NATIVE_THREEFRY)
 
 
 def plain_key(key: jax.Array) -> jax.Array:

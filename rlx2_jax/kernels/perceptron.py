@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from rlx2_jax import native
+from rlx2_jax import native, numerics
 from rlx2_jax.sparsity import links as packing
 from rlx2_jax.sparsity.links import Links
 
 
+@numerics.by_usual_rules
 def perceptron(
     params: jax.Array, links: Sequence[Links], *inputs: jax.Array, implementation: str = "auto"
 ) -> jax.Array:
@@ -52,8 +53,10 @@ def perceptron(
     if native.load() is None:
         raise ValueError(native.MISSING)
     instructions = "auto" if implementation == "native" else implementation
-    flat = tuple(x.reshape(-1, x.shape[-1]) for x in inputs)
-    return _native(instructions, params, links, flat).reshape(*inputs[0].shape[:-1], -1)
+    # Sizes by name: of an empty batch, -1 says nothing.
+    leading, outputs = inputs[0].shape[:-1], links[-1].shape[1]
+    flat = tuple(x.reshape(math.prod(leading), x.shape[-1]) for x in inputs)
+    return _native(instructions, params, links, flat).reshape(*leading, outputs)
 
 
 def _check(params: jax.Array, links: tuple[Links, ...], inputs: tuple[jax.Array, ...]) -> None:

@@ -43,7 +43,7 @@ def _threshold(key: jax.Array, count: jax.Array, bits: int) -> jax.Array:
     """The `count`-th largest key, found bit by bit: far cheaper to compile and to run than a sort."""
 
     def refine(i: jax.Array, threshold: jax.Array) -> jax.Array:
-        candidate = threshold | (jnp.uint32(1) << (bits - 1 - i).astype(jnp.uint32))
+        candidate = threshold | (jnp.uint32(1) << jnp.asarray(bits - 1 - i, jnp.uint32))
         return jnp.where(jnp.sum(key >= candidate) >= count, candidate, threshold)
 
     return jax.lax.fori_loop(0, bits, refine, jnp.uint32(0))

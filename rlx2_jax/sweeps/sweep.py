@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import jax
 
-from rlx2_jax import compilation, files, lock, memory
+from rlx2_jax import compilation, files, lock, memory, numerics
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.sweeps import hosts, layout, plan, table, workers
@@ -117,6 +117,7 @@ def _device_bytes() -> float | None:
     return min(known) / (len(local) if local[0].platform == "cpu" else 1)
 
 
+@numerics.by_usual_rules
 def sweep(
     configs: Sequence[Config],
     workdir: str | Path,

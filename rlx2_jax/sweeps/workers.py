@@ -22,7 +22,7 @@ from typing import IO, NamedTuple
 import jax
 
 import rlx2_jax
-from rlx2_jax import files, provenance
+from rlx2_jax import files, limits
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, DivergedError, RlxError
 from rlx2_jax.sweeps import plan as plans
@@ -106,10 +106,10 @@ def core_groups(count: int | None) -> list[tuple[int, ...]]:
     Raises:
       ConfigError: more workers than cores, or none.
     """
-    cores = provenance.cores()
+    cores = limits.cores()
     count = len(cores) if count is None else count
     if not 1 <= count <= len(cores):
-        raise ConfigError(f"workers={count}: this machine has {len(cores)} cores; name one to as many.")
+        raise ConfigError(f"workers={count}: this process may use {len(cores)} cores; name one to as many.")
     return [tuple(cores[k::count]) for k in range(count)]
 
 

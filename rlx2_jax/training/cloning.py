@@ -33,7 +33,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import envs, evaluation, files, memory, networks, policies, provenance, tickets
+from rlx2_jax import envs, evaluation, files, memory, networks, numerics, policies, provenance, tickets
 from rlx2_jax.agents import SparseNetwork, base
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, DivergedError
@@ -95,6 +95,7 @@ class Cloning(NamedTuple):
     """(state) -> (state with empty sums, one row)."""
 
 
+@numerics.by_usual_rules
 def clone(
     config: Config,
     teacher: policies.Policy,

@@ -21,7 +21,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import diagnostics, envs, evaluation, kernels
+from rlx2_jax import diagnostics, envs, evaluation, kernels, numerics
 from rlx2_jax import replay as replays
 from rlx2_jax.agents import Agent, AgentState, base, make_agent
 from rlx2_jax.config import Config, HParams, Schedule, link_counts, make_hparams, make_schedule, resolve
@@ -405,18 +405,19 @@ def make_program(config: Config) -> Program:
             agent = agent.replace(actor=actor, critic=critic)
         return state.replace(agent=agent, apart=None if share.count == 1 else jnp.zeros((), jnp.int32))
 
+    placed = lambda function: numerics.by_usual_rules(share.over_devices(function))
     return Program(
         config=config,
         env=env,
         agent=agent,
         hparams=make_hparams(config, env.observation_size, env.action_size),
         schedule=make_schedule(config),
-        init=share.over_devices(init),
-        renew=share.over_devices(renew),
-        chunk=share.over_devices(chunk),
-        learn=share.over_devices(learn),
-        report=share.over_devices(report),
-        pack=share.over_devices(pack),
+        init=placed(init),
+        renew=placed(renew),
+        chunk=placed(chunk),
+        learn=placed(learn),
+        report=placed(report),
+        pack=placed(pack),
         share=share,
     )
 

@@ -13,6 +13,7 @@ from rlx2_jax import accounting, compilation, files, networks, policies, provena
 from rlx2_jax.config import Config
 from rlx2_jax.envs import Environment
 from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.training.events import Events
 from rlx2_jax.viz import curves
 
 Row = dict[str, Any]
@@ -50,14 +51,14 @@ class Record:
         self.directory = directory
         self.rows: list[Row] = []
         self._account = accounting.account(config, env.observation_size, env.action_size)
-        self._events: Any = None
+        self._events: Events | None = None
         self._provenance = provenance.about()
 
     def open(self, env_steps: int) -> None:
         """Begin at a step: what a directory holds of later ones is forgotten, what it holds of earlier ones is kept."""
         if self.directory is not None:
             self.rows = workdirs.rewind(self.directory, env_steps)
-            self._events = _event_writer(self.directory / "tensorboard", env_steps)
+            self._events = Events(self.directory / "tensorboard", env_steps)
 
     def add(self, row: Row, params: networks.Params) -> None:
         """One evaluation, and the actor's parameters it was made with."""
@@ -65,6 +66,7 @@ class Record:
         self.rows.append(row)
         if self.directory is None:
             return
+        assert self._events is not None
         files.append_json_line(self.directory / "metrics.jsonl", row)
         for name, value in row.items():
             if name != "env_steps" and math.isfinite(value):
@@ -137,10 +139,3 @@ class Record:
 def plain_row(report: Mapping[str, Any]) -> Row:
     """A report's scalars as Python numbers."""
     return {name: np.asarray(value).item() for name, value in report.items()}
-
-
-def _event_writer(directory: Path, steps: int) -> Any:
-    from tensorboardX import SummaryWriter
-
-    # Steps made again after a resume hide those of before.
-    return SummaryWriter(str(directory), purge_step=steps + 1 if directory.exists() else None)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlx2_jax import compilation, memory, policies
+from rlx2_jax import compilation, memory, numerics, policies
 from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import Config
 from rlx2_jax.errors import CheckpointError, DivergedError
@@ -63,6 +63,7 @@ class _Compiled(NamedTuple):
     """What each program took of it."""
 
 
+@numerics.by_usual_rules
 def train(
     config: Config,
     workdir: str | Path | None = None,

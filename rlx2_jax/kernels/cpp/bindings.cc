@@ -18,11 +18,13 @@
 // Leading axes count independent calls. Operands have as many as the results, of their size or, where calls share an
 // operand, of size 1; those of take rows and both threefry calls are never shared.
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "data.h"
+#include "parallel.h"
 #include "perceptron.h"
 #include "topology.h"
 #include "xla/ffi/api/ffi.h"
@@ -192,6 +194,7 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
     layer.links = -1;
     operands[l].row_start = read.In<Ints>("row_start", {&offsets});
     operands[l].inputs = read.In<Ints>("inputs", {&layer.links});
+    if (offsets < 1) read.Fail("row_start is empty");
     layer.out = in = offsets - 1;
   }
   const auto y = read.Out<Floats>("y", {&shape.batch, &in});
@@ -243,6 +246,7 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
     operands[l].column_start = read.In<Ints>("column_start", {&columns});
     operands[l].outputs = read.In<Ints>("outputs", {&layer.links});
     operands[l].order = read.In<Ints>("order", {&layer.links});
+    if (rows < 1 || columns < 1) read.Fail("row_start or column_start is empty");
     layer.out = rows - 1;
     layer.in = columns - 1;
     if (l > 0 && layer.in != shape.layers[l - 1].out) read.Fail("the layers' sizes do not follow each other");
@@ -251,9 +255,11 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
   if (shape.layers[shape.depth - 1].out != top) return Invalid("dy has a shape that does not fit the others");
   if (parameters_size != shape.parameters()) return Invalid("parameters have the wrong size");
   if (activations_size != shape.tiles() * shape.features() * kTile) return Invalid("activations have the wrong size");
-  int64_t more_groups = shape.groups() - 1, in = 0;
-  for (int64_t size : sizes) in += size < 0 ? shape.layers[0].in + 1 : size;
-  if (sizes.size() > kMaxInputs || sizes.size() != wanted.size() || in != shape.layers[0].in) {
+  int64_t more_groups = std::max<int64_t>(shape.groups() - 1, 0), in = 0;
+  const int64_t most = shape.layers[0].in;
+  // Clipped before they are added: the sum of any sizes fits.
+  for (size_t a = 0; a < sizes.size() && in <= most; ++a) in += sizes[a] < 0 || sizes[a] > most ? most + 1 : sizes[a];
+  if (sizes.size() > kMaxInputs || sizes.size() != wanted.size() || in != most) {
     return Invalid("the inputs have the wrong sizes");
   }
   shape.arrays = static_cast<int64_t>(sizes.size());
@@ -511,6 +517,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_adam, rlx2::AdamCall,
                                   .Attr<float>("b1")
                                   .Attr<float>("b2")
                                   .Attr<float>("epsilon"));
+
+// At most this many threads, whatever XLA has.
+extern "C" void rlx2_use_threads(int64_t most) { rlx2::Team::Shared().Use(most); }
 
 // Names of the instruction sets this processor can run, best first.
 extern "C" const char* rlx2_instructions() {

@@ -26,12 +26,15 @@ class Team {
     return *team;
   }
 
+  // Of how many threads at most: a container's quota may pay for fewer than it may run.
+  void Use(int64_t most) { most_.store(std::max<int64_t>(1, most), std::memory_order_relaxed); }
+
   // Runs body(task) for 0 <= task < count and returns when all are done. Every thread begins with a share of its own,
   // the same in every call, so that data stays in its core's cache, and then takes what others have not begun; a
   // helper that comes late or never costs speed only. While one caller has the team, others work alone.
   template <typename Body>
   void Run(int64_t count, int64_t threads, const Body& body) {
-    threads = std::min({threads, count, static_cast<int64_t>(kMostThreads)});
+    threads = std::min({threads, count, static_cast<int64_t>(kMostThreads), most_.load(std::memory_order_relaxed)});
     std::unique_lock<std::mutex> owner(owner_, std::defer_lock);
     if (threads <= 1 || !owner.try_lock()) {
       for (int64_t task = 0; task < count; ++task) body(task);
@@ -117,6 +120,7 @@ class Team {
 #endif
   }
 
+  std::atomic<int64_t> most_{kMostThreads};
   std::mutex owner_;  // Held by the caller that has the team.
   int helpers_ = 0;
 

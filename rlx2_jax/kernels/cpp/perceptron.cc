@@ -1,5 +1,6 @@
 #include "perceptron.h"
 
+#include <algorithm>
 #include <memory>
 
 #include "parallel.h"
@@ -129,7 +130,10 @@ const char* Backward(const Kernels& kernels, const Network* networks, int64_t co
     kernels.backward(networks[task / groups], task % groups, Scratch(scratch));
   });
   if (networks->gradient) {
-    for (int64_t n = 0; n < count; ++n) kernels.sum_groups(networks[n]);
+    for (int64_t n = 0; n < count; ++n) {
+      if (groups == 0) std::fill_n(networks[n].gradient, networks[n].parameters(), 0.0f);
+      kernels.sum_groups(networks[n]);
+    }
   }
   return nullptr;
 }

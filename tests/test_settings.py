@@ -1,0 +1,125 @@
+"""Settings of JAX that people have for the rest of their process: a run is the same under them, or at least runs."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlx2_jax import envs, evaluation, kernels
+from rlx2_jax.training import make_train, train
+from tests.conftest import ROOT, small
+
+SPARSE = {"actor_sparsity": 0.6, "critic_sparsity": 0.5}
+KEY = jax.random.PRNGKey(0)
+FEW = {
+    "total_steps": 60, "warmup_steps": 40, "eval_every": 60, "chunk_steps": 20, "batch_size": 4, "buffer_max": 60,
+    "buffer_min": 20, "n_step_delay": 8, "evolve_interval": 4, "buffer_check_interval": 20, "eval_episodes": 2,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def strange():
+    """All that changes the types and shapes of results at once."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.mark.parametrize("agent", ["td3", "sac"])
+@pytest.mark.parametrize("compute", ["masked", "packed"])
+def test_a_whole_run_has_the_same_shapes_and_types_under_any_rules(agent, compute):
+    run = make_train(small(agent=agent, compute=compute, **SPARSE))
+    usual = jax.eval_shape(run, KEY)
+    with strange():
+        found = jax.eval_shape(make_train(small(agent=agent, compute=compute, **SPARSE)), KEY)
+    chex.assert_trees_all_equal(found, usual)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} <= {"float32", "int32", "uint32", "uint8", "bool"}
+
+
+def test_a_run_under_other_rules_is_the_same_run():
+    config = small(compute="packed", **SPARSE)
+    usual = train(config, show_progress=False)
+    with strange():
+        found = train(config, show_progress=False)
+        action = found.policy.act(np.linspace(-1, 1, 6)[:, None])
+    assert [row["return_mean"] for row in found.rows] == [row["return_mean"] for row in usual.rows]
+    chex.assert_trees_all_equal(found.policy.params, usual.policy.params)
+    assert action.dtype == jnp.float32
+    np.testing.assert_array_equal(action, usual.policy.act(np.linspace(-1, 1, 6, dtype=np.float32)[:, None]))
+
+
+def test_tasks_and_scores_are_single_precision_under_any_rules():
+    with strange():
+        for name in ("probe/action", "inverted_pendulum"):
+            env = envs.make(name, "spring")
+            first = jax.eval_shape(jax.vmap(env.reset), jax.random.split(KEY, 3))
+            policy = lambda observation, size=env.action_size: jnp.zeros((*observation.shape[:-1], size), jnp.float32)
+            returns = jax.eval_shape(lambda s, env=env, p=policy: evaluation.play(env, p, s, 5, 0.9), first)
+            assert {leaf.dtype.name for leaf in jax.tree.leaves((first.observation, returns))} == {"float32"}
+
+
+@pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
+def test_other_kinds_of_keys_make_a_run(kind):
+    with jax.default_prng_impl(kind):
+        key = jax.random.PRNGKey(0)
+        assert kernels.fast_key(key) is key
+        state, _ = jax.eval_shape(make_train(small(agent="sac", compute="packed", **SPARSE)), key)
+    assert state.key.shape == (4,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["td3", "sac"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "JAX_ENABLE_X64=1",
+        "JAX_NUMPY_DTYPE_PROMOTION=strict",
+        "JAX_NUMPY_RANK_PROMOTION=raise",
+        "JAX_DEFAULT_PRNG_IMPL=rbg",
+        "JAX_DEFAULT_PRNG_IMPL=unsafe_rbg",
+        "JAX_DEBUG_NANS=1",
+        "JAX_DISABLE_JIT=1",
+    ],
+)
+def test_a_process_with_a_setting_trains_and_evaluates(agent, setting, tmp_path):
+    compute = {"td3": "packed", "sac": "masked"}[agent]
+    config = small(agent=agent, compute=compute, **SPARSE, **(FEW if "JIT" in setting else {}))
+    order = json.dumps({"config": config.to_dict(), "workdir": str(tmp_path)})
+    name, _, value = setting.partition("=")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.test_settings"],
+        input=order,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+        env={**os.environ, name: value},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["finished"]
+    assert np.isfinite(found["returns"]).all()
+    if "PRNG" not in setting and "JIT" not in setting:
+        usual = train(config, show_progress=False)
+        np.testing.assert_allclose(found["returns"], [row["return_mean"] for row in usual.rows], rtol=1e-5)
+
+
+def main():
+    """A run in a process of its own, as told on standard input, and that its parts have the usual types."""
+    from rlx2_jax.config import Config
+    from tests import conftest  # noqa: F401
+
+    order = json.loads(sys.stdin.read())
+    result = train(Config.from_dict(order["config"]), order["workdir"], show_progress=False)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(result.policy.params)} == {"float32"}
+    print(json.dumps({"finished": result.finished, "returns": [row["return_mean"] for row in result.rows]}))
+
+
+if __name__ == "__main__":
+    main()
