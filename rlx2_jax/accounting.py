@@ -135,7 +135,7 @@ def account(config: Config, observation_size: int, action_size: int) -> Account:
         bytes_state=actor.bytes_state(target=actors > 1) + 2 * critic.bytes_state(target=True) + SCALAR_BYTES,
         bytes_packed=actor.bytes_packed(target=actors > 1) + 2 * critic.bytes_packed(target=True) + SCALAR_BYTES,
         bytes_replay=replay.num_bytes(
-            _known(c.buffer_max), c.num_envs, c.episode_length, observation_size, action_size
+            replay.ring_size(_known(c.buffer_max)), c.num_envs, c.episode_length, observation_size, action_size
         ),
     )
 

@@ -160,7 +160,9 @@ class Config:
     data_parallel: int = _field(1, "devices that share the work of each batch")
 
     # Evaluation and bookkeeping
-    eval_every: int | None = _field(None, "environment steps between evaluations (default: 5000, or a 20th of the run)")
+    eval_every: int | None = _field(
+        None, "environment steps between evaluations (default: 5000, or a 4th of the run, on quick tasks a 20th)"
+    )
     eval_episodes: int = _field(10, "episodes per evaluation, from fresh initial states")
     score_evaluations: int | None = _field(None, "last evaluations averaged into the score (default: a 10th, 3 to 30)")
     checkpoint_every: int | None = _field(None, "environment steps between checkpoints (default: a 20th of the run)")
@@ -224,9 +226,9 @@ def resolve(config: Config) -> Config:
     c = config
     E = c.num_envs
 
-    total = c.total_steps
+    total, quick = c.total_steps, c.env == "inverted_pendulum" or c.env.startswith("probe/")
     if total is None:
-        total = QUICK_STEPS[c.agent] if c.env == "inverted_pendulum" or c.env.startswith("probe/") else 1_000_000
+        total = QUICK_STEPS[c.agent] if quick else 1_000_000
     _require(total >= E, f"total_steps={total} is less than one step of num_envs={E} environments; use at least {E}.")
     updates = total * c.update_ratio
     _require(updates <= NEVER, f"update_ratio={c.update_ratio:g} makes {updates:.2g} updates; use at most {NEVER}.")
@@ -238,7 +240,8 @@ def resolve(config: Config) -> Config:
         return max(least, round(paper * scale)) if value is None else value
 
     # Whole iterations make a chunk, whole chunks an evaluation, whole evaluations the run.
-    eval_every = c.eval_every if c.eval_every is not None else min(5000, math.ceil(total / 20))
+    # An evaluation may take as many steps as are trained between two: short runs of slow tasks make few of them.
+    eval_every = min(5000, math.ceil(total / (20 if quick else 4))) if c.eval_every is None else c.eval_every
     chunk_steps = c.chunk_steps if c.chunk_steps is not None else min(1000, eval_every)
     _require(
         0 < chunk_steps <= eval_every <= total,

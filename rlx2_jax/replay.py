@@ -96,6 +96,15 @@ class Batch(flax.struct.PyTreeNode):
     """`[...]`: 1, or 0 for a transition that is not to be learned from."""
 
 
+SHORT = 1 << 18
+"""Transitions up to which a ring's size is a power of two."""
+
+
+def ring_size(capacity: int) -> int:
+    """Transitions that a run's ring has room for: short runs of other lengths are then one program, compiled once."""
+    return 1 << (capacity - 1).bit_length() if capacity <= SHORT else capacity
+
+
 def rows_for(capacity: int, num_envs: int) -> int:
     """Rows R of a ring that holds at least `capacity` transitions."""
     return math.ceil(capacity / num_envs)

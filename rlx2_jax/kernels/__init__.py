@@ -5,7 +5,7 @@ random bits, and Adam.
 """
 
 from rlx2_jax.kernels.adam import ADAM, adam_step
-from rlx2_jax.kernels.data import Windows, fast_key, plain_key, take_rows, take_windows
+from rlx2_jax.kernels.data import Windows, fast_key, key_like, take_rows, take_windows
 from rlx2_jax.kernels.perceptron import perceptron
 from rlx2_jax.native import MISSING
 from rlx2_jax.native import available as native_available
@@ -16,9 +16,9 @@ __all__ = [
     "Windows",
     "adam_step",
     "fast_key",
+    "key_like",
     "native_available",
     "perceptron",
-    "plain_key",
     "take_rows",
     "take_windows",
 ]

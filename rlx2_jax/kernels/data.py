@@ -94,9 +94,12 @@ def fast_key(key: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(jax.random.key_data(key) if typed else key, impl=_NATIVE_THREEFRY)
 
 
-def plain_key(key: jax.Array) -> jax.Array:
-    """The words of a key, of `fast_key` or not: what a state holds."""
-    return jax.random.key_data(key)
+def key_like(key: jax.Array, other: jax.Array) -> jax.Array:
+    """A key, of `fast_key` or not, in the form of another one: typed or plain words."""
+    data = jax.random.key_data(key)
+    if not jnp.issubdtype(other.dtype, jax.dtypes.prng_key):
+        return data
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(other))
 
 
 def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:

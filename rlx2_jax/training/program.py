@@ -156,7 +156,7 @@ def make_program(config: Config) -> Program:
         zero = jnp.zeros((), jnp.int32)
         agent_state = agent.init(agent_key, hparams)
         replay = replays.init(
-            config.buffer_max or 1,
+            replays.ring_size(config.buffer_max or 1),
             config.num_envs,
             config.episode_length,
             env.observation_size,
@@ -166,7 +166,7 @@ def make_program(config: Config) -> Program:
             agent=agent_state,
             replay=replay,
             envs=vector.init(),
-            key=kernels.plain_key(run_key),
+            key=kernels.key_like(run_key, key),
             progress=Progress(env_steps=zero, critic_calls=zero, actor_calls=zero),
             tally=empty_tally(learning_zeros(agent_state, replay, run_key, hparams)),
             policy_distance=jnp.zeros(()),
@@ -324,7 +324,7 @@ def make_program(config: Config) -> Program:
             agent=agent_state,
             replay=replay.replace(left=left),
             envs=env_state,
-            key=kernels.plain_key(key),
+            key=kernels.key_like(key, state.key),
             progress=after,
             tally=Tally(
                 iterations=tally.iterations + learning,
