@@ -28,8 +28,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 jax.config.update("jax_compilation_cache_dir", os.environ.get("RLX2_TEST_CACHE", str(ROOT / ".cache" / "jax")))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-# Most of a test's time is compilation; the programs are the same, their machine code is less polished.
-jax.config.update("jax_disable_most_optimizations", True)
+# Most of a test's time is compilation; the programs are the same, their machine code is less polished. Processes that
+# tests start do likewise, and so share the cache.
+UNPOLISHED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+os.environ[UNPOLISHED] = "1"
+jax.config.update(UNPOLISHED.lower(), True)
 compilation.use_precision("float32")
 
 # The same examples everywhere: a test that fails, fails again.
@@ -124,15 +127,15 @@ def census(function, *args):
     return branches, sum(name == "dot_general" and "cond" not in inside for name, inside in found)
 
 
-def launch(script, *arguments, cwd=None):
-    """Run a launcher as a person would; its code is fully optimised, unlike that of this process."""
+def launch(script, *arguments, cwd=None, **variables):
+    """Run a launcher as a person would, with environment variables beside those of this process."""
     return subprocess.run(
         [sys.executable, str(ROOT / "experiments" / script), *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,
         timeout=1500,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
     )
 
 

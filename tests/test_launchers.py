@@ -281,11 +281,11 @@ def test_a_run_then_its_evaluation_say_what_came_out_and_no_noise(tmp_path):
     first = jax.vmap(env.reset)(jax.random.split(jax.random.PRNGKey(result["seed"]), 8))
     expected = evaluation.episode_returns(env, policy.act, first, policy.about["episode_length"])
     assert result["mean"] == pytest.approx(float(expected.mean()), abs=1e-5)
-    drawn = launch("plot.py", "--workdirs=run,run", "--output=drawn/both.png", cwd=tmp_path)
+    drawn = launch_here("plot.py", "--workdirs=run,run", "--output=drawn/both.png", cwd=tmp_path)
     assert drawn.stdout == "wrote drawn/both.png\n"
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "drawn" / "both.png").read_bytes().startswith(b"\x89PNG")
-    missing = launch("evaluate.py", "--workdir=elsewhere", cwd=tmp_path)
+    missing = launch_here("evaluate.py", "--workdir=elsewhere", cwd=tmp_path)
     assert missing.returncode == 2
     assert missing.stderr == (
         "error: elsewhere holds no run (elsewhere/config.json cannot be read); name the directory of one.\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlx2_jax import files
-from tests.conftest import cached, launch
+from tests.conftest import UNPOLISHED, cached, launch
 
 
 @pytest.mark.slow
@@ -16,7 +16,7 @@ def test_rlx2_at_90_percent_reaches_950_on_inverted_pendulum(agent, compute, see
     # The slowest seed of TD3 needs more than the quick 25,000 steps.
     run = (f"--agent={agent}", f"--compute={compute}", f"--seed={seed}", "--total_steps=40000")
     flags = (*run, f"--workdir={tmp_path}")
-    done = launch("train.py", *flags, cached())
+    done = launch("train.py", *flags, cached(), **{UNPOLISHED: "0"})
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     rows = files.read_json_lines(tmp_path / "metrics.jsonl")

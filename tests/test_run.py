@@ -239,8 +239,8 @@ def test_a_killed_process_loses_at_most_the_steps_since_its_last_checkpoint(tmp_
     assert seen[-1]["env_steps"] <= kept + config.checkpoint_every < config.total_steps
     if number == signal.SIGTERM:
         return  # That such a run goes on exactly is seen above, in this process.
-    for arguments in (command(killed, "--resume"), command(whole)):
-        subprocess.run(arguments, check=True, capture_output=True)
+    quiet(config, killed, resume=True)
+    quiet(config, whole)
     rows = [without_clocks(files.read_json_lines(workdir / "metrics.jsonl")) for workdir in (killed, whole)]
     assert rows[0] == rows[1]
     chex.assert_trees_all_equal(final_state(killed, config), final_state(whole, config))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
 from unittest import mock
@@ -912,14 +911,8 @@ def test_a_command_is_kept_without_places_on_this_machine(monkeypatch):
 
 def smoke(study, tmp_path, *flags):
     """A study in small, by its launcher."""
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    try:
-        return launch(
-            "reproduce.py", f"--study={study}", "--smoke", "--results=results", "--workdir=work", cached(), *flags,
-            cwd=tmp_path,
-        )  # fmt: skip
-    finally:
-        del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+    given = (f"--study={study}", "--smoke", "--results=results", "--workdir=work", cached(), *flags)
+    return launch("reproduce.py", *given, cwd=tmp_path)
 
 
 def test_a_study_in_small_from_the_command_line_to_its_report_and_on(tmp_path):

@@ -26,7 +26,7 @@ from rlx2_jax.sweeps import product, sweep
 from rlx2_jax.training import program as programs
 from rlx2_jax.training import train
 from rlx2_jax.training.record import Record
-from tests.conftest import assert_zero_off_mask, cached, launch, launch_here, small
+from tests.conftest import assert_zero_off_mask, cached, launch_here, small
 
 FIXED = {"method": "rlx2", "topology": "fixed"}
 
@@ -311,10 +311,10 @@ def test_runs_of_a_sweep_share_a_program_exactly_when_they_share_a_ticket(found,
 
 def test_a_ticket_is_found_and_trained_from_the_command_line(tmp_path):
     run = ("--env=probe/action", "--hidden=16,16", "--batch_size=16", "--num_envs=4", "--total_steps=800", cached())
-    run = (*run, "--episode_length=10", "--actor_sparsity=0.6", "--critic_sparsity=0.5")
-    first = launch("train.py", *run, "--workdir=found", cwd=tmp_path)
+    run = (*run, "--episode_length=10", "--actor_sparsity=0.6", "--critic_sparsity=0.5", "--compute=masked")
+    first = launch_here("train.py", *run, "--workdir=found", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    second = launch("train.py", *run, "--ticket=found", "--topology=fixed", "--workdir=won", cwd=tmp_path)
+    second = launch_here("train.py", *run, "--ticket=found", "--topology=fixed", "--workdir=won", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     assert same(tickets.load(tmp_path / "won").initial, tickets.load(tmp_path / "found").final)
     assert same(*tickets.load(tmp_path / "won")[:2])
