@@ -24,7 +24,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import networks, tickets
+from rlx2_jax import networks
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sparsity import densities, methods
 
@@ -490,21 +490,6 @@ def link_counts(config: Config, observation_size: int, action_size: int) -> dict
       ConfigError: a sparsity that these layers cannot have.
     """
     return {name: found.links for name, found in structure(config, observation_size, action_size).items()}
-
-
-def read_ticket(config: Config, observation_size: int, action_size: int) -> tickets.Ticket | None:
-    """The masks that a run is to begin with, if it names any.
-
-    Raises:
-      CheckpointError: they cannot be read.
-      ConfigError: they are of another agent, of other sizes, or of other numbers of links.
-    """
-    if config.ticket is None:
-        return None
-    found = structure(config, observation_size, action_size)
-    shapes = {name: network.shapes for name, network in found.items()}
-    links = {name: network.links for name, network in found.items()}
-    return tickets.load_for(config.ticket, config.agent, shapes, links)
 
 
 def make_hparams(config: Config, observation_size: int, action_size: int) -> HParams:

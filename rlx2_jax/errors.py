@@ -10,7 +10,11 @@ class ConfigError(RlxError, ValueError):
 
 
 class WorkdirError(RlxError):
-    """A workdir that cannot be used: read-only, or holding another run."""
+    """A workdir that cannot be used: read-only, holding another run, or something that is no run's."""
+
+
+class FileError(WorkdirError, OSError):
+    """A file that cannot be written, or that holds something else than it should."""
 
 
 class CheckpointError(RlxError):

@@ -16,8 +16,6 @@ configuration and step; and for each matrix `initial/actor/0`, `final/critic/2` 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlx2_jax import files
+from rlx2_jax import archives, networks, policies
+from rlx2_jax.config import Config, Structure, structure
 from rlx2_jax.errors import CheckpointError, ConfigError
 from rlx2_jax.sparsity import masks as masking
 
@@ -59,19 +58,16 @@ def save(path: Path, initial: Networks, final: Networks, about: Mapping[str, Any
       path: of the file.
       initial: boolean masks of each network, not packed.
       final: of the same shapes.
-      about: plain values to go with them, `agent` among them.
+      about: what to keep with them, as of `policies.describe`.
     """
     shapes = {network: [list(kernel.shape) for kernel in masking.kernels(tree)] for network, tree in final.items()}
     arrays = {
         f"{moment}/{network}/{i}": np.packbits(np.asarray(kernel))
-        for moment, networks in (("initial", initial), ("final", final))
-        for network, tree in networks.items()
+        for moment, trees in (("initial", initial), ("final", final))
+        for network, tree in trees.items()
         for i, kernel in enumerate(masking.kernels(tree))
     }
-    described = json.dumps({**about, "format": FORMAT, "shapes": shapes})
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, about=np.asarray(described), **arrays)
-    files.write_bytes(path, buffer.getvalue())
+    archives.save(path, {**about, "format": FORMAT, "shapes": shapes}, arrays)
 
 
 def load(path: str | Path) -> Ticket:
@@ -81,67 +77,60 @@ def load(path: str | Path) -> Ticket:
       path: of the file, or of a run's directory.
 
     Raises:
-      CheckpointError: there are none at `path`, or they are damaged (the archive keeps checksums), or of a format this
-        version does not know.
+      CheckpointError: there are none at `path`, or they are damaged: not those that their own configuration makes, or
+        of a format this version does not know.
     """
     path = Path(path)
     path = path / NAME if path.is_dir() else path
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            about = json.loads(str(archive["about"]))
-            if about["format"] == FORMAT:
-                initial, final = (
-                    {
-                        network: _tree([_bits(archive[f"{moment}/{network}/{i}"], s) for i, s in enumerate(shapes)])
-                        for network, shapes in about["shapes"].items()
-                    }
-                    for moment in ("initial", "final")
-                )
-                return Ticket(initial, final, about)
+        about, arrays = archives.load(path, "masks", _arrays)
     except FileNotFoundError:
         raise CheckpointError(f"no masks at {path}; name the directory of a finished run, or its {NAME}.") from None
-    except files.DAMAGED as error:
+    try:
+        initial, final = (
+            {
+                network: _tree([_bits(arrays[f"{moment}/{network}/{i}"], shape) for i, shape in enumerate(shapes)])
+                for network, shapes in about["shapes"].items()
+            }
+            for moment in ("initial", "final")
+        )
+        for trees in (initial, final):
+            _check_links(trees, about)
+    except ValueError as error:
         raise CheckpointError(
             f"the masks {path} are damaged ({error}); restore a copy, or make their run again."
         ) from None
-    raise CheckpointError(
-        f"the masks {path} are of format {about['format']}, not {FORMAT}; make their run again with this version."
-    )
+    return Ticket(initial, final, about)
 
 
-def load_for(
-    path: str | Path,
-    agent: str,
-    shapes: Mapping[str, Sequence[tuple[int, int]]],
-    links: Mapping[str, Sequence[int]],
-) -> Ticket:
-    """Read the masks that a run is to begin with.
+def load_for(config: Config, observation_size: int, action_size: int) -> Ticket | None:
+    """Read the masks that a run is to begin with, if it names any.
 
     Args:
-      path: of the file, or of a run's directory.
-      agent: the run's algorithm.
-      shapes: `(in, out)` of each matrix of the run's actor, and of one critic.
-      links: how many links each is to have.
+      config: of the run.
+      observation_size: of its task.
+      action_size: of its task.
 
     Raises:
       CheckpointError: as `load`.
       ConfigError: they are another run's than this one can begin with.
     """
-    ticket = load(path)
+    if config.ticket is None:
+        return None
+    path, ticket = config.ticket, load(config.ticket)
     about = ticket.about
-    if about["agent"] != agent:
-        raise ConfigError(f"ticket={path} holds masks of agent={about['agent']}, not {agent}; name one of {agent}.")
-    for network, expected in shapes.items():
-        kernels = masking.kernels(ticket.final.get(network, {}))
-        found = [kernel.shape for kernel in kernels]
-        twins = (2,) if network == "critic" else ()
-        wanted = [(*twins, *shape) for shape in expected]
-        if found != wanted:
+    if about["agent"] != config.agent:
+        raise ConfigError(
+            f"ticket={path} holds masks of agent={about['agent']}, not {config.agent}; name one of {config.agent}."
+        )
+    for network, expected in structure(config, observation_size, action_size).items():
+        found = [kernel.shape[-2:] for kernel in masking.kernels(ticket.final[network])]
+        if found != [*expected.shapes]:
             raise ConfigError(
-                f"ticket={path} has {network} matrices {_plain(found)}, this run {_plain(wanted)}; use the env and the "
-                "hidden widths that it was found with."
+                f"ticket={path} has {network} matrices {_plain(found)}, this run {_plain(expected.shapes)}; use the "
+                "env and the hidden widths that it was found with."
             )
-        for kernel, count in zip(kernels, links[network], strict=True):
+        for kernel, count in zip(masking.kernels(ticket.final[network]), expected.links, strict=True):
             if (kernel.sum((-2, -1)) != count).any():
                 held = about["config"][f"{network}_sparsity"]
                 raise ConfigError(
@@ -164,17 +153,62 @@ def digest(path: str | Path) -> str:
     """
     ticket = load(path)
     hashed = hashlib.sha256()
-    for networks in (ticket.initial, ticket.final):
-        for network in sorted(networks):
-            for kernel in masking.kernels(networks[network]):
+    for trees in (ticket.initial, ticket.final):
+        for network in sorted(trees):
+            for kernel in masking.kernels(trees[network]):
                 hashed.update(repr((network, kernel.shape)).encode() + np.packbits(kernel).tobytes())
     return hashed.hexdigest()[:16]
 
 
+def _arrays(
+    about: dict[str, Any], headers: Mapping[str, archives.Announced]
+) -> dict[str, tuple[tuple[int, ...], type[np.uint8]]]:
+    """What the masks of a run must hold: matrices of the shapes that its configuration makes."""
+    archives.require(about, {"format": int, "shapes": dict})
+    if about["format"] != FORMAT:
+        raise ConfigError(
+            f"they are of format {about['format']}, not {FORMAT}; make their run again with this version."
+        )
+    for network, own in _structure(about).items():
+        twins = [2] if network == "critic" else []
+        if about["shapes"].get(network) != [[*twins, *shape] for shape in own.shapes]:
+            raise ValueError(f"other {network} matrices than its configuration makes")
+    return {
+        f"{moment}/{network}/{i}": ((math.ceil(math.prod(shape) / 8),), np.uint8)
+        for moment in ("initial", "final")
+        for network, shapes in about["shapes"].items()
+        for i, shape in enumerate(shapes)
+    }
+
+
+def _structure(about: Mapping[str, Any]) -> dict[str, Structure]:
+    """What the configuration makes of the networks; the task's sizes are those of the actor's matrices.
+
+    Raises:
+      ValueError: there is no such configuration.
+    """
+    config = policies.check(about)
+    try:
+        inputs, outputs = about["shapes"]["actor"][0][0], about["shapes"]["actor"][-1][1]
+    except (KeyError, IndexError, TypeError):
+        raise ValueError("its description has no shapes of an actor") from None
+    if about["shapes"].keys() != {"actor", "critic"} or not all(
+        type(size) is int and 1 <= size <= archives.WIDEST for size in (inputs, outputs)
+    ):
+        raise ValueError("its description has impossible shapes")
+    return structure(config, inputs, outputs // networks.actor_sizes(config.agent, 1, 1, ())[-1])
+
+
+def _check_links(found: Networks, about: Mapping[str, Any]) -> None:
+    for network, own in _structure(about).items():
+        for i, (kernel, count) in enumerate(zip(masking.kernels(found[network]), own.links, strict=True)):
+            links = kernel.sum((-2, -1))
+            if (links != count).any():
+                raise ValueError(f"{network} matrix {i} has {links} links, where its configuration makes {count}")
+
+
 def _bits(packed: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     count = math.prod(shape)
-    if packed.shape != (math.ceil(count / 8),):
-        raise ValueError(f"{packed.size} bytes for a mask of {count} bits")
     return np.unpackbits(packed, count=count).astype(bool).reshape(shape)
 
 

@@ -30,7 +30,7 @@ def teacher(slope=0.5, bias=0.0, observation_size=1):
         "Dense_0": {"kernel": first, "bias": jnp.zeros(2)},
         "Dense_1": {"kernel": slope * jnp.array([[1.0], [-1.0]]), "bias": jnp.full(1, bias)},
     }
-    return policies.Policy(params, {"agent": "td3", "env": "probe/action"})
+    return policies.Policy(params, policies.describe(small(hidden=(2,)), 0, None))
 
 
 def cloned(**changes):

@@ -1,11 +1,20 @@
 """Policies as files: what is read is what was written, or one sentence."""
 
+import io
+import json
+import os
+import tracemalloc
+import zipfile
+
 import jax
 import numpy as np
 import pytest
 
 from rlx2_jax import policies
-from rlx2_jax.errors import CheckpointError
+from rlx2_jax.errors import CheckpointError, ConfigError
+from tests.conftest import small
+
+ABOUT = policies.describe(small(hidden=(8,)), 1200, 3.5)
 
 
 @pytest.fixture
@@ -16,7 +25,7 @@ def saved(tmp_path):
         f"Dense_{i}": {"kernel": rng.normal(size=shape).astype(np.float32), "bias": np.zeros(shape[1], np.float32)}
         for i, shape in enumerate([(3, 8), (8, 2)])
     }
-    policies.save(tmp_path / "policy.npz", params, {"agent": "td3"})
+    policies.save(tmp_path / "policy.npz", params, ABOUT)
     return tmp_path / "policy.npz", params
 
 
@@ -24,7 +33,8 @@ def test_a_policy_is_read_as_it_was_written(saved):
     path, params = saved
     loaded = policies.load(path)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
-    assert loaded.about == {"agent": "td3"}
+    assert loaded.about == json.loads(json.dumps(ABOUT))
+    jax.tree.map(np.testing.assert_array_equal, policies.load(path.parent).params, params)
 
 
 def test_a_damaged_policy_is_never_read_as_another(saved):
@@ -43,3 +53,95 @@ def test_a_damaged_policy_is_never_read_as_another(saved):
                 for leaf, values in layer.items():
                     np.testing.assert_array_equal(values, params[name][leaf])
     assert refused > len(whole) / 2
+
+
+def announcing(shape, dtype="<f4", data=b""):
+    """An array's file whose header says more than there is."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue() + data
+
+
+def rewritten(path, **changes):
+    """Replace members of an archive: by bytes, or by nothing if None."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members |= {f"{name}.npy": data for name, data in changes.items()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            if data is not None:
+                archive.writestr(name, data)
+
+
+def array(values):
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+def described(**changes):
+    return array(np.asarray(json.dumps({k: v for k, v in (ABOUT | changes).items() if v != "left out"})))
+
+
+FAULTY = {
+    "nan": {"Dense_0/bias": array(np.full(8, np.nan, np.float32))},
+    "infinity": {"Dense_1/kernel": array(np.full((8, 2), np.inf, np.float32))},
+    "type": {"Dense_0/kernel": array(np.ones((3, 8), np.int8))},
+    "short bias": {"Dense_0/bias": array(np.zeros(7, np.float32))},
+    "missing layer": {"Dense_1/kernel": None, "Dense_1/bias": None},
+    "missing bias": {"Dense_1/bias": None},
+    "extra member": {"Dense_2/kernel": array(np.ones((2, 2), np.float32))},
+    "announced": {"Dense_0/bias": announcing((2**40,))},
+    "announced inputs": {"Dense_0/kernel": announcing((2**40, 8))},
+    "announced width": {"Dense_1/kernel": announcing((8, 2**15))},
+    "bomb": {"Dense_0/bias": announcing((2**26,), data=bytes(4 * 2**26))},
+    "bomb of inputs": {"Dense_0/kernel": announcing((2**23, 8), data=bytes(4 * 2**26))},
+    "bomb beside": {"Dense_9/bias": announcing((2**26,), data=bytes(4 * 2**26))},
+    "bomb of words": {"about": announcing((), f"<U{2**26}", bytes(4 * 2**26))},
+    "pickle": {"Dense_0/bias": announcing((8,), "|O", bytes(64))},
+    "no description": {"about": None},
+    "description of numbers": {"about": array(np.zeros(3))},
+    "description of a list": {"about": array(np.asarray("[1, 2]"))},
+    "description of no JSON": {"about": array(np.asarray("{"))},
+    "description nested": {"about": array(np.asarray("[" * 100_000))},
+    **{f"without {name}": {"about": described(**{name: "left out"})} for name in policies.KINDS},
+    **{f"{name} of another kind": {"about": described(**{name: [1]})} for name in policies.KINDS},
+    "other agent": {"about": described(agent="sac")},
+    "other width": {"about": described(config=small(hidden=(9,)).to_dict())},
+    "no widths": {"about": described(config=ABOUT["config"] | {"hidden": "8"})},
+    "huge widths": {"about": described(config=ABOUT["config"] | {"hidden": [2**40]})},
+    "unknown setting": {"about": described(config={"wheels": 4})},
+}
+
+
+@pytest.mark.parametrize("changes", FAULTY.values(), ids=FAULTY)
+def test_a_policy_that_is_not_what_it_says_is_refused_in_one_sentence_and_little_memory(saved, changes):
+    path, _ = saved
+    rewritten(path, **changes)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match=r"^the policy .*\.$") as refused:
+            policies.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_no_file_is_no_policy(tmp_path):
+    with pytest.raises(CheckpointError, match="no policy at"):
+        policies.load(tmp_path)
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "policy.npz").mkdir()
+    for name, kind in (("pipe.npz", "a device or pipe"), ("", "a folder")):
+        with pytest.raises(CheckpointError, match=f"is {kind}, not a file"):
+            policies.load(tmp_path / name)
+
+
+def test_a_policy_tells_what_size_it_expects(saved):
+    policy = policies.load(saved[0])
+    assert policy.act(np.zeros((5, 3))).shape == (5, 2)
+    for observation in (np.zeros(4), np.zeros((3, 1)), 0.0):
+        for act in (policy.act, jax.jit(policy.act)):
+            with pytest.raises(ConfigError, match=r"takes observations of shape \[\.\.\., 3\], not "):
+                act(observation)

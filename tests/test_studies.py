@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from rlx2_jax import accounting, envs, files, lock, policies, presets, provenance, statistics, tickets
-from rlx2_jax.config import Config, resolve
+from rlx2_jax.config import Config, resolve, structure
 from rlx2_jax.errors import ConfigError, DivergedError, RlxError, WorkdirError
 from rlx2_jax.studies import STUDIES, conduct, frontier, records, report, runs
 from rlx2_jax.studies.catalogue import TABLE_2, Run, check
@@ -647,12 +647,20 @@ def laboratory(request, monkeypatch, tmp_path):
         directory.mkdir(parents=True)
         files.write_json(directory / "config.json", config.to_dict())
         files.write_json_lines(directory / "metrics.jsonl", rows)
-        # No two runs leave the same masks.
-        bits = [bool(len(made) >> k & 1) for k in range(16)]
-        mask = {"Dense_0": {"kernel": np.array(bits).reshape(4, 4)}}
-        about = {"agent": "td3", "made": len(made)}
-        tickets.save(directory / "masks.npz", {"actor": mask}, {"actor": mask}, about)
-        policies.save(directory / "policy.npz", {"Dense_0": {"kernel": np.eye(4), "bias": np.zeros(4)}}, about)
+        about = policies.describe(config, 5, 1.0) | {"made": len(made)}
+        # No two runs leave the same masks, which are as many links as their configuration makes.
+        trees = {}
+        for name, own in structure(config, 4, 4).items():
+            lead = (2,) if name == "critic" else ()
+            trees[name] = {}
+            for i, ((rows, columns), count) in enumerate(zip(own.shapes, own.links, strict=True)):
+                row = np.roll(np.arange(rows * columns) < count, len(made)).reshape(rows, columns)
+                trees[name][f"Dense_{i}"] = {"kernel": np.broadcast_to(row, (*lead, rows, columns))}
+        tickets.save(directory / "masks.npz", trees, trees, about)
+        zeros = lambda *shape: np.zeros(shape, np.float32)
+        shapes = structure(config, 4, 4)["actor"].shapes
+        params = {f"Dense_{i}": {"kernel": zeros(*shape), "bias": zeros(shape[1])} for i, shape in enumerate(shapes)}
+        policies.save(directory / "policy.npz", params, about)
         files.write_json(directory / "summary.json", {"finished": True, **more})
 
     def sweep(configs, workdir, *, on_table, **options):

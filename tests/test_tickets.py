@@ -1,7 +1,6 @@
 """Masks as files, and runs that begin with the masks another one ended with."""
 
 import dataclasses
-import itertools
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from rlx2_jax import policies, tickets
 from rlx2_jax.agents import base
-from rlx2_jax.config import AGENTS, Config, read_ticket, resolve
+from rlx2_jax.config import AGENTS, Config, resolve, structure
 from rlx2_jax.errors import CheckpointError, ConfigError, WorkdirError
 from rlx2_jax.presets import make_config
 from rlx2_jax.sparsity import masks
@@ -65,41 +64,92 @@ def from_ticket(found, agent="td3", **changes):
 
 
 @st.composite
-def networks(draw):
-    """Random masks of an actor and twin critics."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    density = draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
-    tree = {}
-    for name, lead in (("actor", ()), ("critic", (2,))):
-        sizes = draw(st.lists(st.integers(1, 9), min_size=2, max_size=4))
-        tree[name] = {
-            f"Dense_{i}": {"kernel": rng.random((*lead, a, b)) < density, "bias": np.ones((*lead, b), bool)}
-            for i, (a, b) in enumerate(itertools.pairwise(sizes))
-        }
-    return tree
+def settings_and_sizes(draw):
+    """A configuration, and the sizes of a task."""
+    settings = {
+        "agent": draw(st.sampled_from(AGENTS)),
+        "method": draw(st.sampled_from(["dense", "rlx2", "tiny"])),
+        "hidden": tuple(draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))),
+    }
+    sparse = {f"{name}_sparsity": draw(st.sampled_from([0.1, 0.5])) for name in ("actor", "critic")}
+    return small(**settings, **sparse), draw(st.integers(1, 5)), draw(st.integers(1, 3))
 
 
-@given(networks(), st.integers(0, 2**32 - 1))
-def test_what_is_saved_is_what_is_loaded(tmp_path_factory, final, seed):
+def masks_of(config, observation_size, action_size, rng):
+    """Random masks with as many links as a configuration makes."""
+    trees = {}
+    for name, own in structure(config, observation_size, action_size).items():
+        trees[name] = {}
+        lead = (2,) if name == "critic" else ()
+        for i, ((rows, columns), count) in enumerate(zip(own.shapes, own.links, strict=True)):
+            flat = np.tile(np.arange(rows * columns) < count, (*lead, 1))
+            kernel = rng.permuted(flat, axis=-1).reshape(*lead, rows, columns)
+            trees[name][f"Dense_{i}"] = {"kernel": kernel, "bias": np.ones((*lead, columns), bool)}
+    return trees
+
+
+@given(settings_and_sizes(), st.integers(0, 2**32 - 1))
+def test_what_is_saved_is_what_is_loaded(tmp_path_factory, what, seed):
     rng = np.random.default_rng(seed)
-    initial = jax.tree.map(lambda x: rng.permutation(x.ravel()).reshape(x.shape), final)
+    initial, final, third = (masks_of(*what, rng) for _ in range(3))
+    about = policies.describe(what[0], 1200, None)
     path = tmp_path_factory.mktemp("masks") / "file.npz"
-    tickets.save(path, jax.tree.map(jnp.asarray, initial), final, {"agent": "td3", "seed": seed})
+    tickets.save(path, jax.tree.map(jnp.asarray, initial), final, about | {"seed": seed})
     loaded = tickets.load(path)
     chex.assert_trees_all_equal(loaded.initial, initial)
     chex.assert_trees_all_equal(loaded.final, final)
     assert loaded.about["seed"] == seed
     assert all(leaf.dtype == bool for leaf in jax.tree.leaves((loaded.initial, loaded.final)))
     path.rename(path.with_name("moved.npz"))
-    elsewhere = tickets.digest(path.with_name("moved.npz"))
-    tickets.save(path, initial, final, {"agent": "td3", "seed": seed + 1})
-    assert tickets.digest(path) == elsewhere, "what it holds, not where or whence"
-    flipped = {**final, "actor": jax.tree.map(np.copy, final["actor"])}
-    flipped["actor"]["Dense_0"]["kernel"].flat[0] ^= True
-    tickets.save(path, initial, flipped, {"agent": "td3"})
-    other = tickets.digest(path)
-    tickets.save(path, flipped, final, {"agent": "td3"})
-    assert len({elsewhere, other, tickets.digest(path)}) == 3
+    found = {tickets.digest(path.with_name("moved.npz"))}
+    tickets.save(path, initial, final, about)
+    assert {tickets.digest(path)} == found, "what it holds, not where or whence"
+    others = [(final, initial), (initial, third)]
+    for other in others:
+        tickets.save(path, *other, about)
+        found.add(tickets.digest(path))
+    distinct = {str([np.packbits(leaf) for leaf in jax.tree.leaves(pair)]) for pair in ((initial, final), *others)}
+    assert len(found) == len(distinct)
+
+
+def with_a_link_less(trees, network):
+    less = jax.tree.map(np.copy, trees)
+    kernel = less[network]["Dense_1"]["kernel"]
+    kernel = kernel[1] if network == "critic" else kernel
+    kernel.flat[np.flatnonzero(kernel)[0]] = False
+    return less
+
+
+@pytest.mark.parametrize("network", ["actor", "critic"])
+@pytest.mark.parametrize("moment", ["initial", "final"])
+def test_masks_with_other_numbers_of_links_than_their_own_configuration_are_damaged(found, tmp_path, network, moment):
+    ticket = tickets.load(found["td3"])
+    ticket = ticket._replace(**{moment: with_a_link_less(getattr(ticket, moment), network)})
+    tickets.save(tmp_path / "file.npz", *ticket)
+    with pytest.raises(CheckpointError, match=rf"damaged \({network} matrix 1 has .*make their run again\.$"):
+        tickets.load(tmp_path / "file.npz")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: None} for name in ("agent", "env", "config", "env_steps")),
+        {"shapes": {}},
+        {"shapes": {"actor": [], "critic": []}},
+        {"shapes": {"actor": [[2**40, 16], [16, 16], [16, 1]], "critic": []}},
+        {"shapes": [1]},
+        {"format": "1"},
+        {"config": {"hidden": [16, 2**40]}},
+    ],
+)
+def test_masks_whose_description_is_wrong_are_refused_in_one_sentence(found, tmp_path, changes):
+    ticket = tickets.load(found["td3"])
+    with np.load(found["td3"] / tickets.NAME) as archive:
+        arrays = dict(archive)
+    np.savez(tmp_path / "file.npz", **(arrays | {"about": json.dumps(ticket.about | changes)}))
+    with pytest.raises(CheckpointError, match=r"^the masks .*\.$") as refused:
+        tickets.load(tmp_path / "file.npz")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_damaged_file_is_never_read_as_other_masks(found, tmp_path):
@@ -249,15 +299,6 @@ def test_a_ticket_that_does_not_fit_is_refused_in_one_sentence_before_anything_c
         programs.make_program(config)
     assert str(refused.value).endswith(".")
     assert "\n" not in str(refused.value)
-
-
-def test_both_critics_must_have_the_links_asked_for(found, tmp_path):
-    ticket = tickets.load(found["td3"])
-    kernel = ticket.final["critic"]["Dense_1"]["kernel"]
-    kernel[1].flat[np.flatnonzero(kernel[1])[0]] = False
-    tickets.save(tmp_path / "file.npz", ticket.initial, ticket.final, ticket.about)
-    with pytest.raises(ConfigError, match="other numbers of links than this run's critic"):
-        read_ticket(resolve(from_ticket(found, ticket=str(tmp_path / "file.npz"))), 1, 1)
 
 
 def test_a_ticket_run_resumes_exactly_also_when_the_ticket_was_moved_but_not_with_another(found, tmp_path):

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from rlx2_jax import kernels, networks
-from rlx2_jax.config import Config, HParams, link_counts, read_ticket
+from rlx2_jax import kernels, networks, tickets
+from rlx2_jax.config import Config, HParams, link_counts
 from rlx2_jax.replay import Batch
 from rlx2_jax.sparsity import masks as masking
 from rlx2_jax.sparsity import topology
@@ -154,7 +154,7 @@ def make_init(
 ) -> Callable[[jax.Array, HParams], AgentState]:
     """An agent's `init`: both networks sparse, packed if so configured, the temperature at 1."""
     packed = link_counts(config, observation_size, action_size) if config.compute == "packed" else None
-    ticket = read_ticket(config, observation_size, action_size)
+    ticket = tickets.load_for(config, observation_size, action_size)
     found = lambda name: None if ticket is None else FoundMasks(ticket.initial[name], ticket.final[name])
 
     def init(key: jax.Array, hparams: HParams) -> AgentState:

@@ -190,7 +190,7 @@ def _sweep(runs: Sequence[Run], needed: Set[tuple[str, str, int]], place: Place,
 
     if not train:
         if held is not None:
-            keep(held, files.read_json(place.workdir / "sweep.json", []))
+            keep(held, files.read_json(place.workdir / "sweep.json", [], list))
         return True
     known = records.known(place.directory.parent)
     pairs = [(key, run) for key, members in wanted.items() for run in members]

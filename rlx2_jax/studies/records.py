@@ -6,17 +6,14 @@ its evaluations, and where it comes from.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlx2_jax import files
+from rlx2_jax import files, lock
 from rlx2_jax.config import Config, resolve
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.studies.catalogue import Run
@@ -72,24 +69,13 @@ def append(directory: Path, lines: Iterable[Line]) -> None:
     if not wanted:
         return
     directory.mkdir(parents=True, exist_ok=True)
-    with _alone(directory):
+    with lock.alone(directory):
         kept = {name_of(line): line for line in read(directory)}
         before = len(kept)
         for line in wanted:
             kept.setdefault(name_of(line), line)
         if len(kept) > before:
             files.write_json_lines(directory / FILE, list(kept.values()))
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Keep other processes from a directory's records meanwhile."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Line:

@@ -20,8 +20,8 @@ from typing import Any
 
 import jax
 
-from rlx2_jax import files, memory, presets
-from rlx2_jax.config import Config, Schedule, make_schedule, read_ticket, resolve, structure
+from rlx2_jax import files, memory, presets, tickets
+from rlx2_jax.config import Config, Schedule, make_schedule, resolve, structure
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.program import Program, make_program
@@ -321,7 +321,7 @@ def build(configs: Sequence[Config]) -> tuple[Program, Schedule]:
     program = make_program(dataclasses.replace(largest, compute="masked"))
     for config in configs:
         structure(config, program.env.observation_size, program.env.action_size)
-        read_ticket(config, program.env.observation_size, program.env.action_size)
+        tickets.load_for(config, program.env.observation_size, program.env.action_size)
     # What a method never does is put beyond its end; what another does, does nothing to it: it moves no links (a
     # fraction of 0), and looks one step ahead (n_step of 1).
     schedule = jax.tree.map(lambda *times: min(times, key=int), *map(make_schedule, configs))
