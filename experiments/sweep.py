@@ -3,7 +3,7 @@
 python experiments/sweep.py --seeds=4 --methods=dense,rigl,rlx2 --workdir=runs/first
 python experiments/sweep.py --envs=hopper,ant --agents=td3,sac --sparsities=preset --seeds=8 --dry_run
 python experiments/sweep.py --sparsities=0.9,0.98/0.95 --sweep.gamma=0.98,0.99 --seeds=3,7
-python experiments/sweep.py --seeds=4 --compute=auto --parallel=processes
+python experiments/sweep.py --seeds=4 --parallel=processes
 
 The same command continues a sweep that was stopped or killed; one that asks for more runs extends it.
 """
