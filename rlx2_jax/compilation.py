@@ -21,9 +21,6 @@ PRECISIONS = ("float32", "tensorfloat32", "default")
 LOOK_SECONDS = 1.0
 """Between two words on programs that are being compiled."""
 
-QUICK: Mapping[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Options for programs that take longer to compile than they will ever run."""
-
 NO_DEVICE = (RuntimeError, AssertionError)
 """What JAX raises where it has no device; the latter for a platform that is not installed."""
 
@@ -72,8 +69,6 @@ class Part(NamedTuple):
     """Of `jax.jit`."""
     arguments: tuple[Any, ...]
     """Their shapes."""
-    rare: bool = False
-    """Whether it runs so seldom that making it fast is a waste."""
 
 
 class Seconds(NamedTuple):
@@ -108,7 +103,7 @@ def compile_parts(
             start = time.perf_counter()
             lowered = numerics.lower(part.function, *part.arguments)
             traced[name] = time.perf_counter() - start
-            futures[name] = pool.submit(_compile, lowered, part, hits)
+            futures[name] = pool.submit(_compile, lowered, hits)
             say(_progress(futures, len(parts), began))
         while any(not future.done() for future in futures.values()):
             wait(futures.values(), timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
@@ -124,11 +119,10 @@ def describe(seconds: Mapping[str, Seconds], total: float) -> str:
     return f"compiled in {total:.0f} s, {sum(s.traced for s in seconds.values()):.0f} of them tracing ({each})"
 
 
-def _compile(lowered: Any, part: Part, hits: set[int]) -> tuple[Any, float, bool]:
+def _compile(lowered: Any, hits: set[int]) -> tuple[Any, float, bool]:
     began = time.perf_counter()
     hits.discard(threading.get_ident())
-    options = dict(QUICK) if part.rare and jax.default_backend() == "cpu" else None
-    compiled = lowered.compile(compiler_options=options)
+    compiled = lowered.compile()
     return compiled, time.perf_counter() - began, threading.get_ident() in hits
 
 

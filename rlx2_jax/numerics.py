@@ -41,7 +41,7 @@ class _AsItIs(NamedTuple):
 
     function: Callable[..., Any]
 
-    def compile(self, compiler_options: Any = None) -> Callable[..., Any]:
+    def compile(self) -> Callable[..., Any]:
         return self.function
 
 

@@ -159,7 +159,7 @@ def compile_batch(
         "chunk": part(layout.map(program.chunk, step, STATE, donate=True), arguments),
         "report": part(layout.map(program.report, step, (STATE, ROWS), donate=True), arguments),
         "renew": part(layout.map(program.renew, (STATE,), STATE, donate=True), (template,)),
-        "init": part(layout.map(program.init, (ROWS, ROWS), STATE, donate=False), (keys, hparams), rare=True),
+        "init": part(layout.map(program.init, (ROWS, ROWS), STATE, donate=False), (keys, hparams)),
         "finite": part(layout.map(programs.finite, (STATE,), ROWS, donate=False), (template,)),
     }
     # Hosts compile in the same order.

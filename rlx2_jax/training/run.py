@@ -317,7 +317,7 @@ def _compile(program: programs.Program, say: Callable[[str], None]) -> _Compiled
         "chunk": part(jax.jit(program.chunk, donate_argnums=0), arguments),
         "report": part(jax.jit(program.report, donate_argnums=0), arguments),
         "renew": part(jax.jit(program.renew, donate_argnums=0), (template,)),
-        "init": part(jax.jit(program.init), (key, program.hparams), rare=True),
+        "init": part(jax.jit(program.init), (key, program.hparams)),
         "finite": part(jax.jit(programs.finite), (template,)),
     }
     compiled, seconds = compilation.compile_parts(parts, say)
