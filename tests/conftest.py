@@ -120,6 +120,20 @@ def equations(jaxpr, inside=()):
                 yield from equations(getattr(value, "jaxpr", value), (*inside, eqn.primitive.name))
 
 
+def operand_axes(primitive, function, *args):
+    """How many axes the operand of each call of a primitive has in a program."""
+
+    def calls(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == primitive:
+                yield eqn.invars[0].aval.ndim
+            for value in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns")):
+                if hasattr(value, "eqns"):
+                    yield from calls(getattr(value, "jaxpr", value))
+
+    return list(calls(jax.make_jaxpr(function)(*args).jaxpr))
+
+
 def census(function, *args):
     """Numbers of branches, and of matrix products made at every step, due or not."""
     found = list(equations(jax.make_jaxpr(function)(*args).jaxpr))

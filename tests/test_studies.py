@@ -1,7 +1,9 @@
 """Studies: which runs they are, what is recorded of them, what the report says; and the launcher in small."""
 
 import dataclasses
+import itertools
 import json
+import math
 import shutil
 import signal
 from unittest import mock
@@ -9,6 +11,7 @@ from unittest import mock
 import numpy as np
 import PIL.Image
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rlx2_jax import accounting, envs, files, lock, policies, presets, provenance, statistics, tickets
@@ -500,15 +503,31 @@ def test_long_names_under_few_bars_are_broken():
     assert [axis.get_title() for axis in shown] == list(arms)
 
 
-def test_long_names_under_many_bars_are_slanted():
-    names = [*(f"arm{i}" for i in range(pictures.SLANTED)), "rlx2 evolve_interval=10000"]
+def apart(label, other, renderer):
+    """Whether two labels of an axis do not touch: side by side, or, where they are slanted, one above the other."""
+    boxes = [text.get_window_extent(renderer) for text in (label, other)]
+    angle = math.radians(label.get_rotation())
+    if not angle:
+        return boxes[0].x1 < boxes[1].x0
+    label.set_rotation(0)
+    height = label.get_window_extent(renderer).height
+    label.set_rotation(math.degrees(angle))
+    # Each ends under its bar, so their lines are as far apart as the bars, seen at that angle.
+    return (boxes[1].x1 - boxes[0].x1) * math.sin(angle) > height
+
+
+@pytest.mark.parametrize("count", [2, 5, pictures.SLANTED + 1, 12])
+def test_long_names_under_bars_do_not_touch(count):
+    names = [*(f"arm{i}" for i in range(count - 2)), "rlx2 evolve_interval=10000", "winning-release"]
     arms = {name: [line()] for name in names}
     estimates = {name: statistics.estimate(statistics.mean, [np.array([1.0])]) for name in names}
     figure = pictures.draw_arms(arms, estimates, None, "", dict.fromkeys(names, "C0"))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
     labels = figure.axes[-1].get_xticklabels()
-    assert labels[-1].get_text() == "rlx2 evolve_interval=10000, n=1"
-    assert {label.get_rotation() for label in labels} == {60}
-    assert figure.axes[len(names) - 1].get_title() == "rlx2\nevolve_interval=10000"
+    bare = lambda text: "".join(text.split())
+    assert [bare(label.get_text()).rstrip(",n=1") for label in labels] == [bare(name).rstrip(",n=1") for name in names]
+    assert all(apart(a, b, canvas.get_renderer()) for a, b in itertools.pairwise(labels))
 
 
 def test_an_arm_has_one_colour_whichever_arms_have_runs(tmp_path, monkeypatch):
