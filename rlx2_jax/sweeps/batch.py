@@ -226,7 +226,6 @@ class BatchRun:
             finished = done and self.runs[row].name not in self.diverged
             if finished:
                 self.records[row].keep_masks(*masks[row])
-            self.records[row].draw()
             self.records[row].close(totals, finished=finished)
         if done:
             self.checkpoints.__exit__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,9 @@ from rlx2_jax.envs import Environment
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.events import Events
 from rlx2_jax.viz import curves
+
+DRAWING = 0.05
+"""Share of a run's time that its picture may take while it goes on."""
 
 Row = dict[str, Any]
 """One evaluation, as in metrics.jsonl."""
@@ -53,6 +57,7 @@ class Record:
         self._account = accounting.account(config, env.observation_size, env.action_size)
         self._events: Events | None = None
         self._provenance = provenance.about()
+        self._draw_from = 0.0
 
     def open(self, env_steps: int) -> None:
         """Begin at a step: what a directory holds of later ones is forgotten, what it holds of earlier ones is kept."""
@@ -86,9 +91,10 @@ class Record:
             initial = {name: tickets.expand(first[name], final[name]) for name in final}
             tickets.save(self.directory / tickets.NAME, initial, final, self.about())
 
-    def draw(self) -> None:
-        """Replace curve.png."""
-        if self.directory is None or not self.rows:
+    def draw(self, *, last: bool = False) -> None:
+        """Replace curve.png, unless it was drawn a moment ago and this is not the last time."""
+        began = time.monotonic()
+        if self.directory is None or not self.rows or (began < self._draw_from and not last):
             return
         c = self.config
         title = (
@@ -96,9 +102,12 @@ class Record:
             f"{100 * c.actor_sparsity:.3g} % / {100 * c.critic_sparsity:.3g} %"
         )
         curves.save(curves.draw_run(self.rows, title), self.directory / "curve.png")
+        ended = time.monotonic()
+        self._draw_from = ended + (ended - began) / DRAWING
 
     def close(self, totals: Totals, *, finished: bool) -> dict[str, Any]:
         """Write summary.json, and give it back."""
+        self.draw(last=True)
         summary = self._summary(totals, finished)
         if self.directory is not None:
             files.write_json(self.directory / "summary.json", summary)

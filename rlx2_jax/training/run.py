@@ -142,6 +142,8 @@ class _Run:
         self.steps = 0
         self.saved_at = -1
         self.training_seconds = 0.0
+        self.trained_before = 0.0
+        self.evaluation_seconds = 0.0
         self.earlier_seconds = 0.0
         self.began = time.perf_counter()
         self.compiled = _compile(program, display.stage)
@@ -156,7 +158,7 @@ class _Run:
             self.steps, restored, record = self.checkpoints.restore(self.compiled.template, warn=self.display.say)
             self.state = self.compiled.pack(restored)
             self.saved_at = self.steps
-            self.training_seconds = record["training_seconds"]
+            self.training_seconds = self.trained_before = record["training_seconds"]
             self.earlier_seconds = record["wall_seconds"]
             self.display.say(f"resumed at step {self.steps:,}")
         else:
@@ -218,6 +220,22 @@ class _Run:
     def _wall_seconds(self) -> float:
         return self.earlier_seconds + time.perf_counter() - self.began
 
+    def _times(self) -> str:
+        """What the time since this start went to, and how long the run took in all."""
+        here = time.perf_counter() - self.began
+        parts = {
+            "compiling": self.compiled.seconds,
+            "training": self.training_seconds - self.trained_before,
+            "evaluating": self.evaluation_seconds,
+        }
+        parts["else"] = here - sum(parts.values())
+        went = ", ".join(f"{seconds:.0f} {what}" for what, seconds in parts.items())
+        return (
+            f"{self._wall_seconds():,.0f} s in all ({went})"
+            if not self.earlier_seconds
+            else (f"{self._wall_seconds():,.0f} s in all, {here:.0f} since it was resumed ({went})")
+        )
+
     def _status(self, mark_steps: int, mark_seconds: float) -> str:
         speed = (self.steps - mark_steps) / max(self.training_seconds - mark_seconds, 1e-9)
         last = self.record.rows[-1] if self.record.rows else None
@@ -228,10 +246,12 @@ class _Run:
         )
 
     def _evaluate(self, steps_per_second: float, updates_per_second: float) -> None:
+        began = time.perf_counter()
         self.state, report = self.compiled.report(
             self.compiled.renew(self.state), self.program.hparams, self.program.schedule
         )
         row = plain_row(report)
+        self.evaluation_seconds += time.perf_counter() - began
         if not math.isfinite(row["return_mean"]):
             self._diverged("the evaluated policy's actions or their rewards are")
         row["steps_per_second"] = round(steps_per_second, 1)
@@ -296,7 +316,7 @@ class _Run:
                 f"score {summary['score']:.1f} (mean of the last {summary['score_evaluations']} evaluations), "
                 f"best {summary['best']:.1f}; size {summary['size_ratio']:.3f} of dense, FLOPs "
                 f"{summary['flops_train_ratio']:.3f} to train and {summary['flops_test_ratio']:.3f} to act; "
-                f"{summary['updates_per_second']:,.0f} updates/s, {summary['wall_seconds']:,.0f} s in all"
+                f"{summary['updates_per_second']:,.0f} updates/s, {self._times()}"
                 + ("" if directory is None else f"; files in {directory}")
             )
         about = self.record.about() | {"env_steps": self.steps}
