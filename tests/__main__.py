@@ -20,7 +20,7 @@ CHECKS = (
     Check("format", 0.1, ("ruff", "format", "--check", ".")),
     Check("types", 1, ("mypy",)),
     Check("default tests", 7, ("pytest",)),
-    Check("slow tests: learning, attacks, hosts, studies", 16, ("pytest", "-m", "slow")),
+    Check("slow tests: learning, attacks, hosts, studies", 16, ("pytest", "-m", "slow", "--dist", "worksteal")),
 )
 
 

@@ -40,6 +40,27 @@ hypothesis.settings.register_profile("tests", max_examples=60, deadline=None, de
 hypothesis.settings.load_profile("tests")
 
 
+LONG = (
+    "tickets",
+    "sweep",
+    "run",
+    "data_parallel",
+    "studies",
+    "packed",
+    "program",
+    "kernels",
+    "cloning",
+    "sweep_layout",
+)
+"""Files of tests that take longest, in the order of their length."""
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files: a worker takes whole ones, so that what their tests share is made once."""
+    rank = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def vectors():
     """Directory of reference inputs and outputs: densities, a topology event, an n-step target batch."""

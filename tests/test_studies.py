@@ -936,10 +936,10 @@ def test_a_command_is_kept_without_places_on_this_machine(monkeypatch):
     assert provenance.command() == "python"
 
 
-def smoke(study, tmp_path, *flags):
+def smoke(study, tmp_path, *flags, run=launch):
     """A study in small, by its launcher."""
     given = (f"--study={study}", "--smoke", "--results=results", "--workdir=work", cached(), *flags)
-    return launch("reproduce.py", *given, cwd=tmp_path)
+    return run("reproduce.py", *given, cwd=tmp_path)
 
 
 def test_a_study_in_small_from_the_command_line_to_its_report_and_on(tmp_path):
@@ -961,7 +961,7 @@ def test_a_study_in_small_from_the_command_line_to_its_report_and_on(tmp_path):
     for flags in (["--workdir=elsewhere"], ["--report_only", "--workdir=elsewhere"]):
         text = (directory / "README.md").read_bytes()
         (directory / "README.md").unlink()
-        again = smoke("table2", tmp_path, *flags)
+        again = smoke("table2", tmp_path, *flags, run=launch_here)
         assert again.returncode == 0, again.stderr
         assert (directory / "README.md").read_bytes() == text
         assert (directory / records.FILE).read_text() == kept
@@ -1012,7 +1012,7 @@ def test_every_other_study_in_small(study, flags, tmp_path):
         (["--study=table2", "--smoke", "--results=/proc/nowhere"], "cannot be written (No such file or directory)"),
         (["--study=table2", "--scale=1e300"], "scale=1e+300: a positive share"),
         (["--study=table2", "--dry_run", "--parallel=foo"], "unknown parallel 'foo'; valid: shard_map, "),
-        (["--study=table2", "--dry_run", "--workers=0"], "workers=0: this machine has"),
+        (["--study=table2", "--dry_run", "--workers=0"], "workers=0: this process may use"),
         (["--study=table2", "--smoke", "--workers=1"], "workers=1 says nothing to --parallel=shard_map"),
         (["--study=table2", "--smoke", "--buffer_max=2000000000"], "lower --buffer_max or --hidden"),
     ],

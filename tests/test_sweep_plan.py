@@ -121,7 +121,7 @@ def test_all_methods_share_the_schedule_of_the_one_that_does_most():
     assert build(configs)[1] == make_schedule(next(c for c in configs if c.method == "rlx2"))
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     runs=st.integers(1, 40),
     programs=st.integers(1, 3),
