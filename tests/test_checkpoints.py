@@ -1,4 +1,4 @@
-"""Checkpoints of tiny trees: what is accepted, what gives way to an older one, and what a full disk leaves."""
+"""Checkpoints of tiny trees: which are used, what gives way to an older one, what a full disk leaves. And histories."""
 
 import errno
 import json
@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 
 from rlx2_jax import checkpoints as module
+from rlx2_jax import files
 from rlx2_jax.checkpoints import Checkpoints
-from rlx2_jax.errors import CheckpointError
+from rlx2_jax.config import resolve
+from rlx2_jax.errors import CheckpointError, FileError
+from rlx2_jax.training import workdir as workdirs
+from tests.conftest import small
 
 TEMPLATE = {"x": np.zeros(3, np.float32)}
 
@@ -272,3 +276,89 @@ def test_what_else_keeps_a_checkpoint_from_being_written_is_one_sentence(workdir
     match = r"^checkpoint at step 11 could not be written \(a\); make its directory writable, then resume: the one at"
     with pytest.raises(CheckpointError, match=match):
         save(workdir, 11)
+
+
+ROWS = [{"env_steps": 10 * k, "return_mean": 0.1 * k, "critic_loss": None} for k in (1, 2, 3)]
+LINES = "".join(files.json_line(row) for row in ROWS)
+LATER = files.json_line({"env_steps": 40, "return_mean": 9.0})
+
+
+def rewind(workdir, text, kept, step=35):
+    """Rows that a run goes on with where its file holds a text, and what is said of the file."""
+    path = workdir / "metrics.jsonl"
+    if text is not None:
+        path.write_bytes(text.encode("latin1"))
+    rows, told = workdirs.rewind(workdir, step, 10, kept)
+    assert files.read_json_lines(path, whole=True) == rows
+    return rows, told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        LINES[:-9],
+        LINES[9:],
+        LINES * 2,
+        LATER,
+        LINES.replace('"env_steps": 20', '"env_steps": null'),
+        LINES.replace("env", "evn"),
+        "null\n",
+        "[]\n3\n",
+        "{" + LINES,
+        "\xff\xfe" + LINES,
+    ],
+)
+def test_a_history_that_was_changed_is_put_back_or_refused(tmp_path, text):
+    assert rewind(tmp_path, text, ROWS) == (
+        ROWS,
+        f"{tmp_path / 'metrics.jsonl'} was not as the run had written it; it is put back as it was at step 35",
+    )
+    assert rewind(tmp_path, LINES.replace("0.2", "0.3"), ROWS)[0] == ROWS
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(
+        FileError, match=r"^\S+ (is damaged \(.*\)|has not one row for each .* up to step 35); restore .*\.$"
+    ):
+        rewind(tmp_path, text, None)
+
+
+@pytest.mark.parametrize("kept", [ROWS, None])
+@pytest.mark.parametrize("more", ["", LATER, LATER[:-9], LATER * 2])
+def test_a_history_with_later_rows_goes_back_to_the_step(tmp_path, kept, more):
+    assert rewind(tmp_path, LINES + more, kept) == (ROWS, None)
+
+
+def test_a_history_begins_empty(tmp_path):
+    for text in (None, LINES, LATER):
+        assert rewind(tmp_path, text, [], 0) == ([], None)
+    assert rewind(tmp_path, LINES, None, 9) == ([], None)
+
+
+def test_a_folder_in_the_place_of_a_history_is_one_sentence(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    for kept in (ROWS, None):
+        with pytest.raises(FileError, match=r"metrics.jsonl is a folder, not a file; .*\.$"):
+            rewind(tmp_path, None, kept)
+
+
+def test_rows_come_back_from_a_checkpoint_as_from_their_file(tmp_path):
+    rows = [{"env_steps": 1, "loss": 0.1 + 0.2, "tiny": 5e-324, "none": float("nan"), "much": float("inf")}]
+    files.write_json_lines(tmp_path / "metrics.jsonl", rows)
+    with Checkpoints(tmp_path, {"seed": 1}) as checkpoints:
+        checkpoints.save(1, TEMPLATE, {"rows": files.plain(rows)})
+        _, _, record = checkpoints.restore(TEMPLATE, pytest.fail)
+    assert record["rows"] == files.read_json_lines(tmp_path / "metrics.jsonl")
+    assert record["rows"][0]["none"] is record["rows"][0]["much"] is None
+
+
+def test_a_replaced_run_keeps_a_link_to_where_its_checkpoints_are(workdir, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "far"
+    (workdir / "checkpoints").rename(elsewhere)
+    (workdir / "checkpoints").symlink_to(elsewhere)
+    (elsewhere / "11").symlink_to(tmp_path_factory.mktemp("kept"))
+    workdirs.prepare(workdir, resolve(small()), resume=False, overwrite=True)
+    assert (workdir / "checkpoints").is_symlink()
+    assert list(elsewhere.iterdir()) == []
+    save(workdir, 5)
+    assert restore(workdir) == (5, [])
