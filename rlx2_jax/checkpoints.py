@@ -10,6 +10,7 @@ Orbax restores flipped bytes silently, and casts dtypes silently; the checksums 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -37,6 +38,9 @@ ABOUT = "about/metadata"
 FULL = [os.strerror(number) for number in sorted(files.FULL)]
 """What the system says where more space would help."""
 
+MENDS = {os.strerror(errno.ENOENT): "put its directory back"}
+"""What else helps, by what the system says."""
+
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 """What Orbax calls a checkpoint that it has not finished."""
 
@@ -55,6 +59,8 @@ class Checkpoints:
           workdir: the run's directory.
           config: the run's resolved configuration as plain values; a checkpoint of another is refused.
         """
+        with files.writing(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
         self._directory = Path(os.path.realpath(workdir / "checkpoints"))
         self._checksums = workdir / "checksums"
         self._rejected = workdir / "rejected"
@@ -95,7 +101,7 @@ class Checkpoints:
             )
 
     def _write(self, step: int, state: Any, about: Mapping[str, Any]) -> bool:
-        self._checksums.mkdir(parents=True, exist_ok=True)
+        self._checksums.mkdir(exist_ok=True)  # A directory that is gone stays so.
         saved = self._open().save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
@@ -305,7 +311,7 @@ def _silence() -> Iterator[None]:
 def _unwritten(step: int, error: Exception, kept: Sequence[int]) -> str:
     """A sentence on a checkpoint that could not be written, and what to go on from."""
     reason = _reason(error)
-    mend = "free space there" if reason in FULL else "make its directory writable"
+    mend = "free space there" if reason in FULL else MENDS.get(reason, "make its directory writable")
     told = f"checkpoint at step {step} could not be written ({reason}); {mend}"
     if kept:
         return f"{told}, then resume: the one at step {kept[0]} is kept."

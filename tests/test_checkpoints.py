@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import shutil
 import subprocess
 import threading
@@ -259,6 +260,36 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_last_good_checkpoints(disk, 
         if steps:
             assert checkpoints.restore({"x": np.zeros(size)}, pytest.fail)[0] == steps[-1]
         checkpoints.save(50, {"x": np.zeros(3)}, {})
+
+
+def test_a_file_that_may_not_be_so_long_is_as_a_full_disk(workdir, capfd):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
+    try:
+        with (
+            Checkpoints(workdir, {"seed": 1}) as checkpoints,
+            pytest.raises(
+                CheckpointError, match=r"11 could not be written \(File too large\); free space there, then resume"
+            ),
+        ):
+            checkpoints.save(11, {"x": np.random.default_rng(0).random(5_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert capfd.readouterr() == ("", "")
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"5", "9"}
+    assert restore(workdir) == (9, [])
+
+
+def test_a_directory_that_is_gone_is_not_made_again(tmp_path):
+    workdir = tmp_path / "run"
+    with Checkpoints(workdir, {"seed": 1}) as checkpoints:
+        for step in (5, 9):
+            checkpoints.save(step, TEMPLATE, {})
+        shutil.rmtree(workdir)
+        match = r"11 could not be written \(No such file or directory\); put its directory back, or name"
+        with pytest.raises(CheckpointError, match=match):
+            checkpoints.save(11, TEMPLATE, {})
+    assert not workdir.exists()
 
 
 def test_checksums_that_cannot_be_written_leave_no_checkpoint_without_any(workdir, monkeypatch):

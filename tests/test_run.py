@@ -154,7 +154,7 @@ def test_a_record_keeps_the_best_policy_and_scores_the_last_evaluations(finished
         record.add({"env_steps": 400 * k, "return_mean": mean}, filled)
     biases = [policies.load(tmp_path / name).params["Dense_0"]["bias"][0] for name in ("policy.npz", "policy_best.npz")]
     assert biases == [2, 3]
-    summary = record.close(Totals(1200, 1000, 0, 1.0, 1.0, 1.0), finished=True)
+    summary = record.close(Totals(1200, 1000, 0, 1.0, 1.0, 1.0, {}), finished=True)
     assert (summary["score"], summary["score_evaluations"], summary["best"]) == (2.5, 2, 3)
 
 

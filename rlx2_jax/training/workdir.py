@@ -3,7 +3,7 @@
 config.json       all resolved values
 metrics.jsonl     one object per evaluation
 tensorboard/      the same as TensorBoard events
-checkpoints/      whole-run state (see `checkpoints`), with checksums/ beside it
+checkpoints/      whole-run state and rows so far (see `checkpoints`), with checksums/ and rejected/ beside it
 policy.npz        the policy at the last evaluation; policy_best.npz at the best one (see `policies`)
 masks.npz         the masks it began and ended with, once it is finished (see `tickets`)
 summary.json      what came out
