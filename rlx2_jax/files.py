@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rlx2_jax.errors import FileError
 
@@ -89,7 +90,7 @@ def remove_unfinished(path: Path) -> None:
             aside.unlink(missing_ok=True)
 
 
-def open_file(path: Path, mend: str = RESTORE) -> IO[bytes]:
+def open_file(path: Path, mend: str = RESTORE) -> io.BufferedReader:
     """Open a file to be read.
 
     Args:

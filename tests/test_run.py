@@ -341,6 +341,19 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(finished, tmp_path)
     assert without_clocks(files.read_json_lines(held / "metrics.jsonl")) == without_clocks(finished[1].rows)
 
 
+@pytest.mark.parametrize("what", ["deleted", "doubled"])
+def test_a_resumed_run_has_its_history_from_its_checkpoint(finished, tmp_path, what, capsys):
+    held = tmp_path / "held"
+    shutil.copytree(finished[0], held)
+    metrics = held / "metrics.jsonl"
+    rows = files.read_json_lines(metrics)
+    metrics.unlink() if what == "deleted" else metrics.write_bytes(metrics.read_bytes() * 2)
+    result = train(small(), held, resume=True)
+    assert told(capsys, "metrics.jsonl was not as the run had written it; it is put back as it was at step 1,200")
+    assert result.rows == files.read_json_lines(metrics) == rows
+    assert result.summary["score"] == finished[1].summary["score"]
+
+
 def test_a_run_goes_on_with_its_own_settings_and_those_of_how_may_change(finished):
     workdir, own = finished[0], resolve(small())
     assert workdirs.resumed(workdir, {}) == own

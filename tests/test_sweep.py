@@ -241,6 +241,9 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_ends_with_the_same_table(tmp_p
     stopped = quiet(configs, tmp_path / "stopped", on_table=stop_once)
     assert not stopped.finished
     assert all(line["env_steps"] < 4000 and not line["finished"] for line in stopped.table)
+    first, second = (tmp_path / "stopped" / "runs" / run.name / "metrics.jsonl" for run in stopped.plan.runs)
+    first.unlink()
+    second.write_bytes(second.read_bytes() * 2)
     resumed = quiet(runs(1000), tmp_path / "stopped")  # How often a run is saved makes it no other run.
     whole = quiet(configs, tmp_path / "whole")
     assert resumed.finished

@@ -99,18 +99,25 @@ class BatchRun:
         hosts.barrier("checkpoints looked at")
         if self.checkpoints.steps():
             self.steps, self.state, clocks = self.checkpoints.restore(
-                self.compiled.template, warn=self.display.say, barrier=hosts.barrier
+                self.compiled.template,
+                warn=self.display.say,
+                barrier=hosts.barrier,
+                kinds={"training_seconds": float, "wall_seconds": float, "diverged": dict},
             )
+            kept = clocks.get("rows", {})
             self.saved_at = self.steps
             self.training_seconds = clocks["training_seconds"]
             self.earlier_seconds = clocks["wall_seconds"]
             self.diverged = clocks["diverged"]
             self.display.say(f"{self.batch.name}: resumed at step {self.steps:,}")
         else:
+            kept = {run.name: [] for run in self.runs}
             self.state = self.compiled.init(self.keys, self.hparams)
         for row, (run, record) in enumerate(zip(self.runs, self.records, strict=True)):
-            record.open(self.steps)
-            if row not in self.mine:
+            rows = kept.get(run.name)
+            if told := record.open(min(self.steps, self.diverged.get(run.name, self.steps + 1) - 1), rows):
+                self.display.say(told)
+            if row not in self.mine and rows is None:
                 rows = files.read_json_lines(workdir / "runs" / run.name / "metrics.jsonl")
                 record.rows = [line for line in rows if line["env_steps"] <= self.steps]
 
@@ -204,6 +211,7 @@ class BatchRun:
             "training_seconds": self.training_seconds,
             "wall_seconds": self._wall_seconds(),
             "diverged": self.diverged,
+            "rows": {run.name: record.history() for run, record in zip(self.runs, self.records, strict=True)},
         }
         self.checkpoints.save(self.steps, self.state, clocks)
         self.saved_at = self.steps
@@ -233,7 +241,7 @@ class BatchRun:
             if hosts.is_first():
                 files.write_json(self.directory / "done.json", {"diverged": self.diverged})
                 for name in ("checkpoints", "checksums", "rejected"):
-                    shutil.rmtree(self.directory / name, ignore_errors=True)
+                    shutil.rmtree((self.directory / name).resolve(), ignore_errors=True)
 
 
 def _identity(batch: Batch, runs: Sequence[Run]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,11 +59,27 @@ class Record:
         self._provenance = provenance.about()
         self._draw_from = 0.0
 
-    def open(self, env_steps: int) -> None:
-        """Begin at a step: what a directory holds of later ones is forgotten, what it holds of earlier ones is kept."""
-        if self.directory is not None:
-            self.rows = workdirs.rewind(self.directory, env_steps)
-            self._events = Events(self.directory / "tensorboard", env_steps)
+    def open(self, env_steps: int, kept: Sequence[Row] | None = ()) -> str | None:
+        """Begin at a step: what a directory holds of later ones is forgotten, what it held of earlier ones is kept.
+
+        Args:
+          env_steps: the step.
+          kept: rows up to it, as a checkpoint has them (see `training.workdir.rewind`).
+
+        Returns:
+          A sentence, if the directory held others.
+        """
+        if self.directory is None:
+            self.rows = list(kept or ())
+            return None
+        assert self.config.eval_every
+        self.rows, told = workdirs.rewind(self.directory, env_steps, self.config.eval_every, kept)
+        self._events = Events(self.directory / "tensorboard", env_steps)
+        return told
+
+    def history(self) -> list[Row]:
+        """The rows as a resumed run reads them."""
+        return files.plain(self.rows)
 
     def add(self, row: Row, params: networks.Params) -> None:
         """One evaluation, and the actor's parameters it was made with."""

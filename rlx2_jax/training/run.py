@@ -155,15 +155,20 @@ class _Run:
         """Put the state on the device: fresh, or from the last good checkpoint."""
         if resume and self._was_saved():
             assert self.checkpoints is not None
-            self.steps, restored, record = self.checkpoints.restore(self.compiled.template, warn=self.display.say)
+            self.steps, restored, record = self.checkpoints.restore(
+                self.compiled.template, warn=self.display.say, kinds={"training_seconds": float, "wall_seconds": float}
+            )
+            kept = record.get("rows")
             self.state = self.compiled.pack(restored)
             self.saved_at = self.steps
             self.training_seconds = self.trained_before = record["training_seconds"]
             self.earlier_seconds = record["wall_seconds"]
             self.display.say(f"resumed at step {self.steps:,}")
         else:
+            kept = []
             self.state = self.compiled.init(jax.random.PRNGKey(self.config.seed), self.program.hparams)
-        self.record.open(self.steps)
+        if told := self.record.open(self.steps, kept):
+            self.display.say(told)
 
     def _was_saved(self) -> bool:
         """Whether there is anything to go on from: there is not, if a run was killed before its first checkpoint."""
@@ -269,6 +274,7 @@ class _Run:
         record = {
             "training_seconds": self.training_seconds,
             "wall_seconds": self._wall_seconds(),
+            "rows": self.record.history(),
         }
         self.checkpoints.save(self.steps, self.compiled.unpack(self.state), record)
         self.saved_at = self.steps

@@ -3,7 +3,7 @@
 config.json       all resolved values
 metrics.jsonl     one object per evaluation
 tensorboard/      the same as TensorBoard events
-checkpoints/      whole-run state (see `checkpoints`), with checksums/ beside it
+checkpoints/      whole-run state and rows so far (see `checkpoints`), with checksums/ and rejected/ beside it
 policy.npz        the policy at the last evaluation; policy_best.npz at the best one (see `policies`)
 masks.npz         the masks it began and ended with, once it is finished (see `tickets`)
 summary.json      what came out
@@ -22,7 +22,7 @@ from typing import Any
 
 from rlx2_jax import files, lock, tickets
 from rlx2_jax.config import Config, resolve
-from rlx2_jax.errors import ConfigError, WorkdirError
+from rlx2_jax.errors import ConfigError, FileError, WorkdirError
 
 CONTENTS = (
     "metrics.jsonl",
@@ -188,12 +188,44 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise WorkdirError(f"{workdir} holds no run ({path} cannot be read); name the directory of one.") from None
 
 
-def rewind(workdir: Path, env_steps: int) -> list[dict[str, Any]]:
-    """Forget the evaluations after a step, which a resumed run makes again; returns those left."""
+def rewind(
+    workdir: Path, env_steps: int, eval_every: int, kept: Sequence[dict[str, Any]] | None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Put metrics.jsonl back to what it was at a step; a resumed run makes later evaluations again.
+
+    Args:
+      workdir: of the run.
+      env_steps: the step.
+      eval_every: steps from one evaluation to the next.
+      kept: the evaluations up to the step, as its checkpoint has them; older checkpoints have none, and the file must
+        be whole.
+
+    Returns:
+      The evaluations, and a sentence if the file had others.
+
+    Raises:
+      FileError: it cannot be written, or it is needed and damaged.
+    """
     path = workdir / "metrics.jsonl"
-    rows = [row for row in files.read_json_lines(path) if row["env_steps"] <= env_steps]
-    files.write_json_lines(path, rows)
-    return rows
+    mend = "restore a copy of it, or begin another --workdir"
+    try:
+        found = [row for row in files.read_json_lines(path, mend) if not _is_after(row, env_steps)]
+    except FileError:
+        if kept is None:
+            raise
+        found = None
+    if kept is None:
+        if [row.get("env_steps") for row in found or []] != [*range(eval_every, env_steps + 1, eval_every)]:
+            raise FileError(f"{path} has not one row for each evaluation up to step {env_steps:,}; {mend}.")
+        kept = found or []
+    files.write_json_lines(path, kept)
+    if found == list(kept):
+        return list(kept), None
+    return list(kept), f"{path} was not as the run had written it; it is put back as it was at step {env_steps:,}"
+
+
+def _is_after(row: Mapping[str, Any], env_steps: int) -> bool:
+    return isinstance(row.get("env_steps"), int) and row["env_steps"] > env_steps
 
 
 def last_scores(rows: Sequence[dict[str, Any]], count: int) -> list[float]:
@@ -202,7 +234,9 @@ def last_scores(rows: Sequence[dict[str, Any]], count: int) -> list[float]:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Remove a file, or a folder with what is in it; of a link to a folder only what is in that."""
+    for each in path.iterdir() if path.is_symlink() and path.is_dir() else [path]:
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink(missing_ok=True)
