@@ -1,0 +1,155 @@
+"""Whose a directory is: what a run takes, leaves and removes, and what it finds there that is not as it was left."""
+
+import json
+import shutil
+
+import pytest
+
+from rlx2_jax.config import resolve
+from rlx2_jax.errors import FileError, WorkdirError
+from rlx2_jax.sweeps import plan as plans
+from rlx2_jax.training import workdir as workdirs
+from tests.conftest import small
+
+WAYS = (
+    {"resume": False, "overwrite": False},
+    {"resume": True, "overwrite": False},
+    {"resume": False, "overwrite": True},
+)
+"""In which a run begins."""
+
+
+def tree(directory):
+    """Everything under a directory, with its contents."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None for path in directory.rglob("*")
+    }
+
+
+def write(directory, contents):
+    for name, text in contents.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text)
+
+
+def begun(directory, **changes):
+    """A directory that a run has begun in."""
+    workdirs.prepare(directory, resolve(small(**changes)), resume=False, overwrite=False)
+    return directory
+
+
+FOREIGN = {
+    "configuration of another project": {"config.json": '{"agent": "td3", "env": "ant", "method": "x", "host": "a"}'},
+    "configuration without our fields": {"config.json": '{"port": 8080}'},
+    "configuration of other types": {"config.json": '{"agent": "td3", "env": "ant", "method": 3}'},
+    "empty configuration": {"config.json": "{}"},
+    "list": {"config.json": "[]"},
+    "text": {"config.json": "port = 8080"},
+    "folder": {"config.json/a": "1"},
+    "checkpoints": {"checkpoints/model.pt": "weights"},
+    "numbered checkpoints": {"checkpoints/400/model.pt": "weights"},
+    "events": {"tensorboard/events.out.tfevents.1": "events"},
+    "picture": {"curve.png": "picture"},
+    "rows": {"metrics.jsonl": "{}"},
+    "summary": {"summary.json": "{}"},
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("way", WAYS, ids=["begin", "resume", "overwrite"])
+def test_what_is_somebody_elses_is_refused_and_stays(tmp_path, kind, way):
+    write(tmp_path, FOREIGN[kind])
+    before = tree(tmp_path)
+    with pytest.raises(WorkdirError, match=r"name another --workdir\.$") as refused:
+        workdirs.held(tmp_path, resolve(small()), **way).__enter__()
+    assert "--overwrite" not in str(refused.value)
+    assert tree(tmp_path) == before, "not even a lock"
+
+
+def test_only_what_a_run_made_is_replaced(tmp_path):
+    held = begun(tmp_path)
+    mine = {"metrics.jsonl": "", "summary.json": "{}", "curve.png": "", "checkpoints/400/state/a": ""}
+    mine |= {"checkpoints/800.orbax-checkpoint-tmp-1/a": "", "checksums/400.json": "", "rejected/200/a": ""}
+    mine |= {"checksums/.800.json.12.tmp": "", "tensorboard/events.out.tfevents.1": "", ".summary.json.12.tmp": ""}
+    other = {"notes.txt": "a", "checkpoints/model.pt": "b", "checkpoints/best/model.pt": "c", ".curve.png.old.tmp": "d"}
+    write(held, mine | other)
+    workdirs.prepare(held, resolve(small(gamma=0.9)), resume=False, overwrite=True)
+    found = tree(held)
+    assert json.loads(found.pop("config.json"))["gamma"] == 0.9
+    assert {name: data.decode() for name, data in found.items() if data is not None} == other
+    assert {name for name, data in found.items() if data is None} == {"checkpoints", "checkpoints/best"}
+
+
+def test_a_link_to_checkpoints_stays_and_where_it_leads_loses_the_runs_own(tmp_path):
+    held, there = begun(tmp_path / "run"), tmp_path / "there"
+    write(there, {"400/state": "", "model.pt": "weights"})
+    (held / "checkpoints").symlink_to(there)
+    workdirs.prepare(held, resolve(small(gamma=0.9)), resume=False, overwrite=True)
+    assert (held / "checkpoints").is_symlink()
+    assert list(tree(there)) == ["model.pt"]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["begin", "resume", "overwrite"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "curve.png", "checkpoints", "tensorboard"])
+def test_a_folder_in_the_place_of_a_file_is_told_and_the_other_way_round(tmp_path, name, way):
+    held = begun(tmp_path)
+    write(held, {f"{name}/a": ""} if "." in name else {name: ""})
+    with pytest.raises(FileError, match=rf"{name} is (a folder, not a file|no folder); move it, or .*\.$"):
+        workdirs.prepare(held, resolve(small()), **way)
+    assert (held / name).exists()
+
+
+def test_who_asks_to_go_on_is_not_told_to_replace(tmp_path):
+    held = begun(tmp_path)
+    with pytest.raises(WorkdirError, match=r"another run \(gamma=0.99 not 0.9\); name another --workdir\.$"):
+        workdirs.prepare(held, resolve(small(gamma=0.9)), resume=True, overwrite=False)
+
+
+def test_a_sweep_is_no_run_and_a_run_no_sweep(tmp_path):
+    sweep, run = tmp_path / "sweep", begun(tmp_path / "run")
+    sweep.mkdir()
+    plans.write(sweep, plans.lay_out(plans.product(small())))
+    for way in WAYS:
+        with pytest.raises(WorkdirError, match=r"holds a sweep, no single run; name another --workdir\.$"):
+            workdirs.prepare(sweep, resolve(small()), **way)
+    with pytest.raises(WorkdirError, match=r"holds a single run, no sweep; name another --workdir\.$"):
+        plans.read(run)
+
+
+VALUES = {
+    "agent": 3,
+    "hidden": [16, "a"],
+    "gamma": "0.9",
+    "seed": 1.5,
+    "num_envs": True,
+    "reset_moments": 1,
+    "n_step": [],
+    "ticket": {},
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_configuration_with_a_value_of_another_kind_is_no_run(tmp_path, name):
+    held = begun(tmp_path)
+    values = json.loads((held / "config.json").read_text()) | {name: VALUES[name]}
+    (held / "config.json").write_text(json.dumps(values))
+    for use in (workdirs.read_config, lambda held: workdirs.resumed(held, {})):
+        with pytest.raises(WorkdirError, match=rf"holds no run \({name}=.*\); name the directory of one\.$"):
+            use(held)
+
+
+@pytest.mark.parametrize("data", [b"", b"null", b"[]", b"\xff\xfe{}", b"{", None])
+def test_a_configuration_that_is_damaged_is_one_sentence(tmp_path, data):
+    held = begun(tmp_path)
+    (held / "config.json").unlink()
+    (held / "config.json").mkdir() if data is None else (held / "config.json").write_bytes(data)
+    with pytest.raises(WorkdirError, match=r"config.json is .*; name the directory of a run\.$"):
+        workdirs.read_config(held)
+
+
+@pytest.mark.parametrize("row", ["{}", '{"env_steps": 1}', '{"env_steps": "1", "return_mean": 2}', "[1]", "3",
+                                 '{"env_steps": 1, "return_mean": null}', '{"env_steps": 1, "return_mean": 2, "x": []}'])  # fmt: skip
+def test_rows_of_another_kind_are_damaged(tmp_path, row):
+    write(tmp_path, {"metrics.jsonl": '{"env_steps": 1, "return_mean": 2, "q_mean": null}\n' + row + "\n"})
+    with pytest.raises(FileError, match=r"metrics.jsonl is damaged \(.*\); restore a copy, or make its run again\.$"):
+        workdirs.read_rows(tmp_path)
