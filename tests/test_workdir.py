@@ -1,7 +1,6 @@
 """Whose a directory is: what a run takes, leaves and removes, and what it finds there that is not as it was left."""
 
 import json
-import shutil
 
 import pytest
 
@@ -11,11 +10,7 @@ from rlx2_jax.sweeps import plan as plans
 from rlx2_jax.training import workdir as workdirs
 from tests.conftest import small
 
-WAYS = (
-    {"resume": False, "overwrite": False},
-    {"resume": True, "overwrite": False},
-    {"resume": False, "overwrite": True},
-)
+WAYS = [{"resume": way == "resume", "overwrite": way == "overwrite"} for way in ("begin", "resume", "overwrite")]
 """In which a run begins."""
 
 
@@ -147,9 +142,65 @@ def test_a_configuration_that_is_damaged_is_one_sentence(tmp_path, data):
         workdirs.read_config(held)
 
 
-@pytest.mark.parametrize("row", ["{}", '{"env_steps": 1}', '{"env_steps": "1", "return_mean": 2}', "[1]", "3",
-                                 '{"env_steps": 1, "return_mean": null}', '{"env_steps": 1, "return_mean": 2, "x": []}'])  # fmt: skip
+ROWS = (
+    *("{}", "[1]", "3", '{"env_steps": 1}', '{"env_steps": "1", "return_mean": 2}'),
+    *('{"env_steps": 1, "return_mean": null}', '{"env_steps": 1, "return_mean": 2, "q_mean": []}'),
+)
+
+
+@pytest.mark.parametrize("row", ROWS)
 def test_rows_of_another_kind_are_damaged(tmp_path, row):
     write(tmp_path, {"metrics.jsonl": '{"env_steps": 1, "return_mean": 2, "q_mean": null}\n' + row + "\n"})
     with pytest.raises(FileError, match=r"metrics.jsonl is damaged \(.*\); restore a copy, or make its run again\.$"):
         workdirs.read_rows(tmp_path)
+
+
+def spoil_plan(values, *keys):
+    """A plan with one value replaced, or left out if it is a key of the plan itself."""
+    *path, last, new = keys
+    part = values
+    for key in path:
+        part = part[key]
+    part[last] = new
+    return values
+
+
+SPOILT: list[tuple] = [
+    ("runs", []),
+    ("runs", {}),
+    ("runs", {"a": {"gamma": "x"}}),
+    ("batches", None),
+    ("batches", [{}]),
+    ("devices", 0),
+    ("devices", "1"),
+    ("compilations", 3),
+    ("fields", ["colour"]),
+    ("parallel", "foo"),
+    ("batches", 0, "rows", "3"),
+    ("batches", 0, "runs", ["another"]),
+    ("batches", 0, "name", "../a"),
+]
+
+
+@pytest.mark.parametrize("keys", SPOILT, ids=str)
+def test_a_plan_that_is_not_as_it_was_left_is_damaged(tmp_path, keys):
+    values = json.loads(json.dumps(plans.lay_out(plans.product(small())).to_dict()))
+    write(tmp_path, {"plan.json": json.dumps(spoil_plan(values, *keys))})
+    with pytest.raises(FileError, match=r"plan.json is damaged \(.*\); restore a copy, or name another --workdir\.$"):
+        plans.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "3", '{"a": "b"}', '{"a": null}'])
+def test_a_note_of_runs_that_diverged_may_be_damaged(tmp_path, text):
+    write(tmp_path, {"diverged.json": text, "done.json": f'{{"diverged": {text}}}'})
+    for name, within in (("diverged.json", None), ("done.json", "diverged")):
+        with pytest.raises(FileError, match=rf"{name} is damaged \(.*another --workdir\.$"):
+            plans.read_diverged(tmp_path / name, within)
+    assert plans.read_diverged(tmp_path / "none.json") == {}
+
+
+@pytest.mark.parametrize("name", plans.MADE)
+def test_a_sweep_does_not_replace_what_is_somebody_elses(tmp_path, name):
+    write(tmp_path, {name: "a"})
+    with pytest.raises(WorkdirError, match=rf"holds {name}, which no sweep has left there; name another --workdir\.$"):
+        plans.read(tmp_path)
