@@ -1,13 +1,22 @@
 """Whose a directory is: what a run takes, leaves and removes, and what it finds there that is not as it was left."""
 
+import errno
 import json
+import re
+import resource
+import shutil
+from unittest import mock
 
 import pytest
 
+from rlx2_jax import files
+from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import resolve
 from rlx2_jax.errors import FileError, WorkdirError
 from rlx2_jax.sweeps import plan as plans
+from rlx2_jax.training import train
 from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.training.events import Events
 from tests.conftest import small
 
 WAYS = [{"resume": way == "resume", "overwrite": way == "overwrite"} for way in ("begin", "resume", "overwrite")]
@@ -204,3 +213,75 @@ def test_a_sweep_does_not_replace_what_is_somebody_elses(tmp_path, name):
     write(tmp_path, {name: "a"})
     with pytest.raises(WorkdirError, match=rf"holds {name}, which no sweep has left there; name another --workdir\.$"):
         plans.read(tmp_path)
+
+
+@pytest.fixture
+def full():
+    """A function that limits files to so many bytes, as a full disk does, until the test ends."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_ends_tensorboards_file_in_one_sentence(tmp_path, full):
+    events = Events(tmp_path / "tensorboard", 0)
+    full(60)
+    events.add_scalar("return_mean", 1.0, 1)
+    with pytest.raises(FileError, match=r"tensorboard cannot be written \(File too large\); free space there, or .*"):
+        events.flush()
+    assert events._writer._py_recordio_writer._writer.closed, "nothing is tried again at the end"
+    del events
+
+
+def test_a_workdir_that_goes_away_while_a_run_goes_on_ends_it_in_one_sentence(tmp_path):
+    """Nothing is made in its place."""
+    workdir = tmp_path / "run"
+    config = small(eval_every=600, checkpoint_every=200)
+    with pytest.raises(FileError) as told:
+        train(config, workdir, show_progress=False, on_report=lambda rows: shutil.rmtree(workdir))
+    assert re.fullmatch(
+        rf"{workdir} cannot be written \(No such file or directory\); put its directory back, or name another place; "
+        r"the checkpoint at step 400 is where that directory is now, if anywhere\.",
+        str(told.value),
+    )
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(("name", "step"), [("curve.png", 800), ("tensorboard", 800), ("masks.npz", 1200)])
+def test_a_disk_that_is_full_at_any_write_ends_a_run_in_one_sentence(tmp_path, name, step):
+    """The disk is full at this file alone: the last checkpoint is kept, and no other is tried."""
+    error = OSError(errno.ENOSPC, "No space left on device")
+    write, append = files.write_bytes, files.append_json_line
+
+    def fail(write):
+        def writing(path, *rest):
+            with files.writing(path):
+                if path.name == name and len(saved) >= 2:
+                    raise error
+            return write(path, *rest)
+
+        return writing
+
+    saved = []
+
+    def save(self, step, *rest, save=Checkpoints.save):
+        save(self, step, *rest)
+        saved.append(step)
+
+    def flush(self, flush=Events.flush):
+        self._do(mock.Mock(side_effect=error)) if name == "tensorboard" and len(saved) >= 2 else flush(self)
+
+    with (
+        mock.patch.object(files, "write_bytes", fail(write)),
+        mock.patch.object(files, "append_json_line", fail(append)),
+        mock.patch.object(Events, "flush", flush),
+        mock.patch.object(Checkpoints, "save", save),
+        pytest.raises(FileError) as told,
+    ):
+        train(small(eval_every=600, checkpoint_every=400), tmp_path, show_progress=False)
+    assert re.fullmatch(
+        rf"{tmp_path / name} cannot be written \(No space left on device\); free space there, or name another place; "
+        rf"the checkpoint at step {step:,} is kept\.",
+        str(told.value),
+    )
+    assert saved[-1] == step
