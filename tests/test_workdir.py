@@ -14,6 +14,7 @@ from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import resolve
 from rlx2_jax.errors import FileError, WorkdirError
 from rlx2_jax.sweeps import plan as plans
+from rlx2_jax.sweeps import sweep
 from rlx2_jax.training import train
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.events import Events
@@ -285,3 +286,26 @@ def test_a_disk_that_is_full_at_any_write_ends_a_run_in_one_sentence(tmp_path, n
         str(told.value),
     )
     assert saved[-1] == step
+
+
+@pytest.mark.parametrize("fault", ["removed", "full"])
+def test_a_sweep_that_cannot_write_any_more_ends_in_one_sentence(tmp_path, fault):
+    workdir, error = tmp_path / "sweep", OSError(errno.ENOSPC, "No space left on device")
+
+    def listen(plan, lines):
+        if lines[0]["env_steps"]:
+            with files.writing(workdir / "sweep.csv"):
+                if fault == "full":
+                    raise error
+            shutil.rmtree(workdir)
+
+    configs = plans.product(small(eval_every=600, checkpoint_every=400))
+    with pytest.raises(FileError) as told:
+        sweep(configs, workdir, show_progress=False, on_table=listen)
+    why, left = {
+        "removed": ("No such file or directory", "where that directory is now, if anywhere"),
+        "full": ("No space left on device", "kept"),
+    }[fault]
+    kept = f"of batch-0, the checkpoint at step 400 is {left}"
+    assert re.fullmatch(rf"{workdir}\S+ cannot be written \({why}\); [^;]*; {kept}\.", str(told.value))
+    assert workdir.exists() == (fault == "full")
