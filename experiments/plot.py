@@ -12,7 +12,6 @@ from pathlib import Path
 
 from absl import flags
 
-from rlx2_jax import files
 from rlx2_jax import flags as launcher
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.training import workdir as workdirs
@@ -40,7 +39,7 @@ def main(argv: Sequence[str]) -> int | None:
 
 def _read(directory: Path) -> comparison.Run:
     config = workdirs.read_config(directory)
-    rows = files.read_json_lines(directory / "metrics.jsonl")
+    rows = workdirs.read_rows(directory)
     if not rows:
         raise WorkdirError(f"{directory} holds no evaluation yet; let its run go on.")
     what = {name: value for name, value in config.items() if name not in workdirs.HOW}

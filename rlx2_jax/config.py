@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -203,12 +204,33 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """Inverse of `to_dict`; raises ConfigError on fields it does not know."""
+        """Inverse of `to_dict`; raises ConfigError on fields it does not know, and on values that no field can have."""
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"unknown configuration fields {unknown}; valid: {sorted(known)}.")
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        for name, value in plain.items():
+            _check_kind(name, value)
         return cls(**plain)
+
+
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "bool": (lambda value: isinstance(value, bool), "use true or false"),
+    "int": (lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool), "use a whole number"),
+    "float": (lambda value: isinstance(value, numbers.Real) and not isinstance(value, bool), "use a number"),
+    "str": (lambda value: isinstance(value, str), "use a text"),
+    "tuple[int, ...]": (
+        lambda value: isinstance(value, tuple) and all(KINDS["int"][0](part) for part in value),
+        "use whole numbers",
+    ),
+    "None": (lambda value: value is None, "or leave it out"),
+}
+"""What a value of a type is, as the fields of `Config` name types, and what a person is told of another one."""
+
+
+def _check_kind(name: str, value: Any) -> None:
+    kinds = [KINDS[kind] for kind in str(Config.__annotations__[name]).split(" | ")]
+    _require(any(fits(value) for fits, _ in kinds), f"{name}={value!r:.40}: {', '.join(mend for _, mend in kinds)}.")
 
 
 def resolve(config: Config) -> Config:

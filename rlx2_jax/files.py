@@ -87,7 +87,8 @@ def remove_unfinished(path: Path) -> None:
     """Remove what a process that was killed while it wrote a file has left beside it; none may be writing it."""
     with writing(path):
         for aside in path.parent.glob(f".{path.name}.*{ASIDE}"):
-            aside.unlink(missing_ok=True)
+            if aside.name.removeprefix(f".{path.name}.").removesuffix(ASIDE).isdecimal():
+                aside.unlink(missing_ok=True)
 
 
 def open_file(path: Path, mend: str = RESTORE) -> io.BufferedReader:
@@ -217,6 +218,6 @@ def _parse(text: str, path: Path, kind: type, mend: str) -> Any:
     except (ValueError, RecursionError):
         raise FileError(f"{path} is damaged (no JSON); {mend}.") from None
     if not isinstance(value, kind):
-        wanted = "object" if kind is dict else kind.__name__
-        raise FileError(f"{path} is damaged (a JSON {type(value).__name__}, not an {wanted}); {mend}.")
+        wanted = "an object" if kind is dict else f"a {kind.__name__}"
+        raise FileError(f"{path} is damaged (a JSON {type(value).__name__}, not {wanted}); {mend}.")
     return value

@@ -162,7 +162,7 @@ def test_a_run_keeps_others_out_of_its_directory(tmp_path):
 
 def test_a_replacement_that_is_interrupted_leaves_a_run_that_is_still_told_from_none(tmp_path):
     with workdirs.held(tmp_path, small(), resume=False, overwrite=False):
-        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "400").mkdir(parents=True)
     with mock.patch("shutil.rmtree", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         workdirs.prepare(tmp_path, small(gamma=0.9), resume=False, overwrite=True)
     with pytest.raises(WorkdirError, match="holds another run"):

@@ -228,7 +228,7 @@ def test_a_run_that_is_given_twice_is_recorded_once(tmp_path):
 
 def test_a_damaged_record_is_refused(tmp_path):
     (tmp_path / records.FILE).write_text('{"row": ')
-    with pytest.raises(WorkdirError, match=r"runs.jsonl is damaged; restore it"):
+    with pytest.raises(WorkdirError, match=r"runs.jsonl is damaged \(.*; restore it"):
         records.read(tmp_path)
 
 

@@ -26,6 +26,7 @@ from rlx2_jax.studies.catalogue import Run, Study
 from rlx2_jax.sweeps import plan as plans
 from rlx2_jax.sweeps import sweep, table, workers
 from rlx2_jax.training import cloning
+from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.signals import StopSignals
 
 Homes = dict[tuple[str, str, int], Path]
@@ -254,7 +255,7 @@ def _make_clones(
         else:
             complete = False
         if finished:
-            how = f"return {files.read_json_lines(home / 'metrics.jsonl')[-1]['return_mean']:.1f} at its end"
+            how = f"return {workdirs.read_rows(home, 'updates')[-1]['return_mean']:.1f} at its end"
         elif diverged or end.code == workers.REFUSED:
             how = end.error
         else:

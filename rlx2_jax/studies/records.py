@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from rlx2_jax import files, lock
+from rlx2_jax import archives, files, lock
 from rlx2_jax.config import Config, resolve
-from rlx2_jax.errors import ConfigError, WorkdirError
+from rlx2_jax.errors import ConfigError, FileError
 from rlx2_jax.studies.catalogue import Run
 from rlx2_jax.training import workdir as workdirs
 
@@ -48,19 +48,32 @@ COPIED = ("size_ratio", "flops_train_ratio", "flops_test_ratio", "updates_per_se
 PROVENANCE = ("command", "commit", "device", "versions", "compute")
 
 
+KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("study", "row", "arm", "kind", "agent", "env", "method"), str),
+    **dict.fromkeys(("evaluations", "conditions", "provenance", "config"), dict),
+    "score": int | float,
+    "seed": int,
+    "diverged": bool,
+}
+"""Of the values of a line, which reports count on."""
+
+MEND = "restore it from its repository"
+
+
 def read(directory: Path) -> list[Line]:
     """The lines of a study's directory.
 
     Raises:
-      WorkdirError: a line that cannot be read.
+      FileError: a line that cannot be read, or is none of a run's.
     """
     path = directory / FILE
-    if not path.exists():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError:
-        raise WorkdirError(f"{path} is damaged; restore it from its repository.") from None
+    lines = files.read_json_lines(path, MEND, whole=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            archives.require(line, KINDS)
+        except ValueError as error:
+            raise FileError(f"{path} is damaged ({error}, line {number}); {MEND}.") from None
+    return lines
 
 
 def append(directory: Path, lines: Iterable[Line]) -> None:
@@ -68,7 +81,8 @@ def append(directory: Path, lines: Iterable[Line]) -> None:
     wanted = list(lines)
     if not wanted:
         return
-    directory.mkdir(parents=True, exist_ok=True)
+    with files.writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     with lock.alone(directory):
         kept = {name_of(line): line for line in read(directory)}
         before = len(kept)
@@ -89,7 +103,7 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
     """
     c = run.config
     kind, unit = (LEARNING, "env_steps") if run.teacher is None else (CLONING, "updates")
-    rows = files.read_json_lines(directory / "metrics.jsonl")
+    rows = workdirs.read_rows(directory, unit)
     summary = files.read_json(directory / "summary.json", {})
     last = workdirs.last_scores(rows, c.score_evaluations or 1)
     if diverged:

@@ -18,6 +18,7 @@ import numpy as np
 from rlx2_jax import files, tickets
 from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import Schedule, make_hparams
+from rlx2_jax.errors import CheckpointError, FileError
 from rlx2_jax.sweeps import hosts
 from rlx2_jax.sweeps.layout import Compiled, Layout
 from rlx2_jax.sweeps.plan import Batch, Run
@@ -126,7 +127,18 @@ class BatchRun:
 
         Returns:
           Whether it is done.
+
+        Raises:
+          FileError: something cannot be written; it is said what is kept.
+          CheckpointError: a checkpoint cannot; the same.
         """
+        try:
+            return self._go(stop, evaluated)
+        except (FileError, CheckpointError) as error:
+            kept = workdirs.kept(self.directory, self.saved_at)
+            raise type(error)(f"{str(error).rstrip('.')}; of {self.batch.name}, {kept}.") from None
+
+    def _go(self, stop: StopSignals, evaluated: Callable[[BatchRun], None]) -> bool:
         c = self.config
         assert c.total_steps and c.chunk_steps and c.eval_every and c.checkpoint_every
         mark = self.steps, self._updates(), self.training_seconds
@@ -207,6 +219,9 @@ class BatchRun:
     def _checkpoint(self) -> None:
         if self.saved_at == self.steps:
             return
+        for row in self.mine:
+            if (directory := self.records[row].directory) is not None:
+                workdirs.require_still_there(directory)
         clocks: dict[str, Any] = {
             "training_seconds": self.training_seconds,
             "wall_seconds": self._wall_seconds(),

@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import jax
 
 from rlx2_jax import files, memory, presets, tickets
 from rlx2_jax.config import Config, Schedule, make_schedule, resolve, structure
-from rlx2_jax.errors import ConfigError, WorkdirError
+from rlx2_jax.errors import ConfigError, FileError, WorkdirError
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.program import Program, make_program
 
@@ -44,6 +45,9 @@ MEMORY_SHARE = 0.8
 
 LONGEST_NAME = 200
 """Bytes of a run's name; file systems take 255, and what stands aside while it is written has a longer one."""
+
+MADE = ("sweep.csv", "sweep.json", "diverged.json", "batches")
+"""What a sweep makes in its directory after its plan; each of its runs looks after its own."""
 
 PRESET = "preset"
 """The sparsities of the paper's Table 2."""
@@ -332,32 +336,81 @@ def read(workdir: Path) -> Plan | None:
     """The plan that a directory holds, if it holds one.
 
     Raises:
-      WorkdirError: it cannot be read, or the directory is that of a single run.
+      WorkdirError: it cannot be read, or the directory holds a single run, or something that a sweep would replace.
     """
-    path = workdir / "plan.json"
-    if not path.exists():
+    path = workdir / workdirs.PLAN
+    values = files.read_json(path, None, mend=workdirs.ELSEWHERE)
+    if values is None:
         if (workdir / "config.json").exists():
             raise WorkdirError(f"workdir {workdir} holds a single run, no sweep; name another --workdir.")
+        if there := [name for name in MADE if os.path.lexists(workdir / name)]:
+            raise WorkdirError(
+                f"workdir {workdir} holds {there[0]}, which no sweep has left there; name another --workdir."
+            )
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        names = [field.name for field in dataclasses.fields(Batch)]
-        batches = [{name: batch[name] for name in names} for batch in values["batches"]]
-        return Plan(
-            parallel=values["parallel"],
-            fields=tuple(values["fields"]),
-            runs=tuple(Run(name, Config.from_dict(config)) for name, config in values["runs"].items()),
-            batches=tuple(Batch(**{**batch, "runs": tuple(batch["runs"])}) for batch in batches),
-            devices=values["devices"],
-            compiled=values["compilations"]["happened"],
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        raise WorkdirError(f"{path} is damaged; name another --workdir.") from None
+        plan = _parse(values)
+        _check_kinds(plan)
+        return plan
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        why = str(error).partition(":")[0] if isinstance(error, ConfigError) else "not as a sweep left it"
+        raise FileError(f"{path} is damaged ({why}); {workdirs.ELSEWHERE}.") from None
+
+
+def _parse(values: Mapping[str, Any]) -> Plan:
+    names = [field.name for field in dataclasses.fields(Batch)]
+    batches = [{name: batch[name] for name in names} for batch in values["batches"]]
+    return Plan(
+        parallel=values["parallel"],
+        fields=tuple(values["fields"]),
+        runs=tuple(Run(name, Config.from_dict(config)) for name, config in values["runs"].items()),
+        batches=tuple(Batch(**{**batch, "runs": tuple(batch["runs"])}) for batch in batches),
+        devices=values["devices"],
+        compiled=values["compilations"]["happened"],
+    )
+
+
+def _check_kinds(plan: Plan) -> None:
+    """Refuse what no sweep leaves: names that lead elsewhere, or to nothing, and numbers that are none."""
+    runs = {run.name for run in plan.runs}
+    counts = [plan.devices, *(count for b in plan.batches for count in (b.rows, b.bytes_per_row, len(b.runs)))]
+    numbers = [plan.compiled, *(batch.program for batch in plan.batches)]
+    names = (*runs, *(batch.name for batch in plan.batches))
+    if not (
+        runs
+        and plan.parallel in PARALLEL
+        and all(type(count) is int and count >= 1 for count in counts)
+        and all(type(number) is int and number >= 0 for number in numbers)
+        and all(hasattr(plan.runs[0].config, name) for name in plan.fields)
+        and all(runs.issuperset(batch.runs) for batch in plan.batches)
+        and all(Path(name).name == name for name in names)
+    ):
+        raise ValueError
+
+
+def read_diverged(path: Path, within: str | None = None) -> dict[str, int]:
+    """After how many steps which runs were no longer finite; none if there is no file.
+
+    Args:
+      path: of the file, such as a batch's done.json.
+      within: the member of its object that says so, if not all of it does.
+
+    Raises:
+      FileError: it is damaged.
+    """
+    found = files.read_json(path, None, mend=workdirs.ELSEWHERE)
+    if found is None:
+        return {}
+    if within is not None:
+        found = found.get(within)
+    if not isinstance(found, dict) or not all(type(steps) is int for steps in found.values()):
+        raise FileError(f"{path} is damaged (not as a sweep left it); {workdirs.ELSEWHERE}.")
+    return found
 
 
 def write(workdir: Path, plan: Plan) -> None:
     """Replace plan.json."""
-    files.write_json(workdir / "plan.json", plan.to_dict())
+    files.write_json(workdir / workdirs.PLAN, plan.to_dict())
 
 
 def count_compilation(plan: Plan) -> Plan:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import jax
 
-from rlx2_jax import compilation, files, lock, memory, numerics
+from rlx2_jax import compilation, lock, memory, numerics
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.sweeps import hosts, layout, plan, table, workers
@@ -279,9 +279,9 @@ class _Sweep:
 
     def _read(self, batch: plan.Batch) -> None:
         """Where the runs of a batch were when the sweep stopped."""
-        diverged = files.read_json(self._done(batch), {}).get("diverged", {})
+        diverged = plan.read_diverged(self._done(batch), "diverged")
         for name in batch.runs:
-            rows = files.read_json_lines(self.directory / "runs" / name / "metrics.jsonl")
+            rows = workdirs.read_rows(self.directory / "runs" / name)
             finished = self._done(batch).exists() and name not in diverged
             self.standings[name] = table.Standing(rows, finished, diverged.get(name))
 

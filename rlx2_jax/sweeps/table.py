@@ -73,7 +73,7 @@ def _line(run: Run, fields: Sequence[str], standing: Standing) -> Line:
         "best": max((row["return_mean"] for row in rows), default=None),
         "last": rows[-1]["return_mean"] if rows else None,
         "env_steps": rows[-1]["env_steps"] if rows else 0,
-        "nonfinite": rows[-1]["nonfinite"] if rows else 0,
+        "nonfinite": rows[-1].get("nonfinite", 0) if rows else 0,
         "finished": standing.finished,
         "diverged": standing.diverged is not None,
         "run": run.name,

@@ -27,6 +27,7 @@ from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, DivergedError, RlxError
 from rlx2_jax.sweeps import plan as plans
 from rlx2_jax.sweeps import table
+from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.signals import StopSignals
 
@@ -198,7 +199,7 @@ class _Watch:
         self.on_table = on_table
         self.workdir = workdir
         self.display = display
-        self.diverged: dict[str, int] = files.read_json(workdir / "diverged.json", {})
+        self.diverged: dict[str, int] = plans.read_diverged(workdir / "diverged.json")
         self.standings = {run.name: self._standing(run.name) for run in plan.runs}
         self.lines: list[table.Line] = []
         self.look([run.name for run in plan.runs], always=True)
@@ -240,8 +241,8 @@ class _Watch:
 
     def _standing(self, name: str) -> table.Standing:
         directory = self.directory(name)
-        rows = files.read_json_lines(directory / "metrics.jsonl")
-        finished = files.read_json(directory / "summary.json", {}).get("finished", False)
+        rows = workdirs.read_rows(directory)
+        finished = files.read_json(directory / "summary.json", {}).get("finished") is True
         return table.Standing(rows, finished, self.diverged.get(name))
 
 

@@ -6,23 +6,33 @@ closing it then waits for that thread for ever.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from rlx2_jax import files
 
 
 class Events:
     """One event file in a directory."""
 
     def __init__(self, directory: Path, steps: int):
-        """Begin at a step: in TensorBoard, what earlier files in the directory hold of later ones is hidden."""
+        """Begin at a step: in TensorBoard, what earlier files in the directory hold of later ones is hidden.
+
+        Raises:
+          FileError: it cannot be written, as from all methods; the file is closed then.
+        """
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
 
         self._new: Any = event_pb2.Event
+        self._directory = directory
         begun = directory.exists()
-        directory.mkdir(parents=True, exist_ok=True)
-        self._writer: Any = EventsWriter(str(directory / "events"))
+        with files.writing(directory):
+            directory.mkdir(exist_ok=True)
+            self._writer: Any = EventsWriter(str(directory / "events"))
         if begun:
             started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(steps + 1, file_version="brain.Event:2")
@@ -36,11 +46,21 @@ class Events:
 
     def flush(self) -> None:
         """Put what was added on disk."""
-        self._writer.flush()
+        self._do(self._writer.flush)
 
     def close(self) -> None:
         """The end; also flushes."""
-        self._writer.close()
+        self._do(self._writer.close)
+
+    def _do(self, write: Callable[[], object]) -> None:
+        with files.writing(self._directory):
+            try:
+                write()
+            except OSError:
+                with contextlib.suppress(OSError):  # What is not written yet would be tried again at the end.
+                    self._writer._py_recordio_writer.close()
+                raise
 
     def _write(self, step: int, **content: Any) -> None:
-        self._writer.write_event(self._new(wall_time=time.time(), step=step, **content))
+        event = self._new(wall_time=time.time(), step=step, **content)
+        self._do(lambda: self._writer.write_event(event))

@@ -21,7 +21,7 @@ import jax
 from rlx2_jax import compilation, memory, numerics, policies
 from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import Config
-from rlx2_jax.errors import CheckpointError, DivergedError
+from rlx2_jax.errors import CheckpointError, DivergedError, FileError
 from rlx2_jax.training import compute
 from rlx2_jax.training import program as programs
 from rlx2_jax.training import workdir as workdirs
@@ -92,6 +92,7 @@ def train(
     Raises:
       ConfigError: an impossible configuration, or one that does not fit the device.
       WorkdirError: a workdir that cannot be used.
+      FileError: something that cannot be written, such as on a full disk; the last good checkpoint is kept.
       CheckpointError: nothing good to resume from, or a checkpoint that cannot be written.
       DivergedError: values stopped being finite, or the same on all devices; the last good checkpoint is kept.
     """
@@ -183,7 +184,18 @@ class _Run:
         return False
 
     def go(self, stop: StopSignals, resume_with: str = "") -> Result:
-        """Run to the end, or until asked to stop; then it is said what to go on with."""
+        """Run to the end, or until asked to stop; then it is said what to go on with.
+
+        Raises:
+          FileError: something cannot be written; it is said what is kept.
+          CheckpointError: a checkpoint cannot; the same.
+        """
+        try:
+            return self._go(stop, resume_with)
+        except (FileError, CheckpointError) as error:
+            raise type(error)(f"{str(error).rstrip('.')}; {self._kept()}.") from None
+
+    def _go(self, stop: StopSignals, resume_with: str) -> Result:
         c = self.config
         assert c.total_steps and c.chunk_steps and c.eval_every and c.checkpoint_every
         mark_seconds, mark_steps = self.training_seconds, self.steps
@@ -271,6 +283,8 @@ class _Run:
     def _checkpoint(self) -> None:
         if self.checkpoints is None or self.saved_at == self.steps:
             return
+        assert self.record.directory is not None
+        workdirs.require_still_there(self.record.directory)
         record = {
             "training_seconds": self.training_seconds,
             "wall_seconds": self._wall_seconds(),
@@ -298,9 +312,7 @@ class _Run:
         return f"between steps {self.steps - (self.config.chunk_steps or 0):,} and {self.steps:,}"
 
     def _kept(self) -> str:
-        if self.saved_at < 0:
-            return "no checkpoint had been made yet"
-        return f"the checkpoint at step {self.saved_at:,} is kept"
+        return workdirs.kept(self.record.directory, self.saved_at)
 
     def _finish(self, finished: bool) -> Result:
         totals = Totals(

@@ -15,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,12 +26,8 @@ from rlx2_jax import files, lock, tickets
 from rlx2_jax.config import Config, resolve
 from rlx2_jax.errors import ConfigError, FileError, WorkdirError
 
-CONTENTS = (
+FILES = (
     "metrics.jsonl",
-    "tensorboard",
-    "checkpoints",
-    "checksums",
-    "rejected",
     "policy.npz",
     "policy_best.npz",
     tickets.NAME,
@@ -37,8 +35,23 @@ CONTENTS = (
     "curve.png",
     "config.json",
 )
-"""In the order in which they are removed: what has no config.json is no run."""
 
+FOLDERS = {
+    "tensorboard": r"events\.out\.tfevents\..*",
+    "checkpoints": r"[0-9]+(\.orbax-checkpoint-tmp.*)?",
+    "checksums": r"[0-9]+\.json|\.[0-9]+\.json\.[0-9]+\.tmp",
+    "rejected": r"[0-9]+([-.].*)?",
+}
+"""Names of what a run makes in each of its folders; what else is there is not its own, and stays."""
+
+PLAN = "plan.json"
+"""What a sweep leaves in its directory."""
+
+TOLD = ("agent", "env", "method")
+"""Fields that every configuration has."""
+
+ELSEWHERE = "restore a copy, or name another --workdir"
+"""What helps where a directory is not as a run left it."""
 
 COMPUTE = "compute"
 """The field that says how networks are computed."""
@@ -75,6 +88,7 @@ def held(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> Ite
     if resume and overwrite:
         raise WorkdirError("resume and overwrite: a run is continued or replaced; leave one out.")
     check_name(workdir)
+    owned(workdir)  # What is somebody else's is not even locked.
     with lock.hold(workdir):
         prepare(workdir, config, resume=resume, overwrite=overwrite)
         yield
@@ -101,11 +115,12 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
       workdir: made if it does not exist.
       config: resolved.
       resume: go on with the run it holds, if it holds one.
-      overwrite: remove the run it holds, whichever that is.
+      overwrite: remove the run it holds, whichever that is, and nothing that is not a run's.
 
     Raises:
-      WorkdirError: not writable, or holding a run that is not to be continued or replaced.
+      WorkdirError: not writable, holding a run that is not to be continued or replaced, or what is no run's.
     """
+    values = owned(workdir)
     path = workdir / "config.json"
     try:
         files.make_writable(workdir)
@@ -113,28 +128,81 @@ def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> 
         raise WorkdirError(
             f"workdir {workdir} cannot be written ({error.strerror}); name another with --workdir."
         ) from None
-    for name in CONTENTS:
+    for name in FILES:
         files.remove_unfinished(workdir / name)
-    if overwrite and not resume:
-        for name in CONTENTS:
-            _remove(workdir / name)
-    if path.exists():
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise WorkdirError(f"{path} is damaged; name another --workdir{_or_replace(resume)}.") from None
-        wanted = json.loads(json.dumps(identity(config)))
-        # Whether a resumed run has the same ticket, its checkpoint tells.
-        if other := differences(held, wanted):
-            raise WorkdirError(
-                f"workdir {workdir} holds another run ({other}); name another --workdir{_or_replace(resume)}."
-            )
-        if not resume:
-            raise WorkdirError(
-                f"workdir {workdir} holds this run already; continue it with --resume, or replace it with --overwrite."
-            )
-    else:
+    if values is None or (overwrite and not resume):
+        _clear(workdir)
         files.write_json(path, config.to_dict())
+        return
+    wanted = json.loads(json.dumps(identity(config)))
+    # Whether a resumed run has the same ticket, its checkpoint tells.
+    if other := differences(values, wanted):
+        mend = "" if resume else ", or replace it with --overwrite"  # Who asks to go on does not want to lose it.
+        raise WorkdirError(f"workdir {workdir} holds another run ({other}); name another --workdir{mend}.")
+    if not resume:
+        raise WorkdirError(
+            f"workdir {workdir} holds this run already; continue it with --resume, or replace it with --overwrite."
+        )
+
+
+def owned(workdir: Path) -> dict[str, Any] | None:
+    """The configuration of the run that a directory holds, by which the run's other files are ours; None without one.
+
+    Raises:
+      WorkdirError: it holds something else, which a run would replace, or a run of which something is not in its place.
+    """
+    values = files.read_json(workdir / "config.json", None, mend=ELSEWHERE)
+    if values is None:
+        if there := [name for name in (*FILES, *FOLDERS, PLAN) if os.path.lexists(workdir / name)]:
+            what = "a sweep, no single run" if _is_plan(workdir / PLAN) else f"{there[0]}, which no run has left there"
+            raise WorkdirError(f"workdir {workdir} holds {what}; name another --workdir.")
+        return None
+    if why := _foreign(values):
+        raise WorkdirError(
+            f"workdir {workdir} holds what is no run of this package ({why} in config.json); name another --workdir."
+        )
+    for name in FILES:
+        if (workdir / name).is_dir():
+            raise FileError(f"{workdir / name} is a folder, not a file; move it, or name another --workdir.")
+    for name in FOLDERS:
+        if os.path.lexists(workdir / name) and not (workdir / name).is_dir():
+            raise FileError(f"{workdir / name} is no folder; move it, or name another --workdir.")
+    return values
+
+
+def _foreign(values: dict[str, Any]) -> str:
+    """Why values are no configuration, in a few words; empty if they are one."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    if other := [f"no {name}" for name in TOLD if name not in values] + sorted(set(values) - known):
+        return f"{other[0]!r:.40}" if other[0] in values else other[0]
+    try:
+        Config.from_dict(values)
+    except ConfigError as error:
+        return str(error).partition(":")[0]
+    return ""
+
+
+def _is_plan(path: Path) -> bool:
+    try:
+        return {"parallel", "runs", "batches"} <= set(files.read_json(path, {}))
+    except FileError:
+        return False
+
+
+def _clear(workdir: Path) -> None:
+    """Remove what a run made, but its configuration: a directory without one is nobody's."""
+    with files.writing(workdir):
+        for folder, made in FOLDERS.items():
+            if not (workdir / folder).is_dir():
+                continue
+            for path in (workdir / folder).iterdir():
+                if re.fullmatch(made, path.name):
+                    _remove(path)
+            if not (workdir / folder).is_symlink() and not any((workdir / folder).iterdir()):
+                (workdir / folder).rmdir()
+        for name in FILES:
+            if name != "config.json":
+                _remove(workdir / name)
 
 
 def differences(held: Mapping[str, Any], wanted: Mapping[str, Any], first: Collection[str] = ()) -> str:
@@ -146,11 +214,6 @@ def differences(held: Mapping[str, Any], wanted: Mapping[str, Any], first: Colle
     names = [name for name in dict.fromkeys(order) if name not in HOW | {TICKET}]
     other = [name for name in names if held.get(name) != wanted.get(name)]
     return ", ".join(f"{name}={held.get(name)} not {wanted.get(name)}" for name in other[:4])
-
-
-def _or_replace(resume: bool) -> str:
-    """Who asks to go on with a run does not want to lose it."""
-    return "" if resume else ", or replace it with --overwrite"
 
 
 def resumed(workdir: Path, given: Mapping[str, Any]) -> Config:
@@ -176,16 +239,65 @@ def resumed(workdir: Path, given: Mapping[str, Any]) -> Config:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The resolved values of the run a directory holds.
+    """The resolved values of the run a directory holds, with those that only another version knows.
 
     Raises:
       WorkdirError: it holds none.
     """
     path = workdir / "config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise WorkdirError(f"{workdir} holds no run ({path} cannot be read); name the directory of one.") from None
+    values = files.read_json(path, None, mend="name the directory of a run")
+    known = {field.name for field in dataclasses.fields(Config)}
+    why = f"{path} cannot be read" if values is None else _foreign({k: v for k, v in values.items() if k in known})
+    if why:
+        raise WorkdirError(f"{workdir} holds no run ({why}); name the directory of one.")
+    return values
+
+
+def read_rows(workdir: Path, steps: str = "env_steps") -> list[dict[str, Any]]:
+    """The evaluations of the run a directory holds; none if there are none yet.
+
+    Args:
+      workdir: of the run.
+      steps: what its steps are called.
+
+    Raises:
+      FileError: they are damaged.
+    """
+    path = workdir / "metrics.jsonl"
+    rows = files.read_json_lines(path, "restore a copy, or make its run again")
+    for number, row in enumerate(rows, 1):
+        numbers = {name: value for name, value in row.items() if type(value) in (int, float)}
+        wrong = [name for name in (steps, "return_mean") if name not in numbers]
+        wrong += [name for name, value in row.items() if value is not None and name not in numbers]
+        if wrong:
+            raise FileError(
+                f"{path} is damaged (no number {wrong[0]} in line {number}); restore a copy, or make its run again."
+            )
+    return rows
+
+
+def require_still_there(workdir: Path) -> None:
+    """See that nobody has moved or removed a run's directory: writing would make another one.
+
+    Raises:
+      FileError: somebody has.
+    """
+    with files.writing(workdir):
+        (workdir / "config.json").stat()
+
+
+def kept(workdir: Path | None, step: int) -> str:
+    """What is left of a run that cannot go on, in words.
+
+    Args:
+      workdir: with its checkpoints.
+      step: of the last one; negative if there is none.
+    """
+    if step < 0:
+        return "no checkpoint had been made yet"
+    if workdir is not None and not (workdir / "checkpoints" / str(step)).is_dir():
+        return f"the checkpoint at step {step:,} is where that directory is now, if anywhere"
+    return f"the checkpoint at step {step:,} is kept"
 
 
 def rewind(
@@ -234,9 +346,7 @@ def last_scores(rows: Sequence[dict[str, Any]], count: int) -> list[float]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, or a folder with what is in it; of a link to a folder only what is in that."""
-    for each in path.iterdir() if path.is_symlink() and path.is_dir() else [path]:
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each)
-        else:
-            each.unlink(missing_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
