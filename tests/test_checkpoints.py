@@ -388,6 +388,7 @@ def test_a_replaced_run_keeps_a_link_to_where_its_checkpoints_are(workdir, tmp_p
     (workdir / "checkpoints").rename(elsewhere)
     (workdir / "checkpoints").symlink_to(elsewhere)
     (elsewhere / "11").symlink_to(tmp_path_factory.mktemp("kept"))
+    files.write_json(workdir / "config.json", resolve(small()).to_dict())
     workdirs.prepare(workdir, resolve(small()), resume=False, overwrite=True)
     assert (workdir / "checkpoints").is_symlink()
     assert list(elsewhere.iterdir()) == []
