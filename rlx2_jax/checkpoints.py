@@ -93,6 +93,8 @@ class Checkpoints:
             try:
                 saved = self._write(step, state, about)
             except Exception as error:
+                if jax.process_count() > 1 and not isinstance(error, OSError | ValueError):
+                    raise  # Another host is gone, as a rule.
                 self._clear(step)
                 raise CheckpointError(_unwritten(step, error, kept)) from None
         if not saved:
