@@ -121,6 +121,13 @@ def test_a_sweep_is_no_run_and_a_run_no_sweep(tmp_path):
         plans.read(run)
 
 
+def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+    write(tmp_path, {"file": "a"})
+    for use in (workdirs.owned, plans.read):
+        with pytest.raises(WorkdirError, match=r"file is no folder; name another --workdir\.$"):
+            use(tmp_path / "file")
+
+
 VALUES = {
     "agent": 3,
     "hidden": [16, "a"],

@@ -338,6 +338,7 @@ def read(workdir: Path) -> Plan | None:
     Raises:
       WorkdirError: it cannot be read, or the directory holds a single run, or something that a sweep would replace.
     """
+    workdirs.require_folder(workdir)
     path = workdir / workdirs.PLAN
     values = files.read_json(path, None, mend=workdirs.ELSEWHERE)
     if values is None:

@@ -151,6 +151,7 @@ def owned(workdir: Path) -> dict[str, Any] | None:
     Raises:
       WorkdirError: it holds something else, which a run would replace, or a run of which something is not in its place.
     """
+    require_folder(workdir)
     values = files.read_json(workdir / "config.json", None, mend=ELSEWHERE)
     if values is None:
         if there := [name for name in (*FILES, *FOLDERS, PLAN) if os.path.lexists(workdir / name)]:
@@ -168,6 +169,16 @@ def owned(workdir: Path) -> dict[str, Any] | None:
         if os.path.lexists(workdir / name) and not (workdir / name).is_dir():
             raise FileError(f"{workdir / name} is no folder; move it, or name another --workdir.")
     return values
+
+
+def require_folder(workdir: Path) -> None:
+    """Refuse a path where something else than a directory is.
+
+    Raises:
+      WorkdirError: there is.
+    """
+    if os.path.lexists(workdir) and not workdir.is_dir():
+        raise WorkdirError(f"workdir {workdir} is no folder; name another --workdir.")
 
 
 def _foreign(values: dict[str, Any]) -> str:
