@@ -138,8 +138,9 @@ def test_seeds_that_are_no_decimal_digits_are_refused(tmp_path):
 @pytest.fixture
 def played(tmp_path):
     """A directory with a policy that has learned nothing."""
-    config = resolve(small())
-    params = {"Dense_0": {"kernel": np.ones((1, 1), np.float32), "bias": np.zeros(1, np.float32)}}
+    config = resolve(small(hidden=(1,)))
+    layer = {"kernel": np.ones((1, 1), np.float32), "bias": np.zeros(1, np.float32)}
+    params = {"Dense_0": layer, "Dense_1": layer}
     workdirs.prepare(tmp_path / "run", config, resume=False, overwrite=False)
     policies.save(tmp_path / "run" / "policy.npz", params, describe(config, 0, None))
     return tmp_path
