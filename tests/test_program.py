@@ -11,7 +11,7 @@ import pytest
 
 from rlx2_jax import networks
 from rlx2_jax import replay as replays
-from rlx2_jax.config import AGENTS, make_hparams, make_schedule, resolve
+from rlx2_jax.config import AGENTS, Config, make_hparams, make_schedule, resolve
 from rlx2_jax.sparsity import masks
 from rlx2_jax.training import program as programs
 from tests.conftest import assert_finite, assert_sparse, census, equations, small
@@ -416,3 +416,17 @@ def test_actors_learn_a_probes_best_action(agent, task):
     _, report = learn(agent, task)
     assert report["return_mean"] > 0.99
     assert report["q_mean"] < 1.02
+
+
+def test_runs_of_other_lengths_are_one_program():
+    """So that one that was compiled for a run serves shorter and longer ones."""
+
+    def texts(total_steps):
+        program = programs.make_program(Config(env="probe/action", hidden=(16, 16), total_steps=total_steps))
+        state = jax.eval_shape(program.init, KEY, program.hparams)
+        arguments = (state, program.hparams, program.schedule)
+        parts = ((program.init, (KEY, program.hparams)), (program.renew, (state,)))
+        parts += ((program.chunk, arguments), (program.report, arguments))
+        return [str(jax.make_jaxpr(part)(*given)) for part, given in parts]
+
+    assert texts(20_000) == texts(30_000)
