@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -278,7 +279,7 @@ def workers_of(process):
     found = subprocess.run(
         ["ps", "--ppid", str(process.pid), "-o", "pid=,args="], capture_output=True, text=True
     ).stdout
-    return [int(line.split()[0]) for line in found.splitlines() if "rlx2_jax.sweeps.worker" in line]
+    return [int(match[1]) for match in re.finditer(r"^ *(\d+) \S*python\S* -P -c", found, re.MULTILINE)]
 
 
 @pytest.mark.slow
