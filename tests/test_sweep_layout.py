@@ -1,13 +1,10 @@
 """Runs over devices: branches that stay branches, by the program's text and by the clock."""
 
-import statistics
-import time
-
 import jax
 import numpy as np
 import pytest
 
-from rlx2_jax.config import AGENTS, NEVER, make_hparams
+from rlx2_jax.config import AGENTS, make_hparams
 from rlx2_jax.sweeps.layout import ROWS, STATE, Layout, compile_batch
 from rlx2_jax.sweeps.plan import build, product
 from tests.conftest import census, small
@@ -40,34 +37,6 @@ def test_every_branch_of_a_chunk_stays_a_branch_over_devices(agent, parallel):
     branches, products = census(batched, state, hparams, schedule)
     assert branches < alone[0], "what this test would see if progress were batched"
     assert products > alone[1]
-
-
-@pytest.mark.slow
-def test_events_that_are_not_due_take_no_time():
-    """Events on wide networks beside updates on tiny batches: a chunk without them is several times as fast."""
-    layout = Layout(jax.devices()[:1])
-    config = small(hidden=(64, 64), batch_size=1, chunk_steps=20, warmup_steps=20, total_steps=4000)
-    program, state, hparams, due = arguments(layout, product(config, seeds=range(RUNS)))
-    due = due.replace(evolve_interval=np.int32(1))
-    rows = layout.map(program.chunk, (STATE, ROWS, None), STATE, donate=False)
-    batched = layout.map(program.chunk, (ROWS, ROWS, None), ROWS, donate=False)
-    state = layout.map(program.renew, (STATE,), STATE, donate=False)(state)
-    state = rows(state, hparams, due)
-    copies = jax.tree.map(lambda x: layout.put(np.stack([x] * RUNS)), state.progress)
-    never = due.replace(evolve_interval=np.int32(NEVER), buffer_check_interval=np.int32(NEVER))
-    cases = {
-        "due": lambda: rows(state, hparams, due),
-        "never": lambda: rows(state, hparams, never),
-        "batched": lambda: batched(state.replace(progress=copies), hparams, never),
-    }
-    seconds = {name: [] for name in cases}
-    for name, case in list(cases.items()) * 6:
-        began = time.perf_counter()
-        jax.block_until_ready(case())
-        seconds[name].append(time.perf_counter() - began)
-    due, never, batched = (statistics.median(times[1:]) for times in seconds.values())
-    assert never < due
-    assert never < batched / 2, "what this test would see if progress were batched"
 
 
 def test_rows_come_back_in_order_and_a_compiled_batch_takes_them():
