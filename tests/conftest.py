@@ -5,6 +5,7 @@ import copy
 import io
 import os
 import pathlib
+import resource
 import runpy
 import subprocess
 import sys
@@ -59,6 +60,14 @@ def pytest_collection_modifyitems(items):
     """Begin with the longest files: a worker takes whole ones, so that what their tests share is made once."""
     rank = {f"test_{name}.py": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path.name, len(LONG)))
+
+
+@pytest.fixture
+def full():
+    """A function that limits files to so many bytes, as a full disk does, until the test ends."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="session")

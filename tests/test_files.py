@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import resource
 import signal
 import stat
 import sys
@@ -31,14 +30,6 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
 def test_a_file_that_is_not_there_reads_as_nothing(tmp_path):
     assert files.read_json(tmp_path / "none.json", 7) == 7
     assert files.read_json_lines(tmp_path / "none.jsonl") == []
-
-
-@pytest.fixture
-def full():
-    """A function that limits files to so many bytes, as a full disk does, until the test ends."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_the_last_good_files(tmp_path, full):

@@ -3,7 +3,6 @@
 import errno
 import json
 import re
-import resource
 import shutil
 from unittest import mock
 
@@ -221,14 +220,6 @@ def test_a_sweep_does_not_replace_what_is_somebody_elses(tmp_path, name):
     write(tmp_path, {name: "a"})
     with pytest.raises(WorkdirError, match=rf"holds {name}, which no sweep has left there; name another --workdir\.$"):
         plans.read(tmp_path)
-
-
-@pytest.fixture
-def full():
-    """A function that limits files to so many bytes, as a full disk does, until the test ends."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_ends_tensorboards_file_in_one_sentence(tmp_path, full):
