@@ -233,6 +233,22 @@ def _check_kind(name: str, value: Any) -> None:
     _require(any(fits(value) for fits, _ in kinds), f"{name}={value!r:.40}: {', '.join(mend for _, mend in kinds)}.")
 
 
+METHOD = ("method", "topology", "actor_sparsity", "critic_sparsity")
+"""Fields that are data of masked programs: numbers of links, and what moves them."""
+
+VALUES = (
+    *("actor_lr", "critic_lr", "alpha_lr", "gamma", "tau", "explore_noise", "target_noise", "target_noise_clip"),
+    *("drop_fraction", "n_step", "dynamic_buffer", "buffer_max", "buffer_min", "distance_threshold", "drop_ratio"),
+)
+"""Fields that are data of every program, each run's own."""
+
+TIMES = ("warmup_steps", "evolve_interval", "evolve_until", "n_step_delay", "buffer_check_interval")
+"""Fields that are data of every program, one schedule for all runs of a batch."""
+
+UNSEEN = ("seed", "total_steps", "schedule_scale", "eval_every", "checkpoint_every", "score_evaluations")
+"""Fields that no program sees, but whoever calls it."""
+
+
 def resolve(config: Config) -> Config:
     """Check a configuration and fill in every field left at None but the ticket.
 

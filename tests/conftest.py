@@ -9,6 +9,7 @@ import resource
 import runpy
 import subprocess
 import sys
+import types
 from typing import NamedTuple
 from unittest import mock
 
@@ -19,11 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
+from matplotlib.figure import Figure
 
 from rlx2_jax import compilation
 from rlx2_jax.config import Config
 from rlx2_jax.replay import Batch
 from rlx2_jax.sparsity import masks
+from rlx2_jax.training import record
+from rlx2_jax.viz import curves
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -34,6 +38,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 UNPOLISHED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 os.environ[UNPOLISHED] = "1"
 jax.config.update(UNPOLISHED.lower(), True)
+# Half the time again: loops are emitted the plain way. Only the version it was seen with is sure to know the flag.
+EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+if jax.__version_info__[:2] == (0, 10) and EMITTERS not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}".strip()
 compilation.use_precision("float32")
 
 # The same examples everywhere: a test that fails, fails again.
@@ -60,6 +68,14 @@ def pytest_collection_modifyitems(items):
     """Begin with the longest files: a worker takes whole ones, so that what their tests share is made once."""
     rank = {f"test_{name}.py": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path.name, len(LONG)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plain_pictures():
+    """The picture of a run that is trained in a test's own process is empty; drawing takes longer than to train it."""
+    drawn = types.SimpleNamespace(draw_run=lambda rows, title: Figure(figsize=(1, 1)), save=curves.save)
+    with mock.patch.object(record, "curves", drawn):
+        yield
 
 
 @pytest.fixture
@@ -89,6 +105,7 @@ def small(**changes):
         "eval_every": 400,
         "eval_episodes": 4,
         "chunk_steps": 200,
+        "checkpoint_every": 600,
         "evolve_interval": 50,
         "n_step_delay": 300,
         "buffer_max": 800,
@@ -169,6 +186,11 @@ def census(function, *args):
     found = list(equations(jax.make_jaxpr(function)(*args).jaxpr))
     branches = sum(name == "cond" for name, _ in found)
     return branches, sum(name == "dot_general" and "cond" not in inside for name, inside in found)
+
+
+def shown(count):
+    """The value of `XLA_FLAGS` that makes a process see so many devices, beside what it is for all tests."""
+    return f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}".strip()
 
 
 def launch(script, *arguments, cwd=None, **variables):

@@ -25,11 +25,11 @@ from rlx2_jax.sparsity import masks
 from rlx2_jax.sweeps import plan
 from rlx2_jax.training import program as programs
 from rlx2_jax.training.cloning import make_cloning
-from tests.conftest import ROOT, assert_finite, cached, equations, launch, random_batch, small
+from tests.conftest import ROOT, assert_finite, cached, equations, launch, random_batch, shown, small
 from tests.test_run import final_state, flags_of, quiet, without_clocks
 
 DEVICES = 8
-FORCED = f"--xla_force_host_platform_device_count={DEVICES}"
+FORCED = shown(DEVICES)
 
 KEY = jax.random.PRNGKey(0)
 

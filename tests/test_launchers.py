@@ -272,7 +272,8 @@ def test_a_run_then_its_evaluation_say_what_came_out_and_no_noise(tmp_path):
         assert word in done.stderr
     for noise in ("Warning", "warp", "I1", "Traceback"):
         assert noise not in done.stderr
-    evaluated = launch("evaluate.py", "--workdir=run", "--json", "--episodes=8", cached(), cwd=tmp_path)
+    assert (tmp_path / "run" / "curve.png").stat().st_size > 30_000  # All panels; an empty one has 3,000 bytes.
+    evaluated = launch_here("evaluate.py", "--workdir=run", "--json", "--episodes=8", cached(), cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     result = json.loads(evaluated.stdout)
     assert result["n"] == 8

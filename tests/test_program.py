@@ -418,15 +418,85 @@ def test_actors_learn_a_probes_best_action(agent, task):
     assert report["q_mean"] < 1.02
 
 
-def test_runs_of_other_lengths_are_one_program():
-    """So that one that was compiled for a run serves shorter and longer ones."""
+OTHER = {
+    "seed": 3,
+    "total_steps": 4000,
+    "schedule_scale": 0.1,
+    "eval_every": 1000,
+    "checkpoint_every": 77,
+    "score_evaluations": 2,
+    "warmup_steps": 300,
+    "evolve_interval": 70,
+    "evolve_until": 0.5,
+    "n_step_delay": 100,
+    "buffer_check_interval": 200,
+    "buffer_max": 900,
+    "buffer_min": 200,
+    "distance_threshold": 0.3,
+    "drop_ratio": 0.2,
+    "drop_fraction": 0.3,
+    "n_step": 2,
+    "dynamic_buffer": False,
+    **dict.fromkeys(("actor_lr", "critic_lr", "alpha_lr", "gamma", "tau"), 0.01),
+    **dict.fromkeys(("explore_noise", "target_noise", "target_noise_clip"), 0.3),
+}
+"""Another value of every setting that is data of any program."""
 
-    def texts(total_steps):
-        program = programs.make_program(Config(env="probe/action", hidden=(16, 16), total_steps=total_steps))
-        state = jax.eval_shape(program.init, KEY, program.hparams)
-        arguments = (state, program.hparams, program.schedule)
-        parts = ((program.init, (KEY, program.hparams)), (program.renew, (state,)))
-        parts += ((program.chunk, arguments), (program.report, arguments))
-        return [str(jax.make_jaxpr(part)(*given)) for part, given in parts]
+LINKS = {"method": "set", "topology": "random", "actor_sparsity": 0.5, "critic_sparsity": 0.7}
+"""Of every one that is data of masked ones."""
 
-    assert texts(20_000) == texts(30_000)
+STATIC = {
+    "env": "probe/chain",
+    "episode_length": 20,
+    "num_envs": 8,
+    "update_ratio": 0.5,
+    "agent": "sac",
+    "hidden": (16,),
+    "batch_size": 32,
+    "policy_delay": 4,
+    "n_max": 4,
+    "initial_mask": "random",
+    "kernel_init": "lecun",
+    "distance": "l2",
+    "drop_rule": "until_close",
+    "reset_moments": False,
+    "sac_explore": "mode",
+    "mask_initial_targets": False,
+    "compute": "packed",
+    "eval_episodes": 5,
+    "chunk_steps": 400,
+    "reset_pool": 16,
+}
+"""Of every one that makes another program."""
+
+
+def test_what_is_data_is_said_of_every_setting():
+    elsewhere = {"backend", "data_parallel", "ticket", "ticket_weights"}
+    assert {*OTHER, *LINKS, *STATIC, *elsewhere} == set(vars(Config()))
+
+
+@pytest.mark.parametrize(("compute", "data"), [("masked", OTHER | LINKS), ("packed", OTHER)])
+def test_runs_that_differ_in_data_share_their_functions_which_see_nothing_of_it(compute, data):
+    """So that a second run in a process, of another seed, length or method, has nothing to trace and compile."""
+    config, other = resolve(small(compute=compute)), resolve(small(compute=compute, **data))
+    shared, env = programs.make_program(config), programs.make_program(other).env
+    assert programs.make_program(other).chunk is shared.chunk
+    assert programs.static_part(config) == programs.static_part(other)
+    own = programs._make_functions.__wrapped__(other, env)
+    state = jax.eval_shape(shared.init, KEY, shared.hparams)
+    given = {"init": (KEY, shared.hparams), "renew": (state,)}
+    given |= dict.fromkeys(("chunk", "report"), (state, shared.hparams, shared.schedule))
+    for name, arguments in given.items():
+        made = (str(jax.make_jaxpr(function)(*arguments)) for function in (own[name], getattr(shared, name)))
+        assert next(made) == next(made)
+
+
+@pytest.mark.parametrize("field", STATIC)
+def test_a_setting_that_makes_another_program_makes_other_functions(field):
+    base = programs.make_program(small())
+    assert programs.make_program(small(**{field: STATIC[field]})).chunk is not base.chunk
+
+
+def test_numbers_of_links_make_another_packed_program():
+    base = programs.make_program(small(compute="packed"))
+    assert programs.make_program(small(compute="packed", actor_sparsity=0.5)).chunk is not base.chunk

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlx2_jax import policies
-from tests.conftest import ROOT, cached, launch, launch_here
+from tests.conftest import ROOT, cached, launch, launch_here, shown
 
 TINY = (
     "--env=probe/action",
@@ -99,7 +99,7 @@ def _nothing_left_running():
 
 def start(workdir, *arguments, devices=1):
     """A sweep in a process of its own."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = shown(devices)
     process = subprocess.Popen(
         [
             sys.executable,
@@ -318,7 +318,7 @@ print(abs(reports["return_mean"][2, 1] - alone["return_mean"]).max() < 1e-3, rep
 
 @pytest.mark.slow
 def test_pmap_of_vmap_of_a_run_is_a_sweep_of_ones_own():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": shown(8)}
     done = subprocess.run(
         [sys.executable, "-c", LIBRARY], capture_output=True, text=True, env=environment, cwd=ROOT, check=True
     )

@@ -20,7 +20,7 @@ def make(name: str, backend: str = "generalized") -> Environment:
     if name not in NAMES:
         raise ConfigError(f"unknown env {name!r}; valid: {', '.join(NAMES)}.")
     kind, _, task = name.rpartition("/")
-    return probe.Probe(task) if kind == "probe" else brax.load(name, backend)
+    return probe.load(task) if kind == "probe" else brax.load(name, backend)
 
 
 __all__ = [

@@ -21,7 +21,10 @@ class State(NamedTuple):
 
 
 class Environment(Protocol):
-    """A task. Actions lie in [-1, 1] and arrive clipped."""
+    """A task. Actions lie in [-1, 1] and arrive clipped. Equal ones are one task, for which a program is made once."""
+
+    def __hash__(self) -> int:
+        """As of any object."""
 
     @property
     def observation_size(self) -> int:

@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -63,3 +65,9 @@ class Probe:
             case _:
                 reward, last = jnp.where(a > 0.9, jnp.nan, one), ~last
         return State((), following, reward, last)
+
+
+@functools.cache
+def load(task: str) -> Probe:
+    """The task, made once per process: it holds no state."""
+    return Probe(task)

@@ -10,6 +10,7 @@ are always `[rows, ...]`.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -60,15 +61,7 @@ class Layout:
           out_axes: of the result.
           donate: whether the first argument's memory is used for the result.
         """
-        many = jax.vmap(function, in_axes=tuple(in_axes), out_axes=out_axes)
-        donated = (0,) if donate else ()
-        if self.parallel == "pmap":
-            devices = list(self.mesh.devices)
-            return jax.pmap(many, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donated, devices=devices)
-        # Nothing is exchanged between devices, so there is nothing for shard_map to check.
-        specs = _specs(tuple(in_axes))
-        over = jax.shard_map(many, mesh=self.mesh, in_specs=specs, out_specs=_specs(out_axes), check_vma=False)
-        return jax.jit(over, in_shardings=self._shardings(tuple(in_axes)), donate_argnums=donated)
+        return _mapped(function, self.mesh, self.parallel, tuple(in_axes), out_axes, donate)
 
     def shapes(self, tree: Any, rows: int, axes: Axes = ROWS) -> Any:
         """Shapes on devices of a tree of one run's shapes."""
@@ -118,8 +111,26 @@ class Layout:
     def _flat(self, array: np.ndarray) -> np.ndarray:
         return array if self.parallel == "shard_map" else array.reshape(-1, *array.shape[2:])
 
-    def _shardings(self, axes: Axes) -> Any:
-        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), _specs(axes))
+
+MAPPED_KEPT = 64
+"""Functions of rows of runs that a process keeps, about five a program: equal ones are traced and compiled once."""
+
+
+@functools.lru_cache(MAPPED_KEPT)
+def _mapped(
+    function: Callable[..., Any], mesh: Mesh, parallel: str, in_axes: tuple[Axes, ...], out_axes: Axes, donate: bool
+) -> Any:
+    """See `Layout.map`."""
+    many = jax.vmap(function, in_axes=in_axes, out_axes=out_axes)
+    donated = (0,) if donate else ()
+    if parallel == "pmap":
+        devices = list(mesh.devices)
+        return jax.pmap(many, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donated, devices=devices)
+    # Nothing is exchanged between devices, so there is nothing for shard_map to check.
+    specs = _specs(in_axes)
+    over = jax.shard_map(many, mesh=mesh, in_specs=specs, out_specs=_specs(out_axes), check_vma=False)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    return jax.jit(over, in_shardings=shardings, donate_argnums=donated)
 
 
 class Compiled(NamedTuple):

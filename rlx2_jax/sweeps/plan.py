@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 from rlx2_jax import files, memory, presets, tickets
-from rlx2_jax.config import Config, Schedule, make_schedule, resolve, structure
+from rlx2_jax.config import METHOD, VALUES, Config, Schedule, make_schedule, resolve, structure
 from rlx2_jax.errors import ConfigError, FileError, WorkdirError
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.program import Program, make_program
@@ -30,15 +30,8 @@ from rlx2_jax.training.program import Program, make_program
 PARALLEL = ("shard_map", "pmap", "processes")
 """Batches over a mesh of devices, the same by `jax.pmap`, or a process per run."""
 
-SHARED = frozenset(
-    {
-        *("seed", "method", "topology", "actor_sparsity", "critic_sparsity"),
-        *("actor_lr", "critic_lr", "alpha_lr", "gamma", "tau", "explore_noise", "target_noise", "target_noise_clip"),
-        *("drop_fraction", "n_step", "dynamic_buffer", "buffer_max", "buffer_min", "distance_threshold", "drop_ratio"),
-        *("schedule_scale", "score_evaluations"),
-    }
-)
-"""Fields in which the runs of one program may differ: data, or nothing that the program sees."""
+SHARED = frozenset({*METHOD, *VALUES, "seed", "schedule_scale", "score_evaluations"})
+"""Fields in which the runs of one batch may differ: data, or nothing that the program sees."""
 
 MEMORY_SHARE = 0.8
 """Of a device's free memory for the states of runs; the rest is for what a program needs while it computes."""

@@ -14,6 +14,7 @@ batches, so that what is not due costs nothing in a sweep either. It is also equ
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,7 +25,19 @@ import jax.numpy as jnp
 from rlx2_jax import diagnostics, envs, evaluation, kernels, numerics
 from rlx2_jax import replay as replays
 from rlx2_jax.agents import Agent, AgentState, base, make_agent
-from rlx2_jax.config import Config, HParams, Schedule, link_counts, make_hparams, make_schedule, resolve
+from rlx2_jax.config import (
+    METHOD,
+    TIMES,
+    UNSEEN,
+    VALUES,
+    Config,
+    HParams,
+    Schedule,
+    link_counts,
+    make_hparams,
+    make_schedule,
+    resolve,
+)
 from rlx2_jax.devices import Share
 from rlx2_jax.replay import Replay
 from rlx2_jax.sparsity import masks, topology
@@ -137,6 +150,8 @@ class Program(NamedTuple):
 def make_program(config: Config) -> Program:
     """Build the functions of a run; compiles nothing.
 
+    Configurations that differ in data alone share their functions, and so what JAX has traced and compiled of them.
+
     Raises:
       ConfigError: a configuration that cannot be, here.
       CheckpointError: masks to begin with that cannot be read.
@@ -145,6 +160,37 @@ def make_program(config: Config) -> Program:
     share = Share(config.data_parallel)
     share.check()
     env = envs.make(config.env, config.backend)
+    functions = _make_functions(static_part(config), env)
+    if config.ticket is not None:
+        # Its masks are constants of the first state alone, and its file may be another by now.
+        own = _make_functions.__wrapped__(config, env)
+        functions = functions | {name: own[name] for name in ("agent", "init")}
+    return Program(
+        config=config,
+        env=env,
+        hparams=make_hparams(config, env.observation_size, env.action_size),
+        schedule=make_schedule(config),
+        share=share,
+        **functions,
+    )
+
+
+def static_part(config: Config) -> Config:
+    """What of a resolved configuration makes another program; all else is left at its default."""
+    # Numbers of links are shapes where networks are packed.
+    data = {*VALUES, *TIMES, *UNSEEN, "ticket", *(() if config.compute == "packed" else METHOD)}
+    kept = {name: value for name, value in vars(config).items() if name not in data}
+    return Config(**kept, buffer_max=replays.ring_size(config.buffer_max or 1))
+
+
+PROGRAMS_KEPT = 16
+"""Programs whose functions a process keeps."""
+
+
+@functools.lru_cache(PROGRAMS_KEPT)
+def _make_functions(config: Config, env: envs.Environment) -> dict[str, Any]:
+    """Functions of `Program`, by name."""
+    share = Share(config.data_parallel)
     pool = max(config.reset_pool, config.num_envs, config.eval_episodes)
     vector = envs.VectorEnvironment(env, config.num_envs, config.episode_length, pool)
     agent = make_agent(config, env.observation_size, env.action_size)
@@ -406,20 +452,8 @@ def make_program(config: Config) -> Program:
         return state.replace(agent=agent, apart=None if share.count == 1 else jnp.zeros((), jnp.int32))
 
     placed = lambda function: numerics.by_usual_rules(share.over_devices(function))
-    return Program(
-        config=config,
-        env=env,
-        agent=agent,
-        hparams=make_hparams(config, env.observation_size, env.action_size),
-        schedule=make_schedule(config),
-        init=placed(init),
-        renew=placed(renew),
-        chunk=placed(chunk),
-        learn=placed(learn),
-        report=placed(report),
-        pack=placed(pack),
-        share=share,
-    )
+    functions = {"init": init, "renew": renew, "chunk": chunk, "learn": learn, "report": report, "pack": pack}
+    return {"agent": agent} | {name: placed(function) for name, function in functions.items()}
 
 
 def unpack(state: TrainState) -> TrainState:

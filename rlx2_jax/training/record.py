@@ -20,6 +20,9 @@ from rlx2_jax.viz import curves
 DRAWING = 0.05
 """Share of a run's time that its picture may take while it goes on."""
 
+FIRST_DRAWING = 10.0
+"""Seconds of a run before its first picture, which takes about half a second: many runs are over by then."""
+
 Row = dict[str, Any]
 """One evaluation, as in metrics.jsonl."""
 
@@ -57,7 +60,7 @@ class Record:
         self._account = accounting.account(config, env.observation_size, env.action_size)
         self._events: Events | None = None
         self._provenance = provenance.about()
-        self._draw_from = 0.0
+        self._draw_from = time.monotonic() + FIRST_DRAWING
 
     def open(self, env_steps: int, kept: Sequence[Row] | None = ()) -> str | None:
         """Begin at a step: what a directory holds of later ones is forgotten, what it held of earlier ones is kept.

@@ -363,8 +363,8 @@ def _compile(program: programs.Program, say: Callable[[str], None]) -> _Compiled
         **compiled,
         unpack=_same if plain else jax.jit(programs.unpack),
         pack=_same if plain else jax.jit(program.pack),
-        actor=jax.jit(lambda state: programs.unpack(state).agent.actor.params),
-        masks=jax.jit(lambda state: programs.agent_masks(state.agent)),
+        actor=jax.jit(_actor),
+        masks=jax.jit(_masks),
         template=jax.tree.map(placed, jax.eval_shape(programs.unpack, template)),
         seconds=time.perf_counter() - began,
         parts=seconds,
@@ -373,6 +373,14 @@ def _compile(program: programs.Program, say: Callable[[str], None]) -> _Compiled
 
 def _same(state: Any) -> Any:
     return state
+
+
+def _actor(state: programs.TrainState) -> Any:
+    return programs.unpack(state).agent.actor.params
+
+
+def _masks(state: programs.TrainState) -> Any:
+    return programs.agent_masks(state.agent)
 
 
 def _check_memory(program: programs.Program) -> str:
