@@ -7,6 +7,7 @@ import os
 import pathlib
 import resource
 import runpy
+import signal
 import subprocess
 import sys
 import types
@@ -44,22 +45,31 @@ if jax.__version_info__[:2] == (0, 10) and EMITTERS not in os.environ.get("XLA_F
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}".strip()
 compilation.use_precision("float32")
 
+# What a test sends is heard also where the tests themselves run in the background or under nohup, which ignore it.
+for number, heard in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, heard)
+
 # The same examples everywhere: a test that fails, fails again.
 hypothesis.settings.register_profile("tests", max_examples=60, deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("tests")
 
 
 LONG = (
-    "tickets",
-    "sweep",
-    "run",
     "data_parallel",
     "studies",
-    "packed",
-    "program",
+    "tickets",
     "kernels",
+    "packed",
+    "launchers",
+    "program",
+    "run",
+    "sweep",
+    "diagnostics",
     "cloning",
-    "sweep_layout",
+    "agents",
+    "mujoco",
+    "envs",
 )
 """Files of tests that take longest, in the order of their length."""
 
