@@ -47,7 +47,9 @@ def test_packing_a_whole_state_is_exact_both_ways(agent):
     assert masks.is_packed(packed.agent.critic.mask) and masks.is_packed(packed.agent.actor.mask)
 
 
-@pytest.mark.parametrize("method", ["dense", "tiny", "ss", "set", "rigl", "rlx2"])
+@pytest.mark.parametrize(
+    "method", ["tiny", "rlx2", *(pytest.param(m, marks=pytest.mark.slow) for m in ("dense", "ss", "set", "rigl"))]
+)
 def test_every_method_starts_the_same_and_stays_on_its_links(method):
     config = small(method=method, **SPARSE)
     packed = dataclasses.replace(config, compute="packed")

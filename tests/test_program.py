@@ -247,7 +247,14 @@ PAPER = {"initial_mask": "random", "distance": "l2", "drop_rule": "until_close"}
 RELEASE = {"reset_moments": False, "mask_initial_targets": False, "sac_explore": "mode"}
 
 
-@pytest.mark.parametrize("changes", [{}, PAPER, RELEASE], ids=["default", "paper", "release"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="default"),
+        pytest.param(PAPER, id="paper", marks=pytest.mark.slow),
+        pytest.param(RELEASE, id="release", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_branch_of_a_chunk_stays_a_branch_in_a_sweep(agent, changes):
     p = programs.make_program(small(agent=agent, **changes))

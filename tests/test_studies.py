@@ -943,7 +943,7 @@ def smoke(study, tmp_path, *flags, run=launch):
 
 
 def test_a_study_in_small_from_the_command_line_to_its_report_and_on(tmp_path):
-    done = smoke("table2", tmp_path)
+    done = smoke("table2", tmp_path, run=launch_here)
     assert done.returncode == 0, done.stderr
     directory = tmp_path / "results" / "table2"
     kept = (directory / records.FILE).read_text()
