@@ -1,0 +1,431 @@
+// MuJoCo's C library as XLA custom calls: steps and resets of many simulations of one model.
+//
+//   reset:  start [nq + nv] -> physics [words], fields [size]
+//   step:   physics [words], control [nu], done -> physics [words], fields [size]
+//
+// Leading axes count simulations, and operands have the same. `physics` is what a simulation goes on from, doubles as
+// pairs of words: the row of mjSTATE_INTEGRATION, and the position that the next displacement is measured from.
+// `fields` are the displacement, made in double precision, and then the fields that the task reads.
+//
+// A row that is done is not stepped: its physics stay and its fields are zero. Where MuJoCo fails, or finds the
+// simulation unstable, the physics stay and the fields are NaN.
+//
+// Nothing is kept between calls, so that any number of them may run at once and results depend on no thread. The library
+// is the one that Python has loaded; models and data are opaque here, so no layout of theirs is compiled in.
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cfenv>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace rlx2 {
+namespace {
+
+namespace ffi = xla::ffi;
+
+// mjModel, mjData and mjBatch.
+struct Model;
+struct Data;
+struct Batch;
+
+// The parts of mujoco.h and mjbatch.h that are called.
+struct Library {
+  void (*mjb_defaultConfig)(void* config);
+  Batch* (*mjb_makeBatch)(const Model*, int simulations, const void* config, char* error, int error_size);
+  void (*mjb_deleteBatch)(Batch*);
+  const Model* (*mjb_model)(const Batch*);
+  int (*mjb_nstate)(const Batch*);
+  double* (*mjb_state)(Batch*);
+  double* (*mjb_stateComponent)(Batch*, int component, int* size);
+  int* (*mjb_warning)(Batch*);
+  void* (*mjb_output)(Batch*, const char* name, int* size, int* element_size);
+  int (*mjb_apply)(Batch*, const int* ids, int count, void (*)(const Model*, Data*, int, void*), void*, int save);
+  void (*mj_resetData)(const Model*, Data*);
+  void (*mj_getState)(const Model*, const Data*, double*, int components);
+  void (*mj_setState)(const Model*, Data*, const double*, int components);
+  void (*mj_forward)(const Model*, Data*);
+  void (*mj_step)(const Model*, Data*);
+  void (*mj_rnePostConstraint)(const Model*, Data*);
+
+  // Finds all of them; returns the name of one that is missing.
+  const char* Open(void* handle) {
+    const std::pair<const char*, void*> wanted[] = {
+#define RLX2_FUNCTION(name) {#name, &name}
+        RLX2_FUNCTION(mjb_defaultConfig), RLX2_FUNCTION(mjb_makeBatch), RLX2_FUNCTION(mjb_deleteBatch),
+        RLX2_FUNCTION(mjb_model),         RLX2_FUNCTION(mjb_nstate),    RLX2_FUNCTION(mjb_state),
+        RLX2_FUNCTION(mjb_stateComponent), RLX2_FUNCTION(mjb_warning),  RLX2_FUNCTION(mjb_output),
+        RLX2_FUNCTION(mjb_apply),         RLX2_FUNCTION(mj_resetData),  RLX2_FUNCTION(mj_getState),
+        RLX2_FUNCTION(mj_setState),       RLX2_FUNCTION(mj_forward),    RLX2_FUNCTION(mj_step),
+        RLX2_FUNCTION(mj_rnePostConstraint),
+#undef RLX2_FUNCTION
+    };
+    for (const auto& [name, place] : wanted) {
+      void* const symbol = dlsym(handle, name);
+      if (!symbol) return name;
+      std::memcpy(place, &symbol, sizeof symbol);
+    }
+    return nullptr;
+  }
+};
+
+// What a task asks of its simulations. Python fills it in (`envs/mujoco.py:_Recipe`).
+struct Recipe {
+  const Model* model;
+  const char* fields;        // Names of what is read, a comma after each.
+  const char* reference;     // The field whose weighted sum is the position.
+  const double* weights;     // As many as the reference has elements.
+  int32_t weights_size;
+  int32_t frame_skip;        // Calls of mj_step.
+  int32_t contact_forces;    // Whether they are read.
+  int32_t qpos, qvel, ctrl;  // Bits of mjtState.
+  int32_t warnings;          // Kinds of them.
+  uint32_t unstable;         // Those kinds, as bits, by which MuJoCo tells of an unstable simulation.
+};
+
+// One simulation, which serves any row: a batch of one that runs on the thread that calls.
+class Simulation {
+ public:
+  Simulation(const Library& library, const Recipe& recipe) : mj_(library), recipe_(recipe) {
+    // mjBatchConfig begins with the number of threads.
+    alignas(16) char config[256] = {};
+    mj_.mjb_defaultConfig(config);
+    const int one = 1;
+    std::memcpy(config, &one, sizeof one);
+    batch_ = mj_.mjb_makeBatch(recipe.model, 1, config, error_, sizeof error_);
+    if (!batch_) return;
+    state_size_ = mj_.mjb_nstate(batch_);
+    state_ = mj_.mjb_state(batch_);
+    warning_ = mj_.mjb_warning(batch_);
+    control_ = mj_.mjb_stateComponent(batch_, recipe.ctrl, &controls_);
+    reference_ = Find(recipe.reference);
+    if (reference_.size != recipe.weights_size) std::snprintf(error_, sizeof error_, "wrong number of weights");
+    for (std::string_view rest = recipe.fields; !rest.empty(); rest.remove_prefix(rest.find(',') + 1)) {
+      read_.push_back(Find(std::string(rest.substr(0, rest.find(',')))));
+      fields_ += read_.back().size;
+    }
+    start_.resize(Find("qpos").size + Find("qvel").size);
+  }
+  ~Simulation() {
+    if (batch_) mj_.mjb_deleteBatch(batch_);
+  }
+  Simulation(const Simulation&) = delete;
+  Simulation& operator=(const Simulation&) = delete;
+
+  const char* error() const { return error_; }
+  // A copy of the model, which lives as long as the simulation.
+  const Model* model() const { return mj_.mjb_model(batch_); }
+  size_t words() const { return 2 * (state_size_ + 1); }
+  size_t controls() const { return controls_; }
+  size_t fields() const { return fields_; }
+  size_t start() const { return start_.size(); }
+
+  void Reset(const float* start, uint32_t* physics, float* fields) {
+    noise_ = start;
+    const bool ok = Apply(0, [](const Model* model, Data* data, int, void* self) {
+      static_cast<Simulation*>(self)->Begin(model, data);
+    });
+    Store(physics);
+    Report(ok, 0, fields);
+  }
+
+  void Step(const uint32_t* before, const float* control, uint32_t* physics, float* fields) {
+    double position;
+    std::memcpy(state_, before, sizeof(double) * state_size_);
+    std::memcpy(&position, before + 2 * state_size_, sizeof position);
+    std::copy(control, control + controls_, control_);
+    const bool ok = Apply(kMany, [](const Model* model, Data* data, int, void* self) {
+      static_cast<Simulation*>(self)->Advance(model, data);
+    });
+    if (ok) {
+      Store(physics);
+    } else {
+      std::copy(before, before + words(), physics);
+    }
+    Report(ok, Position() - position, fields);
+  }
+
+ private:
+  static constexpr int kMany = 1 << 20;
+
+  struct Field {
+    const double* data = nullptr;
+    int size = 0;
+  };
+
+  Field Find(const std::string& name) {
+    Field field;
+    int element = sizeof(double);
+    if (name == "qpos" || name == "qvel") {
+      field.data = mj_.mjb_stateComponent(batch_, name == "qpos" ? recipe_.qpos : recipe_.qvel, &field.size);
+    } else {
+      field.data = static_cast<const double*>(mj_.mjb_output(batch_, name.c_str(), &field.size, &element));
+    }
+    if (!field.data || element != sizeof(double)) std::snprintf(error_, sizeof error_, "no field %s", name.c_str());
+    return field;
+  }
+
+  // As gymnasium's MujocoEnv.reset: what mj_forward does not compute is zero afterwards.
+  void Begin(const Model* model, Data* data) {
+    const int components = recipe_.qpos | recipe_.qvel;
+    mj_.mj_resetData(model, data);
+    mj_.mj_getState(model, data, start_.data(), components);
+    for (size_t i = 0; i < start_.size(); ++i) start_[i] += noise_[i];
+    mj_.mj_setState(model, data, start_.data(), components);
+    mj_.mj_forward(model, data);
+  }
+
+  // As gymnasium's MujocoEnv.do_simulation.
+  void Advance(const Model* model, Data* data) {
+    for (int i = 0; i < recipe_.frame_skip; ++i) mj_.mj_step(model, data);
+    if (recipe_.contact_forces) mj_.mj_rnePostConstraint(model, data);
+  }
+
+  // Whether the simulation neither failed nor became unstable. MuJoCo prints the first warning of a kind, so none of
+  // them is the first; `unwarned` is the count of warnings after a call without any.
+  bool Apply(int unwarned, void (*function)(const Model*, Data*, int, void*)) {
+    // mjWarningStat is two integers, the second a count, which is zero again once MuJoCo has reset the simulation.
+    std::fill(warning_, warning_ + 2 * recipe_.warnings, kMany);
+    // XLA's threads flush denormal numbers to zero, others do not.
+    std::fenv_t environment;
+    std::fegetenv(&environment);
+    std::fesetenv(FE_DFL_ENV);
+    const int id = 0;
+    const int failed = mj_.mjb_apply(batch_, &id, 1, function, this, 1);
+    std::fesetenv(&environment);
+    bool ok = failed == 0;
+    for (int kind = 0; kind < recipe_.warnings; ++kind) {
+      if (recipe_.unstable >> kind & 1) ok &= warning_[2 * kind + 1] == unwarned;
+    }
+    return ok;
+  }
+
+  double Position() const {
+    double sum = 0;
+    for (int i = 0; i < reference_.size; ++i) sum += recipe_.weights[i] * reference_.data[i];
+    return sum;
+  }
+
+  void Store(uint32_t* physics) const {
+    const double position = Position();
+    std::memcpy(physics, state_, sizeof(double) * state_size_);
+    std::memcpy(physics + 2 * state_size_, &position, sizeof position);
+  }
+
+  void Report(bool ok, double displacement, float* fields) const {
+    if (!ok) {
+      std::fill(fields, fields + fields_, std::numeric_limits<float>::quiet_NaN());
+      return;
+    }
+    *fields++ = static_cast<float>(displacement);
+    for (const Field& field : read_) fields = std::copy(field.data, field.data + field.size, fields);
+  }
+
+  const Library& mj_;
+  const Recipe& recipe_;
+  Batch* batch_ = nullptr;
+  char error_[256] = {};
+  size_t state_size_ = 0;  // In doubles.
+  double* state_ = nullptr;
+  double* control_ = nullptr;
+  int controls_ = 0;
+  int* warning_ = nullptr;
+  Field reference_;
+  std::vector<Field> read_;
+  size_t fields_ = 1;
+  std::vector<double> start_;
+  const float* noise_ = nullptr;
+};
+
+// All simulations of one task: as many as were ever in use at once.
+class Engine {
+ public:
+  Engine(const Library& library, const Recipe& recipe)
+      : library_(library),
+        names_(recipe.fields),
+        reference_(recipe.reference),
+        weights_(recipe.weights, recipe.weights + recipe.weights_size),
+        recipe_(recipe) {
+    recipe_.fields = names_.c_str();
+    recipe_.reference = reference_.c_str();
+    recipe_.weights = weights_.data();
+    auto first = std::make_unique<Simulation>(library_, recipe_);
+    error_ = first->error();
+    if (!error_.empty()) return;
+    // The caller's may go; the first simulation stays.
+    recipe_.model = first->model();
+    words = first->words();
+    controls = first->controls();
+    fields = first->fields();
+    start = first->start();
+    free_.push_back(std::move(first));
+  }
+
+  const std::string& error() const { return error_; }
+
+  // Calls body(simulation, row) for each row, on several threads. False if there was no memory for a simulation.
+  template <typename Body>
+  bool ForEach(int64_t rows, int64_t threads, const Body& body) {
+    std::atomic<bool> ok{true};
+    Team::Shared().Run(rows, threads, [&](int64_t row) {
+      std::unique_ptr<Simulation> simulation = Take();
+      if (*simulation->error()) {
+        ok = false;
+        return;
+      }
+      body(*simulation, row);
+      std::lock_guard<std::mutex> lock(mutex_);
+      free_.push_back(std::move(simulation));
+    });
+    return ok;
+  }
+
+  // Sizes of a row.
+  size_t words = 0, controls = 0, fields = 0, start = 0;
+
+ private:
+  std::unique_ptr<Simulation> Take() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!free_.empty()) {
+        std::unique_ptr<Simulation> simulation = std::move(free_.back());
+        free_.pop_back();
+        return simulation;
+      }
+    }
+    return std::make_unique<Simulation>(library_, recipe_);
+  }
+
+  const Library& library_;
+  const std::string names_, reference_;
+  const std::vector<double> weights_;
+  Recipe recipe_;
+  std::string error_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Simulation>> free_;
+};
+
+// Every engine of the process, by its key. Never destroyed: compiled programs name them.
+class Registry {
+ public:
+  static Registry& Shared() {
+    static Registry* const registry = new Registry;
+    return *registry;
+  }
+
+  // What keeps a task from being simulated, or an empty string.
+  std::string Add(void* handle, const std::string& key, const Recipe& recipe) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (engines_.count(key)) return "";
+    if (const char* missing = library_.Open(handle)) return std::string("no function ") + missing;
+    auto engine = std::make_unique<Engine>(library_, recipe);
+    const std::string error = engine->error();
+    if (error.empty()) engines_[key] = std::move(engine);
+    return error;
+  }
+
+  Engine* Find(std::string_view key) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = engines_.find(key);
+    return found == engines_.end() ? nullptr : found->second.get();
+  }
+
+ private:
+  std::mutex mutex_;
+  Library library_;
+  std::map<std::string, std::unique_ptr<Engine>, std::less<>> engines_;
+};
+
+ffi::Error Invalid(const std::string& message) { return ffi::Error::InvalidArgument("rlx2_jax mujoco: " + message); }
+
+using Words = ffi::Buffer<ffi::U32>;
+using Floats = ffi::Buffer<ffi::F32>;
+using Flags = ffi::Buffer<ffi::PRED>;
+
+ffi::Error Unknown(std::string_view key) {
+  return Invalid("no task " + std::string(key) + " in this process: make its environment before its programs run");
+}
+
+ffi::Error NoMemory() { return ffi::Error(ffi::ErrorCode::kResourceExhausted, "rlx2_jax mujoco: no memory left"); }
+
+ffi::Error ResetCall(ffi::ThreadPool pool, Floats start, ffi::Result<Words> physics, ffi::Result<Floats> fields,
+                     std::string_view key) {
+  Engine* const engine = Registry::Shared().Find(key);
+  if (!engine) return Unknown(key);
+  const size_t rows = start.element_count() / engine->start;
+  if (start.element_count() != rows * engine->start || physics->element_count() != rows * engine->words ||
+      fields->element_count() != rows * engine->fields) {
+    return Invalid("the shapes of a reset do not fit");
+  }
+  const bool ok = engine->ForEach(rows, pool.num_threads(), [&](Simulation& simulation, int64_t row) {
+    simulation.Reset(start.typed_data() + row * engine->start, physics->typed_data() + row * engine->words,
+                     fields->typed_data() + row * engine->fields);
+  });
+  return ok ? ffi::Error::Success() : NoMemory();
+}
+
+ffi::Error StepCall(ffi::ThreadPool pool, Words before, Floats control, Flags done, ffi::Result<Words> physics,
+                    ffi::Result<Floats> fields, std::string_view key) {
+  Engine* const engine = Registry::Shared().Find(key);
+  if (!engine) return Unknown(key);
+  const size_t rows = done.element_count();
+  if (before.element_count() != rows * engine->words || control.element_count() != rows * engine->controls ||
+      physics->element_count() != rows * engine->words || fields->element_count() != rows * engine->fields) {
+    return Invalid("the shapes of a step do not fit");
+  }
+  const bool ok = engine->ForEach(rows, pool.num_threads(), [&](Simulation& simulation, int64_t row) {
+    const uint32_t* const from = before.typed_data() + row * engine->words;
+    uint32_t* const to = physics->typed_data() + row * engine->words;
+    float* const seen = fields->typed_data() + row * engine->fields;
+    if (done.typed_data()[row]) {
+      std::copy(from, from + engine->words, to);
+      std::fill(seen, seen + engine->fields, 0.0f);
+    } else {
+      simulation.Step(from, control.typed_data() + row * engine->controls, to, seen);
+    }
+  });
+  return ok ? ffi::Error::Success() : NoMemory();
+}
+
+}  // namespace
+}  // namespace rlx2
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_mujoco_reset, rlx2::ResetCall,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<rlx2::Floats>()
+                                  .Ret<rlx2::Words>()
+                                  .Ret<rlx2::Floats>()
+                                  .Attr<std::string_view>("task"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_mujoco_step, rlx2::StepCall,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<rlx2::Words>()
+                                  .Arg<rlx2::Floats>()
+                                  .Arg<rlx2::Flags>()
+                                  .Ret<rlx2::Words>()
+                                  .Ret<rlx2::Floats>()
+                                  .Attr<std::string_view>("task"));
+
+// Makes a task known to both calls by a key; a key that is known already stays what it is. `library` is dlopen's handle
+// of MuJoCo. Returns what is wrong, or an empty string, valid until this thread's next call.
+extern "C" const char* rlx2_mujoco_add(void* library, const char* key, const rlx2::Recipe* recipe) {
+  thread_local std::string error;
+  error = rlx2::Registry::Shared().Add(library, key, *recipe);
+  return error.c_str();
+}
