@@ -29,7 +29,7 @@ class Engine(Protocol):
 
 
 class GymEnvironment:
-    """A task of gymnasium. Once it has terminated it stays as it is and pays nothing, which costs the C library nothing.
+    """A task of gymnasium. Once it has terminated it stays as it is and pays nothing; the C library is not asked then.
 
     A step in which the simulation became unstable gives NaN as observation and reward.
     """

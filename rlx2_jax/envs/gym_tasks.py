@@ -1,4 +1,4 @@
-"""Gymnasium's MuJoCo tasks: what each observes, pays, ends by and begins with, as pure functions of the physics' fields.
+"""Gymnasium's MuJoCo tasks: what each observes, pays, ends by and begins with, as pure functions of physical fields.
 
 Constants, models and numbers of substeps are those of the installed gymnasium, read when a task is made. What its
 classes have only in their code is written here: which coordinates are seen, limits of 10 on velocities, the pendulum's
@@ -250,7 +250,7 @@ def load(name: str) -> Task:
             from gymnasium.envs import registration
 
             spec = registration.spec(f"{kind.__name__}-v{max(version, 4)}")
-            source = registration.load_env_creator(spec.entry_point)()
+            source = registration.load_env_creator(str(spec.entry_point))()
     # Gymnasium has errors of its own for what is missing, and imports more than it says.
     except Exception as problem:
         raise ConfigError(f"{name} {MISSING}") from problem

@@ -55,9 +55,7 @@ class Engine:
 
     def step(self, physics: Physics, ctrl: jax.Array, done: jax.Array) -> tuple[Physics, Fields]:
         """`frame_skip` substeps with controls `[nu]`; all simulations of a device step, done or not."""
-        data = self._start().replace(
-            qpos=physics.qpos, qvel=physics.qvel, qacc_warmstart=physics.warmstart, ctrl=ctrl
-        )
+        data = self._start().replace(qpos=physics.qpos, qvel=physics.qvel, qacc_warmstart=physics.warmstart, ctrl=ctrl)
         data = jax.lax.fori_loop(0, self._task.frame_skip, lambda _, d: self._mjx.step(self._model, d), data)
         if "cfrc_ext" in self._task.reads:
             data = self._mjx.rne_postconstraint(self._model, data)

@@ -133,25 +133,32 @@ class Engine:
 
     def _step_on_host(self, physics: Any, ctrl: Any, done: Any) -> tuple[np.ndarray, np.ndarray]:
         mujoco, model, data = self._mujoco, self._task.model, self._data()
-        leading = done.shape
         before = np.asarray(physics).reshape(-1, physics.shape[-1])
+        controls, stays = np.asarray(ctrl).reshape(-1, model.nu), np.asarray(done).ravel()
         after, fields = self._empty(len(before))
         after[:] = before
-        controls, stays = np.asarray(ctrl).reshape(-1, model.nu), np.asarray(done).ravel()
         for i in np.flatnonzero(~stays):
             row = before[i].copy().view(np.float64)
             mujoco.mj_setState(model, data, row[:-1], mujoco.mjtState.mjSTATE_INTEGRATION)
             data.ctrl[:] = controls[i]
-            for warning in data.warning:
-                warning.number = 0
-            mujoco.mj_step(model, data, nstep=self._task.frame_skip)
-            if any(data.warning[kind].number for kind in _unstable(mujoco)):
+            if self._advance(data):
+                after[i] = self.pack(data)
+                fields[i] = self._seen(data, self._position(data) - row[-1])
+            else:
                 fields[i] = np.nan
-                continue
+        return _like(done.shape, after, fields)
+
+    def _advance(self, data: Any) -> bool:
+        """Whether the substeps neither failed nor became unstable."""
+        mujoco, model = self._mujoco, self._task.model
+        for warning in data.warning:
+            warning.number = 0
+        try:
+            mujoco.mj_step(model, data, nstep=self._task.frame_skip)
             mujoco.mj_rnePostConstraint(model, data)
-            after[i] = self.pack(data)
-            fields[i] = self._seen(data, self._position(data) - row[-1])
-        return _like(leading, after, fields)
+        except mujoco.FatalError:
+            return False
+        return not any(data.warning[kind].number for kind in _unstable(mujoco))
 
     def _data(self) -> Any:
         """This thread's data: each row sets all of its state."""
@@ -168,7 +175,8 @@ class Engine:
 
     def _position(self, data: Any) -> float:
         name, weights = self._task.position()
-        return float(weights @ np.ravel(getattr(data, name)))
+        # Summed from the left, as by the library.
+        return float(np.cumsum(weights * np.ravel(getattr(data, name)))[-1])
 
 
 class _Recipe(ctypes.Structure):

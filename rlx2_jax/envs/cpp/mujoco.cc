@@ -43,18 +43,27 @@ struct Model;
 struct Data;
 struct Batch;
 
+// mjBatchConfig and mjWarningStat.
+struct BatchConfig {
+  int threads;
+  bool persistent;  // All fields are this simulation's, whatever a call computes.
+};
+struct Warning {
+  int last_info, count;
+};
+
 // The parts of mujoco.h and mjbatch.h that are called.
 struct Library {
-  void (*mjb_defaultConfig)(void* config);
-  Batch* (*mjb_makeBatch)(const Model*, int simulations, const void* config, char* error, int error_size);
+  Batch* (*mjb_makeBatch)(const Model*, int simulations, const BatchConfig*, char* error, int error_size);
   void (*mjb_deleteBatch)(Batch*);
   const Model* (*mjb_model)(const Batch*);
   int (*mjb_nstate)(const Batch*);
   double* (*mjb_state)(Batch*);
   double* (*mjb_stateComponent)(Batch*, int component, int* size);
-  int* (*mjb_warning)(Batch*);
+  Warning* (*mjb_warning)(Batch*);
   void* (*mjb_output)(Batch*, const char* name, int* size, int* element_size);
   int (*mjb_apply)(Batch*, const int* ids, int count, void (*)(const Model*, Data*, int, void*), void*, int save);
+  int (*mjb_forward)(Batch*, const int* ids, int count, int stage);
   void (*mj_resetData)(const Model*, Data*);
   void (*mj_getState)(const Model*, const Data*, double*, int components);
   void (*mj_setState)(const Model*, Data*, const double*, int components);
@@ -66,12 +75,12 @@ struct Library {
   const char* Open(void* handle) {
     const std::pair<const char*, void*> wanted[] = {
 #define RLX2_FUNCTION(name) {#name, &name}
-        RLX2_FUNCTION(mjb_defaultConfig), RLX2_FUNCTION(mjb_makeBatch), RLX2_FUNCTION(mjb_deleteBatch),
+        RLX2_FUNCTION(mjb_makeBatch),     RLX2_FUNCTION(mjb_deleteBatch),
         RLX2_FUNCTION(mjb_model),         RLX2_FUNCTION(mjb_nstate),    RLX2_FUNCTION(mjb_state),
         RLX2_FUNCTION(mjb_stateComponent), RLX2_FUNCTION(mjb_warning),  RLX2_FUNCTION(mjb_output),
-        RLX2_FUNCTION(mjb_apply),         RLX2_FUNCTION(mj_resetData),  RLX2_FUNCTION(mj_getState),
-        RLX2_FUNCTION(mj_setState),       RLX2_FUNCTION(mj_forward),    RLX2_FUNCTION(mj_step),
-        RLX2_FUNCTION(mj_rnePostConstraint),
+        RLX2_FUNCTION(mjb_apply),         RLX2_FUNCTION(mjb_forward),   RLX2_FUNCTION(mj_resetData),
+        RLX2_FUNCTION(mj_getState),       RLX2_FUNCTION(mj_setState),   RLX2_FUNCTION(mj_forward),
+        RLX2_FUNCTION(mj_step),           RLX2_FUNCTION(mj_rnePostConstraint),
 #undef RLX2_FUNCTION
     };
     for (const auto& [name, place] : wanted) {
@@ -101,12 +110,8 @@ struct Recipe {
 class Simulation {
  public:
   Simulation(const Library& library, const Recipe& recipe) : mj_(library), recipe_(recipe) {
-    // mjBatchConfig begins with the number of threads.
-    alignas(16) char config[256] = {};
-    mj_.mjb_defaultConfig(config);
-    const int one = 1;
-    std::memcpy(config, &one, sizeof one);
-    batch_ = mj_.mjb_makeBatch(recipe.model, 1, config, error_, sizeof error_);
+    const BatchConfig config = {1, true};
+    batch_ = mj_.mjb_makeBatch(recipe.model, 1, &config, error_, sizeof error_);
     if (!batch_) return;
     state_size_ = mj_.mjb_nstate(batch_);
     state_ = mj_.mjb_state(batch_);
@@ -196,20 +201,21 @@ class Simulation {
   }
 
   // Whether the simulation neither failed nor became unstable. MuJoCo prints the first warning of a kind, so none of
-  // them is the first; `unwarned` is the count of warnings after a call without any.
+  // them is the first; `unwarned` is their count after a call without any. It is zero where a simulation was reset, which
+  // MuJoCo itself does with an unstable one.
   bool Apply(int unwarned, void (*function)(const Model*, Data*, int, void*)) {
-    // mjWarningStat is two integers, the second a count, which is zero again once MuJoCo has reset the simulation.
-    std::fill(warning_, warning_ + 2 * recipe_.warnings, kMany);
+    std::fill(warning_, warning_ + recipe_.warnings, Warning{0, kMany});
     // XLA's threads flush denormal numbers to zero, others do not.
     std::fenv_t environment;
     std::fegetenv(&environment);
     std::fesetenv(FE_DFL_ENV);
     const int id = 0;
-    const int failed = mj_.mjb_apply(batch_, &id, 1, function, this, 1);
+    bool ok = mj_.mjb_apply(batch_, &id, 1, function, this, 1) == 0;
+    // To stage 0, nothing: it brings the fields out, which the last call does not.
+    mj_.mjb_forward(batch_, &id, 1, 0);
     std::fesetenv(&environment);
-    bool ok = failed == 0;
     for (int kind = 0; kind < recipe_.warnings; ++kind) {
-      if (recipe_.unstable >> kind & 1) ok &= warning_[2 * kind + 1] == unwarned;
+      if (recipe_.unstable >> kind & 1) ok &= warning_[kind].count == unwarned;
     }
     return ok;
   }
@@ -243,7 +249,7 @@ class Simulation {
   double* state_ = nullptr;
   double* control_ = nullptr;
   int controls_ = 0;
-  int* warning_ = nullptr;
+  Warning* warning_ = nullptr;
   Field reference_;
   std::vector<Field> read_;
   size_t fields_ = 1;
