@@ -244,10 +244,8 @@ def test_without_the_library_python_does_the_same_and_says_so(monkeypatch, capfd
     monkeypatch.setattr(native, "available", lambda: False)
     env = gym.GymEnvironment("Ant-v5", "mujoco")
     assert capfd.readouterr().err == mujoco.SLOWER + "\n"
-    found = (
-        jax.jit(jax.vmap(lambda s, a: env.step(s, a)))(state, actions),
-        jax.vmap(env.reset)(jax.random.split(KEY, 2)),
-    )
+    keys = jax.random.split(KEY, 2)
+    found = jax.jit(jax.vmap(env.step))(state, actions), jax.jit(jax.vmap(env.reset))(keys)
     chex.assert_trees_all_equal(found, expected)
 
 

@@ -72,9 +72,12 @@ class GymEnvironment:
         return jax.tree.map(lambda old, new: jnp.where(state.terminated, old, new), over, following)
 
 
-@functools.cache
 def load(name: str, backend: str | None) -> GymEnvironment:
-    """The task, made once per process: it holds no state. `backend` is an engine, or "auto" for the device's own.
+    """The task, made once per process: it holds no state.
+
+    Args:
+      name: one of `gym_tasks.TASKS`.
+      backend: one of `ENGINES`; None or "auto" is the device's own.
 
     Raises:
       ConfigError: another backend, or what the task or its engine needs is missing.
@@ -83,4 +86,7 @@ def load(name: str, backend: str | None) -> GymEnvironment:
         backend = "mujoco" if jax.default_backend() == "cpu" else "mjx"
     if backend not in ENGINES:
         raise ConfigError(f"{name} has no backend {backend!r}; valid: auto, {', '.join(ENGINES)}.")
-    return GymEnvironment(name, str(backend))
+    return _load(name, backend)
+
+
+_load = functools.cache(GymEnvironment)

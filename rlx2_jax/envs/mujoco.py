@@ -11,13 +11,13 @@ callback to Python does the same, several times slower.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import math
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Engine:
         self._state_size = mujoco.mj_stateSize(task.model, bits.mjSTATE_INTEGRATION)
         self._recipe = _Recipe.of(task, mujoco)
         self._key = f"{name}-{self._recipe.digest(task.model, mujoco)}"
-        self._own = threading.local()
+        self._spare: list[Any] = []
         if native.available():
             self._add()
         else:
@@ -119,33 +119,35 @@ class Engine:
     # The portable path: what `cpp/mujoco.cc` does, row by row.
 
     def _reset_on_host(self, noise: Any) -> tuple[np.ndarray, np.ndarray]:
-        mujoco, model, data = self._mujoco, self._task.model, self._data()
+        mujoco, model = self._mujoco, self._task.model
         rows = np.asarray(noise).reshape(-1, model.nq + model.nv)
         physics, fields = self._empty(len(rows))
-        for i, row in enumerate(rows):
-            mujoco.mj_resetData(model, data)
-            data.qpos += row[: model.nq]
-            data.qvel += row[model.nq :]
-            mujoco.mj_forward(model, data)
-            physics[i] = self.pack(data)
-            fields[i] = self._seen(data, 0.0)
+        with self._data() as data:
+            for i, row in enumerate(rows):
+                mujoco.mj_resetData(model, data)
+                data.qpos += row[: model.nq]
+                data.qvel += row[model.nq :]
+                mujoco.mj_forward(model, data)
+                physics[i] = self.pack(data)
+                fields[i] = self._seen(data, 0.0)
         return _like(noise.shape[:-1], physics, fields)
 
     def _step_on_host(self, physics: Any, ctrl: Any, done: Any) -> tuple[np.ndarray, np.ndarray]:
-        mujoco, model, data = self._mujoco, self._task.model, self._data()
+        mujoco, model = self._mujoco, self._task.model
         before = np.asarray(physics).reshape(-1, physics.shape[-1])
         controls, stays = np.asarray(ctrl).reshape(-1, model.nu), np.asarray(done).ravel()
         after, fields = self._empty(len(before))
         after[:] = before
-        for i in np.flatnonzero(~stays):
-            row = before[i].copy().view(np.float64)
-            mujoco.mj_setState(model, data, row[:-1], mujoco.mjtState.mjSTATE_INTEGRATION)
-            data.ctrl[:] = controls[i]
-            if self._advance(data):
-                after[i] = self.pack(data)
-                fields[i] = self._seen(data, self._position(data) - row[-1])
-            else:
-                fields[i] = np.nan
+        with self._data() as data:
+            for i in np.flatnonzero(~stays):
+                row = before[i].copy().view(np.float64)
+                mujoco.mj_setState(model, data, row[:-1], mujoco.mjtState.mjSTATE_INTEGRATION)
+                data.ctrl[:] = controls[i]
+                if self._advance(data):
+                    after[i] = self.pack(data)
+                    fields[i] = self._seen(data, self._position(data) - row[-1])
+                else:
+                    fields[i] = np.nan
         return _like(done.shape, after, fields)
 
     def _advance(self, data: Any) -> bool:
@@ -160,11 +162,16 @@ class Engine:
             return False
         return not any(data.warning[kind].number for kind in _unstable(mujoco))
 
-    def _data(self) -> Any:
-        """This thread's data: each row sets all of its state."""
-        if not hasattr(self._own, "data"):
-            self._own.data = self._mujoco.MjData(self._task.model)
-        return self._own.data
+    @contextlib.contextmanager
+    def _data(self) -> Iterator[Any]:
+        """Data for one thread at a time: each row sets all of its state."""
+        # Not a thread's own: MuJoCo's crash where a thread's end destroys them.
+        try:
+            data = self._spare.pop()
+        except IndexError:
+            data = self._mujoco.MjData(self._task.model)
+        yield data
+        self._spare.append(data)
 
     def _empty(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
         size = 1 + sum(map(math.prod, self._shapes))

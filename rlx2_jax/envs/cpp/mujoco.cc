@@ -205,15 +205,10 @@ class Simulation {
   // MuJoCo itself does with an unstable one.
   bool Apply(int unwarned, void (*function)(const Model*, Data*, int, void*)) {
     std::fill(warning_, warning_ + recipe_.warnings, Warning{0, kMany});
-    // XLA's threads flush denormal numbers to zero, others do not.
-    std::fenv_t environment;
-    std::fegetenv(&environment);
-    std::fesetenv(FE_DFL_ENV);
     const int id = 0;
     bool ok = mj_.mjb_apply(batch_, &id, 1, function, this, 1) == 0;
     // To stage 0, nothing: it brings the fields out, which the last call does not.
     mj_.mjb_forward(batch_, &id, 1, 0);
-    std::fesetenv(&environment);
     for (int kind = 0; kind < recipe_.warnings; ++kind) {
       if (recipe_.unstable >> kind & 1) ok &= warning_[kind].count == unwarned;
     }
@@ -257,6 +252,19 @@ class Simulation {
   const float* noise_ = nullptr;
 };
 
+// The arithmetic that Python's threads have, while it lives: XLA's flush denormal numbers to zero.
+class UsualArithmetic {
+ public:
+  UsualArithmetic() {
+    std::fegetenv(&before_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~UsualArithmetic() { std::fesetenv(&before_); }
+
+ private:
+  std::fenv_t before_;
+};
+
 // All simulations of one task: as many as were ever in use at once.
 class Engine {
  public:
@@ -288,6 +296,7 @@ class Engine {
   bool ForEach(int64_t rows, int64_t threads, const Body& body) {
     std::atomic<bool> ok{true};
     Team::Shared().Run(rows, threads, [&](int64_t row) {
+      const UsualArithmetic arithmetic;
       std::unique_ptr<Simulation> simulation = Take();
       if (*simulation->error()) {
         ok = false;
