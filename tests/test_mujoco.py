@@ -327,15 +327,19 @@ def test_the_default_engine_is_the_devices_own():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["InvertedPendulum-v5", "HalfCheetah-v4"])
-def test_mjx_simulates_the_same_task(name):
+@pytest.mark.parametrize(("name", "steps"), [("InvertedPendulum-v5", 8), ("HalfCheetah-v4", 4), ("Ant-v5", 3)])
+def test_mjx_simulates_the_same_task(name, steps):
     """In single precision: to 1e-3 over the first steps, before contacts make any difference grow."""
-    ours, other = envs.make(name, "mujoco"), envs.make(name, "mjx")
-    states = [jax.jit(env.reset)(KEY) for env in (ours, other)]
-    steps = [jax.jit(env.step) for env in (ours, other)]
+    engines = [envs.make(name, backend) for backend in ("mujoco", "mjx")]
+    states = [jax.jit(env.reset)(KEY) for env in engines]
+    step = [jax.jit(env.step) for env in engines]
     np.testing.assert_allclose(*(state.observation for state in states), atol=1e-6)
-    for key in jax.random.split(KEY, 8):
-        action = jax.random.uniform(key, (ours.action_size,), minval=-1.0, maxval=1.0)
-        states = [step(state, action) for step, state in zip(steps, states, strict=True)]
+    for key in jax.random.split(KEY, steps):
+        action = jax.random.uniform(key, (engines[0].action_size,), minval=-1.0, maxval=1.0)
+        states = [one(state, action) for one, state in zip(step, states, strict=True)]
         for field in ("observation", "reward", "terminated"):
             np.testing.assert_allclose(*(getattr(state, field) for state in states), atol=1e-3)
+    over = states[1]._replace(terminated=jnp.asarray(True))
+    chex.assert_trees_all_equal(step[1](over, action), over._replace(reward=jnp.zeros(())))
+    lost = jax.tree.map(lambda x: x * jnp.nan, states[1].physics)
+    assert np.isnan(step[1](states[1]._replace(physics=lost, terminated=jnp.asarray(False)), action).reward)

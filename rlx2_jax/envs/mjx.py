@@ -51,7 +51,8 @@ class Engine:
         start = self._start()
         nq = self._task.model.nq
         data = start.replace(qpos=start.qpos + noise[:nq], qvel=start.qvel + noise[nq:])
-        return self._seen(self._mjx.forward(self._model, data), None)
+        # mjx brings quaternions to length 1 here, MuJoCo in the first step.
+        return self._seen(self._mjx.forward(self._model, data).replace(qpos=data.qpos), None)
 
     def step(self, physics: Physics, ctrl: jax.Array, done: jax.Array) -> tuple[Physics, Fields]:
         """`frame_skip` substeps with controls `[nu]`; all simulations of a device step, done or not."""

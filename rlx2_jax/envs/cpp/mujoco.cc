@@ -346,7 +346,9 @@ class Registry {
   std::string Add(void* handle, const std::string& key, const Recipe& recipe) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (engines_.count(key)) return "";
-    if (const char* missing = library_.Open(handle)) return std::string("no function ") + missing;
+    // Once: engines at work read it without a lock.
+    const char* const missing = engines_.empty() ? library_.Open(handle) : nullptr;
+    if (missing) return std::string("no function ") + missing;
     auto engine = std::make_unique<Engine>(library_, recipe);
     const std::string error = engine->error();
     if (error.empty()) engines_[key] = std::move(engine);
