@@ -5,8 +5,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-KERNELS = Path("rlx2_jax/kernels/cpp")
-SIMULATION = Path("rlx2_jax/envs/cpp")
+SOURCES = (Path("rlx2_jax/kernels/cpp"), Path("rlx2_jax/envs/cpp"))
 
 
 def xla_headers() -> list[str]:
@@ -19,9 +18,9 @@ setup(
     ext_modules=[
         Extension(
             "rlx2_jax.kernels._native",
-            sources=[str(path) for room in (KERNELS, SIMULATION) for path in sorted(room.glob("*.cc"))],
-            depends=[str(path) for path in sorted(KERNELS.iterdir())],
-            include_dirs=[str(KERNELS), *xla_headers()],
+            sources=[str(path) for room in SOURCES for path in sorted(room.glob("*.cc"))],
+            depends=[str(path) for room in SOURCES for path in sorted(room.iterdir())],
+            include_dirs=[*map(str, SOURCES), *xla_headers()],
             # No -march: the kernels choose their instruction set when they run.
             extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi"],
             language="c++",

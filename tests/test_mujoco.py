@@ -4,17 +4,19 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import warnings
 
 import chex
+import gymnasium.envs.mujoco
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import envs, native
+from rlx2_jax import envs, limits, native
 from rlx2_jax.envs import gym, gym_tasks, mujoco
 from rlx2_jax.errors import ConfigError
 from tests.conftest import ROOT, assert_finite, equations
@@ -176,7 +178,7 @@ def test_the_number_of_threads_changes_nothing():
             library.rlx2_use_threads(threads)
             found.append(step(state, actions))
     finally:
-        library.rlx2_use_threads(os.cpu_count())
+        library.rlx2_use_threads(len(limits.cores()))
     chex.assert_trees_all_equal(*found)
 
 
@@ -212,6 +214,23 @@ def test_an_unstable_simulation_marks_its_own_transition_and_says_nothing(portab
     assert_finite((stepped.observation[2], stepped.reward[2]))
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+def test_simulations_are_clean_under_sanitizers(tmp_path, sanitizer):
+    import mujoco as library
+
+    task, bits = made("Hopper-v4")[0].task, library.mjtState
+    model, xml = task.model, pathlib.Path(gymnasium.envs.mujoco.__path__[0]) / "assets" / "hopper.xml"
+    numbers = [model.nq, model.nv, model.nu, bits.mjSTATE_QPOS, bits.mjSTATE_QVEL, bits.mjSTATE_CTRL]
+    program, package = tmp_path / "simulation", ROOT / "rlx2_jax"
+    rooms = [f"-I{package / room / 'cpp'}" for room in ("envs", "kernels")]
+    build = ["g++", "-std=c++17", "-O1", "-g", "-pthread", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+    subprocess.run([*build, *rooms, ROOT / "tests" / "native" / "simulation.cc", "-o", program, "-ldl"], check=True)
+    called = [mujoco.shared_library(), xml, *map(int, (*numbers, library.mjtWarning.mjNWARNING))]
+    done = subprocess.run([program, *map(str, called)], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
 
 
 def test_what_has_terminated_stays_as_it_is_and_pays_nothing():

@@ -102,15 +102,12 @@ class Engine:
         Raises:
           ConfigError: there is no MuJoCo to call, or an old one.
         """
-        package = self._mujoco.__path__
-        found = [path for room in package for path in sorted(Path(room).glob("*mujoco.*")) if ".py" not in path.name]
-        library = native.load()
+        library, found = native.load(), shared_library()
         assert library is not None
         problem = "its library is missing"
         if found:
-            handle = ctypes.CDLL(str(found[0]))._handle
-            add = library.rlx2_mujoco_add
-            problem = add(ctypes.c_void_p(handle), self._key.encode(), ctypes.byref(self._recipe)).decode()
+            handle = ctypes.c_void_p(ctypes.CDLL(str(found))._handle)
+            problem = library.rlx2_mujoco_add(handle, self._key.encode(), ctypes.byref(self._recipe)).decode()
         if problem:
             raise ConfigError(
                 f"the installed mujoco {self._mujoco.__version__} does not serve ({problem}): pip install 'mujoco>=4'."
@@ -184,6 +181,14 @@ class Engine:
         name, weights = self._task.position()
         # Summed from the left, as by the library.
         return float(np.cumsum(weights * np.ravel(getattr(data, name)))[-1])
+
+
+def shared_library() -> Path | None:
+    """MuJoCo's shared library, which its package brings."""
+    import mujoco
+
+    found = (path for room in mujoco.__path__ for path in sorted(Path(room).glob("libmujoco*")))
+    return next(found, None)
 
 
 class _Recipe(ctypes.Structure):
