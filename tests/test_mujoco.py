@@ -340,6 +340,13 @@ def test_what_cannot_be_is_refused_with_the_mend(monkeypatch, tmp_path):
         gym_tasks.load.__wrapped__("Hopper-v4")
 
 
+def test_a_program_whose_task_was_not_made_in_its_process_says_so(monkeypatch):
+    env = made("Hopper-v4")[0]
+    monkeypatch.setattr(env.engine, "_key", "elsewhere")
+    with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match="no task elsewhere in this process"):
+        jax.block_until_ready(jax.jit(lambda key: env.reset(key))(KEY))
+
+
 def test_the_default_engine_is_the_devices_own():
     assert envs.make("Hopper-v4") is envs.make("Hopper-v4", "auto")
     assert isinstance(envs.make("Hopper-v4").engine, mujoco.Engine)

@@ -62,12 +62,12 @@ struct Library {
   const char* Open(void* handle) {
     const std::pair<const char*, void*> wanted[] = {
 #define RLX2_FUNCTION(name) {#name, &name}
-        RLX2_FUNCTION(mjb_makeBatch),     RLX2_FUNCTION(mjb_deleteBatch),
-        RLX2_FUNCTION(mjb_model),         RLX2_FUNCTION(mjb_nstate),    RLX2_FUNCTION(mjb_state),
-        RLX2_FUNCTION(mjb_stateComponent), RLX2_FUNCTION(mjb_warning),  RLX2_FUNCTION(mjb_output),
-        RLX2_FUNCTION(mjb_apply),         RLX2_FUNCTION(mjb_forward),   RLX2_FUNCTION(mj_resetData),
-        RLX2_FUNCTION(mj_getState),       RLX2_FUNCTION(mj_setState),   RLX2_FUNCTION(mj_forward),
-        RLX2_FUNCTION(mj_step),           RLX2_FUNCTION(mj_rnePostConstraint),
+        RLX2_FUNCTION(mjb_makeBatch),       RLX2_FUNCTION(mjb_deleteBatch),     RLX2_FUNCTION(mjb_model),
+        RLX2_FUNCTION(mjb_nstate),          RLX2_FUNCTION(mjb_state),           RLX2_FUNCTION(mjb_stateComponent),
+        RLX2_FUNCTION(mjb_warning),         RLX2_FUNCTION(mjb_output),          RLX2_FUNCTION(mjb_apply),
+        RLX2_FUNCTION(mjb_forward),         RLX2_FUNCTION(mj_resetData),        RLX2_FUNCTION(mj_getState),
+        RLX2_FUNCTION(mj_setState),         RLX2_FUNCTION(mj_forward),          RLX2_FUNCTION(mj_step),
+        RLX2_FUNCTION(mj_rnePostConstraint),
 #undef RLX2_FUNCTION
     };
     for (const auto& [name, place] : wanted) {
