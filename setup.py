@@ -5,7 +5,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-SOURCES = Path("rlx2_jax/kernels/cpp")
+SOURCES = (Path("rlx2_jax/kernels/cpp"), Path("rlx2_jax/envs/cpp"))
 
 
 def xla_headers() -> list[str]:
@@ -18,13 +18,13 @@ setup(
     ext_modules=[
         Extension(
             "rlx2_jax.kernels._native",
-            sources=[str(SOURCES / name) for name in ("bindings.cc", "data.cc", "perceptron.cc", "topology.cc")],
-            depends=[str(path) for path in sorted(SOURCES.iterdir())],
-            include_dirs=xla_headers(),
+            sources=[str(path) for room in SOURCES for path in sorted(room.glob("*.cc"))],
+            depends=[str(path) for room in SOURCES for path in sorted(room.iterdir())],
+            include_dirs=[*map(str, SOURCES), *xla_headers()],
             # No -march: the kernels choose their instruction set when they run.
             extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi"],
             language="c++",
-            # Without a compiler the package still installs, and packed compute takes its portable path.
+            # Without a compiler the package still installs, and packed compute and MuJoCo take their portable paths.
             optional=True,
         )
     ]

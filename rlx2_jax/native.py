@@ -19,8 +19,13 @@ THREEFRY_KEYS = "rlx2_threefry_keys"
 ADAM = "rlx2_adam"
 TOP_LINKS = "rlx2_top_links"
 INDEX_LINKS = "rlx2_index_links"
+MUJOCO_RESET = "rlx2_mujoco_reset"
+MUJOCO_STEP = "rlx2_mujoco_step"
 
-CALLS = (FORWARD, BACKWARD, TAKE_ROWS, TAKE_WINDOWS, THREEFRY, THREEFRY_KEYS, ADAM, TOP_LINKS, INDEX_LINKS)
+CALLS = (
+    *(FORWARD, BACKWARD, TAKE_ROWS, TAKE_WINDOWS, THREEFRY, THREEFRY_KEYS, ADAM, TOP_LINKS, INDEX_LINKS),
+    *(MUJOCO_RESET, MUJOCO_STEP),
+)
 
 MISSING = (
     "packed compute takes its portable path, about as slow as masked: the native kernels were not built; install a C++ "
@@ -38,6 +43,7 @@ def load() -> ctypes.CDLL | None:
     library = ctypes.CDLL(spec.origin)
     library.rlx2_instructions.restype = ctypes.c_char_p
     library.rlx2_use_threads(ctypes.c_int64(len(limits.cores())))
+    library.rlx2_mujoco_add.restype = ctypes.c_char_p
     library.rlx2_tile.restype = library.rlx2_group.restype = ctypes.c_int64
     for name in CALLS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")

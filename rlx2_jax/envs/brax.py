@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-import logging
-import warnings
 from typing import Any
 
 import jax
 
 from rlx2_jax import numerics
 from rlx2_jax.envs.base import State
+from rlx2_jax.envs.quiet import quiet
 
 TASKS = ("ant", "halfcheetah", "hopper", "humanoid", "inverted_pendulum", "walker2d")
 """The tasks of the paper, and two more of the same family."""
@@ -23,7 +20,7 @@ class BraxEnvironment:
 
     def __init__(self, name: str, backend: str):
         """Create the task; slow (about a second), so see `load`."""
-        with _quiet(), numerics.usual():
+        with quiet(), numerics.usual():
             from brax import envs
 
             self._env: Any = envs.get_environment(name, backend=backend)
@@ -57,20 +54,3 @@ def load(name: str, backend: str) -> BraxEnvironment:
 
 def _to_state(state: Any) -> State:
     return State(state, state.obs, state.reward, state.done > 0)
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Silence what Brax and MuJoCo print at import and creation; none of it concerns a user."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        disabled = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            import mujoco
-
-            # Also keeps MUJOCO_LOG.TXT out of the working directory.
-            mujoco.set_mju_user_warning(lambda message: None)
-            yield
-        finally:
-            logging.disable(disabled)

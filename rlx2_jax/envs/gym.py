@@ -1,0 +1,92 @@
+"""Gymnasium's MuJoCo tasks behind the protocol: a task, and an engine that simulates it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from rlx2_jax import numerics
+from rlx2_jax.envs import gym_tasks, mjx, mujoco
+from rlx2_jax.envs.base import State
+from rlx2_jax.envs.gym_tasks import Fields
+from rlx2_jax.errors import ConfigError
+
+ENGINES = ("mujoco", "mjx")
+"""The C library, for CPUs; MuJoCo in JAX, for other devices."""
+
+
+class Engine(Protocol):
+    """What simulates a task: one simulation, pure functions."""
+
+    def reset(self, noise: jax.Array) -> tuple[Any, Fields]:
+        """Physics and fields at the model's initial coordinates and velocities with noise `[nq + nv]` added."""
+
+    def step(self, physics: Any, ctrl: jax.Array, done: jax.Array) -> tuple[Any, Fields]:
+        """Physics and fields after a step with controls `[nu]`; where `done` is true, they are not looked at."""
+
+
+class GymEnvironment:
+    """A task of gymnasium. Once it has terminated it stays as it is and pays nothing; the C library is not asked then.
+
+    A step in which the simulation became unstable gives NaN as observation and reward.
+    """
+
+    def __init__(self, name: str, engine: str):
+        """Create the task; see `load`."""
+        self.task = gym_tasks.load(name)
+        self.engine: Engine = {"mujoco": mujoco, "mjx": mjx}[engine].Engine(name, self.task)
+
+    @functools.cached_property
+    def observation_size(self) -> int:
+        """O."""
+        return int(jax.eval_shape(self.reset, jax.random.PRNGKey(0)).observation.shape[-1])
+
+    @property
+    def action_size(self) -> int:
+        """A."""
+        return int(self.task.model.nu)
+
+    @numerics.by_usual_rules
+    def reset(self, key: jax.Array) -> State:
+        """A fresh initial state."""
+        physics, fields = self.engine.reset(self.task.noise(key))
+        return State(physics, self.task.observation(fields), jnp.zeros(()), jnp.asarray(False))
+
+    @numerics.by_usual_rules
+    def step(self, state: State, action: jax.Array) -> State:
+        """Apply an action in [-1, 1], which stands for the task's own range."""
+        low, high = jnp.asarray(self.task.model.actuator_ctrlrange, jnp.float32).T
+        ctrl = (low + high) / 2 + action * ((high - low) / 2)
+        physics, fields = self.engine.step(state.physics, ctrl, state.terminated)
+        stable = jnp.isfinite(fields.displacement)
+        following = State(
+            physics=physics,
+            observation=jnp.where(stable, self.task.observation(fields), jnp.nan),
+            reward=jnp.where(stable, self.task.reward(fields, ctrl), jnp.nan),
+            terminated=self.task.terminated(fields),
+        )
+        over = state._replace(reward=jnp.zeros(()))
+        return jax.tree.map(lambda old, new: jnp.where(state.terminated, old, new), over, following)
+
+
+def load(name: str, backend: str | None) -> GymEnvironment:
+    """The task, made once per process: it holds no state.
+
+    Args:
+      name: one of `gym_tasks.TASKS`.
+      backend: one of `ENGINES`; None or "auto" is the device's own.
+
+    Raises:
+      ConfigError: another backend, or what the task or its engine needs is missing.
+    """
+    if backend in (None, "auto"):
+        backend = "mujoco" if jax.default_backend() == "cpu" else "mjx"
+    if backend not in ENGINES:
+        raise ConfigError(f"{name} has no backend {backend!r}; valid: auto, {', '.join(ENGINES)}.")
+    return _load(name, backend)
+
+
+_load = functools.cache(GymEnvironment)
