@@ -25,7 +25,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import networks
+from rlx2_jax import envs, networks
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sparsity import densities, methods
 
@@ -33,7 +33,7 @@ PAPER_STEPS = 3_000_000
 """Length of the paper's runs, which its schedules belong to."""
 
 QUICK_STEPS = {"td3": 25_000, "sac": 40_000}
-"""Length of a run on the quick tasks, inverted_pendulum and the probes, by agent."""
+"""Length of a run on the quick tasks and the probes, by agent."""
 
 PACKED_DEPTH = 15
 """Most hidden layers that packed compute takes."""
@@ -43,7 +43,8 @@ NEVER = 2**31 - 1
 
 AGENTS = ("td3", "sac")
 COMPUTE = ("masked", "packed", "auto")
-BACKENDS = ("generalized", "mjx", "spring", "positional")
+QUICK_TASKS = ("inverted_pendulum", "InvertedPendulum-v4", "InvertedPendulum-v5")
+"""Tasks, beside probes, that are learned in minutes."""
 
 
 RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
@@ -80,14 +81,16 @@ class Config:
     """One run. Construct, `dataclasses.replace`, then `resolve`; every field is also a command-line flag."""
 
     # Task
-    env: str = _field("inverted_pendulum", "task to train on")
-    backend: str = _field("generalized", "Brax physics: " + ", ".join(BACKENDS))
+    env: str = _field("inverted_pendulum", "task to train on: a name, or package.module:function of your own")
+    backend: str | None = _field(
+        None, f"what simulates the task: {', '.join(envs.BACKENDS)} (default: as the task and the device ask)"
+    )
     episode_length: int = _field(1000, "steps until an episode is truncated")
     seed: int = _field(0, "seed of everything random in the run")
 
     # Length
     total_steps: int | None = _field(
-        None, "environment steps (default: inverted_pendulum and probes 25000, or 40000 for sac; else 1 million)"
+        None, "environment steps (default: pendulums and probes 25000, or 40000 for sac; else 1 million)"
     )
     num_envs: int = _field(20, "environments stepped in parallel")
     update_ratio: float = _field(1.0, "critic updates per environment step")
@@ -169,6 +172,11 @@ class Config:
     checkpoint_every: int | None = _field(None, "environment steps between checkpoints (default: a 20th of the run)")
     chunk_steps: int | None = _field(None, "environment steps per call of the compiled program (default: about 1000)")
     reset_pool: int = _field(64, "fresh initial states drawn per chunk and evaluation")
+
+    def __post_init__(self) -> None:
+        """Take an environment object, too, by its name (see `envs.name_of`)."""
+        if not isinstance(self.env, str):
+            object.__setattr__(self, "env", envs.name_of(self.env))
 
     @property
     def updates_per_iteration(self) -> int:
@@ -264,7 +272,7 @@ def resolve(config: Config) -> Config:
     c = config
     E = c.num_envs
 
-    total, quick = c.total_steps, c.env == "inverted_pendulum" or c.env.startswith("probe/")
+    total, quick = c.total_steps, c.env in QUICK_TASKS or c.env.startswith("probe/")
     if total is None:
         total = QUICK_STEPS[c.agent] if quick else 1_000_000
     _require(total >= E, f"total_steps={total} is less than one step of num_envs={E} environments; use at least {E}.")
@@ -320,6 +328,7 @@ def resolve(config: Config) -> Config:
     )
     resolved = dataclasses.replace(
         c,
+        backend=envs.choose_backend(c.env, c.backend),
         total_steps=total,
         schedule_scale=scale,
         warmup_steps=warmup,
@@ -349,7 +358,6 @@ def resolve(config: Config) -> Config:
 def _check_names(c: Config) -> None:
     choices = {
         "agent": AGENTS,
-        "backend": BACKENDS,
         "method": tuple(methods.METHODS),
         "compute": COMPUTE,
         "initial_mask": ("magnitude", "random"),

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax import __version__, archives, networks, numerics
+from rlx2_jax import __version__, archives, envs, networks, numerics
 from rlx2_jax.config import AGENTS, Config
 from rlx2_jax.errors import CheckpointError, ConfigError
 
@@ -62,7 +62,7 @@ def describe(config: Config, env_steps: int, return_mean: float | None) -> dict[
     return {
         "agent": config.agent,
         "env": config.env,
-        "backend": config.backend,
+        "backend": envs.choose_backend(config.env, config.backend),
         "episode_length": config.episode_length,
         "env_steps": env_steps,
         "return_mean": return_mean,

@@ -19,7 +19,6 @@ from tests.conftest import small
 
 NAMES = {
     "agent": configs.AGENTS,
-    "backend": configs.BACKENDS,
     "method": tuple(methods.METHODS),
     "topology": methods.TOPOLOGIES,
     "initial_mask": ("magnitude", "random"),

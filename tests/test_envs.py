@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from rlx2_jax import envs
-from rlx2_jax.config import BACKENDS
 from rlx2_jax.envs import brax
 from rlx2_jax.errors import ConfigError
 from tests.conftest import assert_finite
@@ -202,7 +201,7 @@ def test_brax_prints_nothing_and_writes_nothing(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", brax.TASKS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", brax.BACKENDS)
 def test_every_task_on_every_backend_takes_a_finite_step(name, backend):
     env = envs.make(name, backend)
     state = jax.jit(env.reset)(jax.random.key(0))

@@ -1,41 +1,119 @@
-"""Environments: the protocol, the tasks behind it, and many of them at once."""
+"""Environments: the protocol, families of tasks behind it, a person's own, and many of one at once."""
 
 from __future__ import annotations
 
-from rlx2_jax.envs import brax, gym, gym_tasks, probe
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from rlx2_jax.envs import brax, gym, gym_tasks, own, probe
 from rlx2_jax.envs.base import Environment, State
+from rlx2_jax.envs.own import imported, name_of, place_of, register
 from rlx2_jax.envs.vector import StepResult, VectorEnvironment, VectorState
 from rlx2_jax.errors import ConfigError
 
-NAMES = (*brax.TASKS, *gym_tasks.TASKS, *(f"probe/{task}" for task in probe.TASKS))
-"""Every task `make` knows."""
+JAX = "jax"
+"""The backend of tasks that are JAX functions of their own, and have no choice of physics."""
+
+
+class Family(NamedTuple):
+    """Tasks of one origin."""
+
+    title: str
+    tasks: Iterable[str]
+    """Their names."""
+    backends: tuple[str, ...]
+    """What may simulate them; `JAX` alone where there is no choice."""
+    default: Callable[[], str]
+    """The backend for this process's device."""
+    load: Callable[[str, str], Environment]
+    """(name, backend) -> the task, made once per process."""
+    mend: str = ""
+    """How to get what they need."""
+
+
+FAMILIES = (
+    Family("Brax", brax.TASKS, brax.BACKENDS, lambda: brax.BACKENDS[0], brax.load),
+    Family(
+        "Gymnasium's MuJoCo tasks", gym_tasks.TASKS, gym.ENGINES, gym.default_engine, gym.load,
+        "pip install 'rlx2-jax[mujoco]'",
+    ),
+    Family(
+        "probes", tuple(f"probe/{task}" for task in probe.TASKS), (JAX,), lambda: JAX,
+        lambda name, _: probe.load(name.removeprefix("probe/")),
+    ),
+)  # fmt: skip
+"""Where tasks come from."""
+
+NAMES = tuple(name for family in FAMILIES for name in family.tasks)
+"""Every task that comes with the package or with one that it can use."""
+
+BACKENDS = tuple(dict.fromkeys(backend for family in FAMILIES for backend in family.backends))
+"""Every backend of any family."""
 
 
 def make(name: str, backend: str | None = None) -> Environment:
-    """The task of the given name.
+    """The task of the given name, made once per process.
 
     Args:
-      name: one of `NAMES`.
-      backend: what simulates it: Brax's physics (default: generalized), or for a task of gymnasium `gym.ENGINES`
-        (default: as the device asks). It does not concern probes.
+      name: one of `NAMES`, a registered one, or `package.module:function` of one's own.
+      backend: what simulates it; None is the default of its family on this device.
 
     Raises:
-      ConfigError: an unknown name, a backend that the task does not have, or something that it needs is missing.
+      ConfigError: an unknown name, a backend that the task does not have, something that it needs is missing, or an
+        environment of one's own that breaks the protocol.
     """
-    if name not in NAMES:
-        raise ConfigError(f"unknown env {name!r}; valid: {', '.join(NAMES)}.")
-    if name in gym_tasks.TASKS:
-        return gym.load(name, backend)
-    kind, _, task = name.rpartition("/")
-    return probe.load(task) if kind == "probe" else brax.load(name, backend or "generalized")
+    family, chosen = _family(name), choose_backend(name, backend)
+    return own.load(name) if family is None else family.load(name, chosen)
+
+
+def choose_backend(name: str, backend: str | None = None) -> str:
+    """The backend that a task is simulated by: the one asked for, where the task has a choice.
+
+    Raises:
+      ConfigError: an unknown name, or a backend that the task does not have.
+    """
+    family = _family(name)
+    if backend is not None and backend not in BACKENDS:
+        raise ConfigError(f"unknown backend {backend!r}; valid: {', '.join(BACKENDS)}.")
+    if family is None or family.backends == (JAX,):
+        return JAX
+    if backend is None:
+        return family.default()
+    if backend not in family.backends:
+        raise ConfigError(f"{name} has no backend {backend!r}; valid: {', '.join(family.backends)}.")
+    return backend
+
+
+def _family(name: str) -> Family | None:
+    """The family of a task; None for one's own."""
+    for family in FAMILIES:
+        if name in family.tasks:
+            return family
+    if own.known(name):
+        return None
+    families = [f"{f.title}: {', '.join(f.tasks)}{f' ({f.mend})' * bool(f.mend)}" for f in FAMILIES]
+    if registered := own.names():
+        families.append(f"registered: {', '.join(registered)}")
+    raise ConfigError(
+        f"unknown env {name!r}; valid: {'; '.join(families)}; your own: package.module:function, or a name given to "
+        "rlx2_jax.envs.register."
+    )
 
 
 __all__ = [
+    "BACKENDS",
+    "FAMILIES",
+    "JAX",
     "NAMES",
     "Environment",
     "State",
     "StepResult",
     "VectorEnvironment",
     "VectorState",
+    "choose_backend",
+    "imported",
     "make",
+    "name_of",
+    "place_of",
+    "register",
 ]

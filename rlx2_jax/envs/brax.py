@@ -14,6 +14,9 @@ from rlx2_jax.envs.quiet import quiet
 TASKS = ("ant", "halfcheetah", "hopper", "humanoid", "inverted_pendulum", "walker2d")
 """The tasks of the paper, and two more of the same family."""
 
+BACKENDS = ("generalized", "mjx", "spring", "positional")
+"""Brax's physics, the default first."""
+
 
 class BraxEnvironment:
     """A Brax environment without Brax's wrappers, which lose the final observation and reuse initial states."""

@@ -12,7 +12,6 @@ from rlx2_jax import numerics
 from rlx2_jax.envs import gym_tasks, mjx, mujoco
 from rlx2_jax.envs.base import State
 from rlx2_jax.envs.gym_tasks import Fields
-from rlx2_jax.errors import ConfigError
 
 ENGINES = ("mujoco", "mjx")
 """The C library, for CPUs; MuJoCo in JAX, for other devices."""
@@ -72,21 +71,20 @@ class GymEnvironment:
         return jax.tree.map(lambda old, new: jnp.where(state.terminated, old, new), over, following)
 
 
-def load(name: str, backend: str | None) -> GymEnvironment:
+def default_engine() -> str:
+    """The engine for this process's device."""
+    return "mujoco" if jax.default_backend() == "cpu" else "mjx"
+
+
+@functools.cache
+def load(name: str, engine: str) -> GymEnvironment:
     """The task, made once per process: it holds no state.
 
     Args:
       name: one of `gym_tasks.TASKS`.
-      backend: one of `ENGINES`; None or "auto" is the device's own.
+      engine: one of `ENGINES`.
 
     Raises:
-      ConfigError: another backend, or what the task or its engine needs is missing.
+      ConfigError: what the task or its engine needs is missing.
     """
-    if backend in (None, "auto"):
-        backend = "mujoco" if jax.default_backend() == "cpu" else "mjx"
-    if backend not in ENGINES:
-        raise ConfigError(f"{name} has no backend {backend!r}; valid: auto, {', '.join(ENGINES)}.")
-    return _load(name, backend)
-
-
-_load = functools.cache(GymEnvironment)
+    return GymEnvironment(name, engine)

@@ -358,7 +358,7 @@ def runs(
         if not env:
             raise ConfigError(f"rows={row}: name an agent and a task, such as td3/hopper.")
         values = {
-            **presets.ROWS.get(row, {"agent": agent, "env": env, "total_steps": PAPER_STEPS}),
+            **presets.PRESETS.get(row, {"agent": agent, "env": env, "total_steps": PAPER_STEPS}),
             **(reading or {}),
             **settings,
         }

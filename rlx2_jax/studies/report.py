@@ -94,7 +94,7 @@ class Group(NamedTuple):
     @property
     def has_own_sparsities(self) -> bool:
         """Whether the sparsities, where an arm does not say, are the row's own."""
-        row = presets.ROWS.get(self.row, {})
+        row = presets.PRESETS.get(self.row, {})
         return all(self.sparsity(name) == row.get(name, getattr(Config(), name)) for name in SPARSITIES)
 
     def sparsity(self, name: str) -> float:

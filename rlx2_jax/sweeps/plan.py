@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from rlx2_jax import files, memory, presets, tickets
+from rlx2_jax import envs, files, memory, presets, tickets
 from rlx2_jax.config import METHOD, VALUES, Config, Schedule, make_schedule, resolve, structure
 from rlx2_jax.errors import ConfigError, FileError, WorkdirError
 from rlx2_jax.training import workdir as workdirs
@@ -156,10 +156,10 @@ def product(
 
 def _sparsity(text: str, config: Config) -> tuple[float, float]:
     if text == PRESET:
-        row = presets.ROWS.get(f"{config.agent}/{config.env}")
+        row = presets.PRESETS.get(f"{config.agent}/{config.env}")
         if row is None:
             raise ConfigError(
-                f"sparsities=preset: Table 2 has no row {config.agent}/{config.env}, only {', '.join(presets.ROWS)}; "
+                f"sparsities=preset: Table 2 has no row {config.agent}/{config.env}, only {', '.join((*presets.ROWS, *presets.PAPER_ROWS))}; "
                 "name sparsities."
             )
         return row["actor_sparsity"], row["critic_sparsity"]
@@ -226,6 +226,7 @@ def lay_out(
     if parallel == "processes":
         for group in _groups(added):
             build([run.config for run in group])  # Refuses what cannot be.
+            envs.place_of(group[0].config.env)
     else:
         batches += _batches(added, len(batches), devices, device_bytes, runs_per_device, pad)
     return Plan(

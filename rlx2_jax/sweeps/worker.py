@@ -1,6 +1,7 @@
 """One run, or clone, as a process of its own: `python -m rlx2_jax.sweeps.worker`, started by `sweeps.workers`.
 
-The first line of standard input says what to do, as JSON: `config`, `workdir`, `teacher`, `cores`, `cache`, `argv`.
+The first line of standard input says what to do, as JSON: `config`, `workdir`, `teacher`, `cores`, `cache`,
+`argv`, `path`, `env`.
 When standard input ends, the parent is gone, and the run saves and ends; a clone, which has nothing to save, ends.
 """
 
@@ -13,7 +14,7 @@ import sys
 import threading
 from pathlib import Path
 
-from rlx2_jax import policies
+from rlx2_jax import envs, policies
 from rlx2_jax.compilation import use_cache
 from rlx2_jax.config import Config
 from rlx2_jax.errors import RlxError
@@ -26,6 +27,7 @@ def main() -> int:
     """Train one run, from its last checkpoint if it has one, or make a clone."""
     task = json.loads(sys.stdin.readline())
     sys.argv = task["argv"]  # The command that a person gave, for the run's records.
+    sys.path += [place for place in task["path"] if place not in sys.path]
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, task["cores"])
     use_cache(task["cache"])
@@ -33,6 +35,8 @@ def main() -> int:
     workdir = Path(task["workdir"])
     try:
         config = Config.from_dict(task["config"])
+        if task["env"] != config.env:
+            envs.register(config.env, envs.imported(task["env"]))
         if task["teacher"] is not None:
             clone(config, policies.load(Path(task["teacher"])), workdir, overwrite=True)
         else:

@@ -22,7 +22,7 @@ from typing import IO, NamedTuple
 import jax
 
 import rlx2_jax
-from rlx2_jax import files, limits
+from rlx2_jax import envs, files, limits
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, DivergedError, RlxError
 from rlx2_jax.sweeps import plan as plans
@@ -265,6 +265,9 @@ def _start(task: Task, cores: tuple[int, ...], lock: int | None) -> _Worker:
         "cores": cores,
         "cache": jax.config.values["jax_compilation_cache_dir"],
         "argv": sys.argv,
+        # Where a person's own environments are imported from, and those that the person registered.
+        "path": sys.path,
+        "env": envs.place_of(task.config.env),
     }
     assert process.stdin is not None
     process.stdin.write(json.dumps(order).encode() + b"\n")

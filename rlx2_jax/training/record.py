@@ -12,7 +12,7 @@ import numpy as np
 
 from rlx2_jax import accounting, compilation, files, networks, policies, provenance, tickets
 from rlx2_jax.config import Config
-from rlx2_jax.envs import Environment
+from rlx2_jax.envs import JAX, Environment
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.events import Events
 from rlx2_jax.viz import curves
@@ -117,7 +117,7 @@ class Record:
             return
         c = self.config
         title = (
-            f"{c.method} {c.agent} on {c.env} ({c.backend}), seed {c.seed}, sparsity "
+            f"{c.method} {c.agent} on {c.env}{'' if c.backend == JAX else f' ({c.backend})'}, seed {c.seed}, sparsity "
             f"{100 * c.actor_sparsity:.3g} % / {100 * c.critic_sparsity:.3g} %"
         )
         curves.save(curves.draw_run(self.rows, title), self.directory / "curve.png")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlx2_jax import compilation, memory, numerics, policies
+from rlx2_jax import compilation, envs, memory, numerics, policies
 from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import Config
 from rlx2_jax.errors import CheckpointError, DivergedError, FileError
@@ -414,7 +414,7 @@ def _headline(program: programs.Program) -> str:
     c = program.config
     return (
         f"{c.method} {c.agent} on {c.env}"
-        + ("" if c.env.startswith("probe/") else f" ({c.backend})")
+        + ("" if c.backend == envs.JAX else f" ({c.backend})")
         + f", sparsity {100 * c.actor_sparsity:.3g} % actor, {100 * c.critic_sparsity:.3g} % critic; "
         f"{c.total_steps:,} steps, {c.num_envs} environments, seed {c.seed}; {c.compute} compute, "
         f"{jax.devices()[0].device_kind}" + (f" x {c.data_parallel}" if c.data_parallel > 1 else "")

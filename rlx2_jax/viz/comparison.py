@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from rlx2_jax import statistics
+from rlx2_jax.envs import JAX
 from rlx2_jax.viz.curves import Rows, column, legible, plain_text, tidy
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -77,7 +78,8 @@ def _settings(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
 
 
 def _task(config: Mapping[str, Any]) -> str:
-    backend = "" if config["env"].startswith("probe/") else f" ({config['backend']})"
+    own = config["backend"] == JAX or config["env"].startswith("probe/")  # Probes once had the name of another.
+    backend = "" if own else f" ({config['backend']})"
     return f"{config['agent'].upper()} on {config['env']}{backend}"
 
 

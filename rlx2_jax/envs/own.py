@@ -1,0 +1,215 @@
+"""A person's own environments: found, looked at before anything compiles, and kept by name.
+
+An environment is any object that follows `base.Environment`. It is known by the name that `register` gave its factory,
+by where its factory is to be imported from, `package.module:function`, or, given as an object, by its class.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlx2_jax import numerics
+from rlx2_jax.envs.base import Environment, State
+from rlx2_jax.errors import ConfigError
+
+Factory = Callable[[], Environment]
+"""Makes an environment; called once per process."""
+
+_factories: dict[str, Factory] = {}
+"""Those of `register`: a process's, as imported modules are."""
+
+
+class OwnEnvironment:
+    """An environment whose results have the protocol's types, whatever weak ones its functions gave."""
+
+    def __init__(self, name: str, env: Environment):
+        """Look at an environment, without computing anything.
+
+        Raises:
+          ConfigError: it does not follow the protocol, or one of its functions raises an error.
+        """
+        self._name, self._env = name, env
+        for size in ("observation_size", "action_size"):
+            value = getattr(env, size, None)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"env {name}: {size} is {value!r}; give it a whole number of 1 or more.")
+        for method in ("reset", "step"):
+            if not callable(getattr(env, method, None)):
+                raise ConfigError(
+                    f"env {name} has no method {method}; see rlx2_jax.envs.Environment for what it needs."
+                )
+        self.observation_size, self.action_size = env.observation_size, env.action_size
+        first = self._shape("reset", jax.random.PRNGKey(0))
+        after = self._shape("step", first, jax.ShapeDtypeStruct((self.action_size,), jnp.float32))
+        if (before := _signature(first.physics)) != (found := _signature(after.physics)):
+            raise ConfigError(
+                f"env {name}: step leaves physics of {found}, reset gave {before}; give back arrays of the same kinds."
+            )
+
+    @numerics.by_usual_rules
+    def reset(self, key: jax.Array) -> State:
+        """A fresh initial state."""
+        return _typed(self._env.reset(key))
+
+    @numerics.by_usual_rules
+    def step(self, state: State, action: jax.Array) -> State:
+        """Apply an action `[A]`."""
+        return _typed(self._env.step(state, action))
+
+    def _shape(self, method: str, *arguments: Any) -> State:
+        """Shapes of what a method gives, looked at."""
+        try:
+            given = jax.eval_shape(getattr(self._env, method), *arguments)
+        except Exception as error:
+            raise ConfigError(f"env {self._name}: its {method} raised {_said(error)}; mend it.") from error
+        if not isinstance(given, State):
+            raise ConfigError(f"env {self._name}: {method} gives {type(given).__name__}; give an rlx2_jax.envs.State.")
+        expected = {"observation": (self.observation_size,), "reward": (), "terminated": ()}
+        for field, shape in expected.items():
+            found = jnp.shape(getattr(given, field))
+            if found != shape:
+                raise ConfigError(
+                    f"env {self._name}: {method} gives {field} of shape {list(found)}, not {list(shape)}; one "
+                    "environment is one state, which we map over."
+                )
+        return jax.eval_shape(_typed, given)
+
+
+def register(name: str, factory: Factory) -> None:
+    """Make an environment known by a name, in this process; a name given before means the new factory.
+
+    Args:
+      name: for `Config.env` and `--env`, without a colon or a comma.
+      factory: makes the environment. Worker processes must be able to import it, from a module that is not `__main__`.
+
+    Raises:
+      ConfigError: no such name.
+    """
+    if not name or set(name) & set(":,"):
+        raise ConfigError(f"env name {name!r}: use one without a colon or a comma.")
+    _factories[name] = factory
+
+
+def name_of(env: Any) -> str:
+    """The name of an environment object, which is from now on known by it in this process.
+
+    Raises:
+      ConfigError: another object has this name already.
+    """
+    own = getattr(env, "name", None)
+    name = own if isinstance(own, str) else f"{type(env).__module__}:{type(env).__qualname__}"
+    held = _factories.get(name)
+    if held is not None and not (isinstance(held, _Held) and held.env == env):
+        raise ConfigError(f"two environments are called {name}; give each an attribute `name` of its own.")
+    _factories.setdefault(name, _Held(env))
+    return name
+
+
+class _Held:
+    """A factory of what is there already."""
+
+    def __init__(self, env: Environment):
+        self.env = env
+
+    def __call__(self) -> Environment:
+        return self.env
+
+
+def known(name: str) -> bool:
+    """Whether a name is a registered one, or says where to import from."""
+    return name in _factories or ":" in name
+
+
+def names() -> tuple[str, ...]:
+    """Registered names."""
+    return tuple(_factories)
+
+
+def load(name: str) -> OwnEnvironment:
+    """The environment of a name that is `known`, made once per process and factory.
+
+    Raises:
+      ConfigError: it cannot be imported or made, or does not follow the protocol.
+    """
+    return _load(name, _factories[name] if name in _factories else imported(name))
+
+
+@functools.cache
+def _load(name: str, factory: Factory) -> OwnEnvironment:
+    try:
+        env = factory()
+    except Exception as error:
+        raise ConfigError(f"env {name}: making it raised {_said(error)}; mend it.") from error
+    return OwnEnvironment(name, env)
+
+
+def imported(place: str) -> Any:
+    """What `package.module:name` names; modules of the working directory are found, too.
+
+    Raises:
+      ConfigError: there is no such thing, or importing it raises an error.
+    """
+    module, _, name = place.partition(":")
+    if (here := os.getcwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    try:
+        found = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        raise ConfigError(
+            f"{place} cannot be imported: {_said(error)}; write package.module:function, from a place on PYTHONPATH or "
+            "in the working directory."
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"{place} is no function; name one that makes an environment.")
+    return found
+
+
+def place_of(name: str) -> str:
+    """Where another process may import an environment from, as `package.module:name`.
+
+    Raises:
+      ConfigError: it lives in this process alone.
+    """
+    if name not in _factories:
+        return name
+    factory = _factories[name]
+    place = f"{getattr(factory, '__module__', '__main__')}:{getattr(factory, '__qualname__', '')}"
+    if place.startswith("__main__:") or "<" in place or isinstance(factory, _Held):
+        raise ConfigError(
+            f"env {name} is known to this process alone, and workers are others: name it package.module:function, or "
+            "use another --parallel than processes."
+        )
+    return place
+
+
+def _said(error: Exception) -> str:
+    """An error in a few words."""
+    said = str(error).strip().partition("\n")[0].rstrip(".")
+    return f"{type(error).__name__} ({said})" if said else type(error).__name__
+
+
+def _typed(state: State) -> State:
+    """The same, each leaf an array of a fixed type."""
+    return State(
+        physics=jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), state.physics),
+        observation=jnp.asarray(state.observation, jnp.float32),
+        reward=jnp.asarray(state.reward, jnp.float32),
+        terminated=jnp.asarray(state.terminated, bool),
+    )
+
+
+def _signature(tree: Any) -> str:
+    """Kinds of the arrays of a tree, in words."""
+    leaves, structure = jax.tree.flatten(tree)
+    kinds = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
+    return f"[{kinds}] in {structure}" if len(leaves) != 1 else kinds
