@@ -158,9 +158,9 @@ def _sparsity(text: str, config: Config) -> tuple[float, float]:
     if text == PRESET:
         row = presets.PRESETS.get(f"{config.agent}/{config.env}")
         if row is None:
+            rows = ", ".join((*presets.ROWS, *presets.PAPER_ROWS))
             raise ConfigError(
-                f"sparsities=preset: Table 2 has no row {config.agent}/{config.env}, only {', '.join((*presets.ROWS, *presets.PAPER_ROWS))}; "
-                "name sparsities."
+                f"sparsities=preset: Table 2 has no row {config.agent}/{config.env}, only {rows}; name sparsities."
             )
         return row["actor_sparsity"], row["critic_sparsity"]
     try:
