@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import jax
@@ -21,27 +21,10 @@ from rlx2_jax.training import train
 from tests.conftest import ROOT, cached, launch_here, small
 from tests.test_run import flags_of, without_clocks
 
-MODULE = textwrap.dedent(
-    '''
-    """A point to be pushed to the origin."""
-    import jax
-    import jax.numpy as jnp
-    from rlx2_jax.envs import State
-
-    class Point:
-        observation_size = 2
-        action_size = 1
-
-        def reset(self, key):
-            x = jax.random.uniform(key, (2,), minval=-1.0)
-            return State(physics=x, observation=x, reward=0.0, terminated=False)
-
-        def step(self, state, action):
-            position, velocity = state.physics
-            velocity = 0.9 * velocity + 0.1 * action[0]
-            x = jnp.stack([position + 0.1 * velocity, velocity])
-            return State(x, x, -(x[0] ** 2), jnp.abs(x[0]) > 3)
-    '''
+MODULE = next(
+    code
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    if "class Point" in code
 )
 """What the README shows: an environment in less than thirty lines."""
 
