@@ -18,7 +18,7 @@ import numpy as np
 from rlx2_jax import files, tickets
 from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import Schedule, make_hparams
-from rlx2_jax.errors import CheckpointError, FileError
+from rlx2_jax.errors import FileError
 from rlx2_jax.sweeps import hosts
 from rlx2_jax.sweeps.layout import Compiled, Layout
 from rlx2_jax.sweeps.plan import Batch, Run
@@ -130,11 +130,11 @@ class BatchRun:
 
         Raises:
           FileError: something cannot be written; it is said what is kept.
-          CheckpointError: a checkpoint cannot; the same.
+          CheckpointError: a checkpoint cannot; it says so itself.
         """
         try:
             return self._go(stop, evaluated)
-        except (FileError, CheckpointError) as error:
+        except FileError as error:
             kept = workdirs.kept(self.directory, self.saved_at)
             raise type(error)(f"{str(error).rstrip('.')}; of {self.batch.name}, {kept}.") from None
 

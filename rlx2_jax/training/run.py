@@ -188,11 +188,11 @@ class _Run:
 
         Raises:
           FileError: something cannot be written; it is said what is kept.
-          CheckpointError: a checkpoint cannot; the same.
+          CheckpointError: a checkpoint cannot; it says so itself.
         """
         try:
             return self._go(stop, resume_with)
-        except (FileError, CheckpointError) as error:
+        except FileError as error:
             raise type(error)(f"{str(error).rstrip('.')}; {self._kept()}.") from None
 
     def _go(self, stop: StopSignals, resume_with: str) -> Result:
