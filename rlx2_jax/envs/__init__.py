@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from rlx2_jax.envs import brax, gym, gym_tasks, probe
+from rlx2_jax.envs import brax, gym, gym_tasks, playground, probe
 from rlx2_jax.envs.base import Environment, State
 from rlx2_jax.envs.vector import StepResult, VectorEnvironment, VectorState
 from rlx2_jax.errors import ConfigError
 
-NAMES = (*brax.TASKS, *gym_tasks.TASKS, *(f"probe/{task}" for task in probe.TASKS))
+_FOLDERS = {"playground": playground, "probe": probe}
+
+NAMES = (
+    *brax.TASKS,
+    *gym_tasks.TASKS,
+    *(f"{folder}/{task}" for folder, kind in _FOLDERS.items() for task in kind.TASKS),
+)
 """Every task `make` knows."""
 
 
@@ -17,7 +23,7 @@ def make(name: str, backend: str | None = None) -> Environment:
     Args:
       name: one of `NAMES`.
       backend: what simulates it: Brax's physics (default: generalized), or for a task of gymnasium `gym.ENGINES`
-        (default: as the device asks). It does not concern probes.
+        (default: as the device asks). It does not concern others.
 
     Raises:
       ConfigError: an unknown name, a backend that the task does not have, or something that it needs is missing.
@@ -26,8 +32,8 @@ def make(name: str, backend: str | None = None) -> Environment:
         raise ConfigError(f"unknown env {name!r}; valid: {', '.join(NAMES)}.")
     if name in gym_tasks.TASKS:
         return gym.load(name, backend)
-    kind, _, task = name.rpartition("/")
-    return probe.load(task) if kind == "probe" else brax.load(name, backend or "generalized")
+    folder, _, task = name.rpartition("/")
+    return _FOLDERS[folder].load(task) if folder else brax.load(name, backend or "generalized")
 
 
 __all__ = [

@@ -1,0 +1,105 @@
+"""MuJoCo Playground's DeepMind control suite behind the protocol: JAX on mjx, without Playground's wrappers."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlx2_jax import numerics
+from rlx2_jax.envs.base import State
+from rlx2_jax.envs.quiet import quiet
+from rlx2_jax.errors import ConfigError
+
+TASKS = (
+    "AcrobotSwingup",
+    "AcrobotSwingupSparse",
+    "BallInCup",
+    "CartpoleBalance",
+    "CartpoleBalanceSparse",
+    "CartpoleSwingup",
+    "CartpoleSwingupSparse",
+    "CheetahRun",
+    "FingerSpin",
+    "FingerTurnEasy",
+    "FingerTurnHard",
+    "FishSwim",
+    "HopperHop",
+    "HopperStand",
+    "HumanoidRun",
+    "HumanoidStand",
+    "HumanoidWalk",
+    "PendulumSwingup",
+    "PointMass",
+    "ReacherEasy",
+    "ReacherHard",
+    "SwimmerSwimmer6",
+    "WalkerRun",
+    "WalkerStand",
+    "WalkerWalk",
+)
+"""Names after `playground/`."""
+
+MISSING = "needs MuJoCo Playground, which is not installed: pip install 'rlx2-jax[playground]'."
+"""What is the matter with a task, and the mend."""
+
+
+class PlaygroundEnvironment:
+    """A task of the suite, of which none ends by itself; its actions are controls, in [-1, 1] as they are.
+
+    A step in which the simulation became unstable, which Playground calls done, gives NaN as reward.
+    """
+
+    def __init__(self, task: str):
+        """Create the task; see `load`."""
+        try:
+            with quiet(), numerics.usual():
+                from mujoco_playground import dm_control_suite as suite
+
+                # Playground's default is Warp, which needs a GPU of one maker and cannot be differentiated.
+                self._env: Any = suite.load(task, config_overrides={"impl": "jax"})
+        except ImportError as problem:
+            raise ConfigError(f"playground/{task} {MISSING}") from problem
+
+    @functools.cached_property
+    def observation_size(self) -> int:
+        """O."""
+        return int(jax.eval_shape(self.reset, jax.random.PRNGKey(0)).observation.shape[-1])
+
+    @property
+    def action_size(self) -> int:
+        """A."""
+        return int(self._env.action_size)
+
+    @numerics.by_usual_rules
+    def reset(self, key: jax.Array) -> State:
+        """A fresh initial state."""
+        return _to_state(self._env.reset(key))
+
+    @numerics.by_usual_rules
+    def step(self, state: State, action: jax.Array) -> State:
+        """Apply an action in [-1, 1]."""
+        # A step writes into the dictionary of metrics that it is given: that one must be nobody else's.
+        return _to_state(self._env.step(state.physics.replace(metrics={}), action))
+
+
+@functools.cache
+def load(task: str) -> PlaygroundEnvironment:
+    """The task, made once per process: it holds no state.
+
+    Args:
+      task: one of `TASKS`.
+
+    Raises:
+      ConfigError: MuJoCo Playground is missing.
+    """
+    return PlaygroundEnvironment(task)
+
+
+def _to_state(state: Any) -> State:
+    """What Playground gives, without metrics; types are not weak, or those of a reset and of a step would differ."""
+    state = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state.replace(metrics={}))
+    stable = jnp.isfinite(state.obs).all() & jnp.isfinite(state.reward)
+    return State(state, state.obs, jnp.where(stable, state.reward, jnp.nan), (state.done > 0) & stable)
