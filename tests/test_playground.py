@@ -49,11 +49,11 @@ def test_a_task_is_playgrounds_step_by_step(suite):
     assert (vector.env.observation_size, vector.env.action_size) == (5, 1)
     expected = jax.jit(jax.vmap(theirs.reset))(jax.random.split(KEY, 2 * NUM))
     chex.assert_trees_all_close(state.pool.observation, expected.obs, rtol=1e-6)
-    expected = state.current.physics
+    expected = jax.tree.map(lambda x: x[:NUM], expected)
     their_step = jax.jit(jax.vmap(theirs.step))
     for key in jax.random.split(KEY, LIMIT - 1):
         action = jax.random.uniform(key, (NUM, 1), minval=-1.0, maxval=1.0)
-        expected = their_step(expected, action).replace(metrics={})
+        expected = their_step(expected, action)
         state, result = step(state, action, key)
         chex.assert_trees_all_close(
             (result.final_observation, result.reward), (expected.obs, expected.reward), rtol=1e-5
@@ -75,8 +75,7 @@ def test_an_episode_ends_by_time_alone_and_begins_anew_from_a_fresh_state(suite)
 
 def test_an_unstable_simulation_marks_its_own_transition(suite):
     _, state, step = begun()
-    physics = state.current.physics
-    broken = physics.replace(data=physics.data.replace(qvel=physics.data.qvel.at[1].set(jnp.nan)))
+    broken = [x.at[1].set(jnp.nan) if x.dtype == jnp.float32 else x for x in state.current.physics]
     state = state.replace(current=state.current._replace(physics=broken))
     state, result = step(state, jnp.zeros((NUM, 1)), KEY)
     np.testing.assert_array_equal(result.finite, np.arange(NUM) != 1)
@@ -85,20 +84,13 @@ def test_an_unstable_simulation_marks_its_own_transition(suite):
     assert_finite(state)
 
 
-@pytest.mark.parametrize("task", [TASK, "CartpoleSwingupSparse", "PendulumSwingup"])
-def test_a_step_keeps_shapes_and_types_and_leaves_its_argument_alone(task, suite):
+@pytest.mark.parametrize(("task", "key"), [("CheetahRun", KEY), ("CartpoleSwingupSparse", jax.random.key(0))])
+def test_a_step_keeps_a_states_kind_which_can_be_saved(task, key, suite):
     env = playground.load(task)
-
-    def both(key):
-        start = env.reset(key)
-        before = jax.tree.structure(start)
-        following = env.step(start, jnp.zeros(env.action_size))
-        assert jax.tree.structure(start) == before
-        return start, following
-
-    start, following = jax.eval_shape(both, KEY)
+    start = jax.eval_shape(env.reset, key)
+    following = jax.eval_shape(env.step, start, jax.ShapeDtypeStruct((env.action_size,), jnp.float32))
     assert kinds(start) == kinds(following)
-    assert not any(leaf.weak_type for leaf in jax.tree.leaves(start))
+    assert all(x.size and not x.weak_type for x in jax.tree.leaves(start))
 
 
 def test_it_prints_nothing_and_writes_nothing(suite, tmp_path):

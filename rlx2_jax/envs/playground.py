@@ -66,7 +66,7 @@ class PlaygroundEnvironment:
     @functools.cached_property
     def observation_size(self) -> int:
         """O."""
-        return int(jax.eval_shape(self.reset, jax.random.PRNGKey(0)).observation.shape[-1])
+        return int(self._described.obs.shape[-1])
 
     @property
     def action_size(self) -> int:
@@ -76,13 +76,37 @@ class PlaygroundEnvironment:
     @numerics.by_usual_rules
     def reset(self, key: jax.Array) -> State:
         """A fresh initial state."""
-        return _to_state(self._env.reset(key))
+        return self._packed(self._env.reset(key))
 
     @numerics.by_usual_rules
     def step(self, state: State, action: jax.Array) -> State:
         """Apply an action in [-1, 1]."""
-        # A step writes into the dictionary of metrics that it is given: that one must be nobody else's.
-        return _to_state(self._env.step(state.physics.replace(metrics={}), action))
+        return self._packed(self._env.step(self._unpacked(state.physics), action))
+
+    # A state's `physics` are the leaves of Playground's that hold anything: arrays of no elements cannot be saved. They
+    # are without its metrics, a dictionary that each step writes into, and of no weak types, or a step would give
+    # others than a reset.
+
+    @functools.cached_property
+    def _described(self) -> Any:
+        """Playground's state, abstract and without metrics."""
+        with numerics.usual():
+            return jax.eval_shape(self._env.reset, jax.random.PRNGKey(0)).replace(metrics={})
+
+    def _packed(self, state: Any) -> State:
+        state = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state.replace(metrics={}))
+        stable = jnp.isfinite(state.obs).all() & jnp.isfinite(state.reward)
+        return State(
+            physics=[x for x in jax.tree.leaves(state) if x.size],
+            observation=state.obs,
+            reward=jnp.where(stable, state.reward, jnp.nan),
+            terminated=(state.done > 0) & stable,
+        )
+
+    def _unpacked(self, physics: list[jax.Array]) -> Any:
+        shapes, structure = jax.tree.flatten(self._described)
+        held = iter(physics)
+        return structure.unflatten([next(held) if x.size else jnp.zeros(x.shape, x.dtype) for x in shapes])
 
 
 @functools.cache
@@ -96,10 +120,3 @@ def load(task: str) -> PlaygroundEnvironment:
       ConfigError: MuJoCo Playground is missing.
     """
     return PlaygroundEnvironment(task)
-
-
-def _to_state(state: Any) -> State:
-    """What Playground gives, without metrics; types are not weak, or those of a reset and of a step would differ."""
-    state = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state.replace(metrics={}))
-    stable = jnp.isfinite(state.obs).all() & jnp.isfinite(state.reward)
-    return State(state, state.obs, jnp.where(stable, state.reward, jnp.nan), (state.done > 0) & stable)
