@@ -106,7 +106,7 @@ class PlaygroundEnvironment:
     def _unpacked(self, physics: list[jax.Array]) -> Any:
         shapes, structure = jax.tree.flatten(self._described)
         held = iter(physics)
-        return structure.unflatten([next(held) if x.size else jnp.zeros(x.shape, x.dtype) for x in shapes])
+        return jax.tree.unflatten(structure, [next(held) if x.size else jnp.zeros(x.shape, x.dtype) for x in shapes])
 
 
 @functools.cache
