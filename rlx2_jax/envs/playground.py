@@ -58,7 +58,7 @@ class PlaygroundEnvironment:
             with quiet(), numerics.usual():
                 from mujoco_playground import dm_control_suite as suite
 
-                # Playground's default is Warp, which needs a GPU of one maker and cannot be differentiated.
+                # Playground's default, Warp, is for the GPUs of one maker.
                 self._env: Any = suite.load(task, config_overrides={"impl": "jax"})
         except ImportError as problem:
             raise ConfigError(f"playground/{task} {MISSING}") from problem
