@@ -18,7 +18,7 @@ import jax
 from rlx2_jax import __version__
 from rlx2_jax.limits import cores
 
-STACK = ("jax", "jaxlib", "flax", "optax", "brax", "mujoco", "orbax-checkpoint", "numpy")
+STACK = ("jax", "jaxlib", "flax", "optax", "brax", "mujoco", "mujoco-mjx", "gymnasium", "orbax-checkpoint", "numpy")
 """Packages whose versions are named."""
 
 PLACES = ("workdir", "results", "compilation_cache", "output", "ticket", "sweep.ticket", "coordinator_address")

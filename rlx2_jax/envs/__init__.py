@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from rlx2_jax.envs import brax, gym, gym_tasks, own, probe
+from rlx2_jax.envs import brax, gym, gym_tasks, own, playground, probe
 from rlx2_jax.envs.base import Environment, State
 from rlx2_jax.envs.own import imported, name_of, place_of, register
 from rlx2_jax.envs.vector import StepResult, VectorEnvironment, VectorState
@@ -38,7 +38,12 @@ FAMILIES = (
         "pip install 'rlx2-jax[mujoco]'",
     ),
     Family(
-        "probes", tuple(f"probe/{task}" for task in probe.TASKS), (JAX,), lambda: JAX,
+        "MuJoCo Playground's control suite", tuple(f"playground/{task}" for task in playground.TASKS), ("mjx",),
+        lambda: "mjx", lambda name, _: playground.load(name.removeprefix("playground/")),
+        "pip install 'rlx2-jax[playground]'",
+    ),
+    Family(
+        "Probes", tuple(f"probe/{task}" for task in probe.TASKS), (JAX,), lambda: JAX,
         lambda name, _: probe.load(name.removeprefix("probe/")),
     ),
 )  # fmt: skip

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 COLORS = {"dense": "#5c5c5c", "tiny": "#e08e2b", "masked": "#0b62a4", "packed": "#d1495b"}
+ENVIRONMENTS = {"rlx2": "#d1495b", "batch": "#0b62a4", "brax": "#e08e2b"}
 
 
 def draw(results: Sequence[Mapping[str, Any]]) -> Figure:
@@ -55,4 +57,25 @@ def draw_sweep(
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
+    return figure
+
+
+def draw_env(results: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Environment steps per second of each contestant, by task, with quartiles."""
+    tasks, names = (list(dict.fromkeys(result[field] for result in results)) for field in ("task", "contestant"))
+    figure = Figure(figsize=(2.5 + 1.3 * len(tasks), 4.2), layout="constrained")
+    axis = figure.subplots()
+    width = 0.8 / len(names)
+    for i, name in enumerate(names):
+        own = [result for result in results if result["contestant"] == name]
+        speeds = np.array([result["steps_per_second"] for result in own])
+        quartiles = np.array([result["steps_per_second_quartiles"] for result in own])
+        errors = np.abs(quartiles.T - speeds)
+        places = [tasks.index(result["task"]) - 0.4 + width * (i + 0.5) for result in own]
+        axis.bar(places, speeds, width * 0.9, yerr=errors, color=ENVIRONMENTS[name], label=name)
+    axis.set_yscale("log")
+    axis.set_xticks(range(len(tasks)), tasks, fontsize=8)
+    axis.set(ylabel="environment steps per second (log scale)", title=title)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=len(names), frameon=False)
     return figure
