@@ -14,6 +14,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import threading
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
@@ -106,7 +108,7 @@ class Checkpoints:
         self._checksums.mkdir(exist_ok=True)  # A directory that is gone stays so.
         saved = self._open().save(
             step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
+            args=ocp.args.Composite(state=ocp.args.StandardSave(_filled(state)), about=ocp.args.JsonSave(about)),
             force=True,
         )
         self._open().wait_until_finished()
@@ -237,16 +239,18 @@ class Checkpoints:
     def _read(self, step: int, template: Any) -> Any:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         placed = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device)
-        target = jax.tree.map(placed, template)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        places = jax.tree.map(placed, template)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_filled(places)))
         with _silence():
             try:
-                return self._open().restore(step, args=args).state
+                found = self._open().restore(step, args=args).state
             except Exception as error:
                 raise CheckpointError(
                     f"checkpoint at step {step} cannot be read ({_reason(error)}); restore a copy of "
                     f"{self._directory / str(step)}, or move it away to go on from an older one."
                 ) from None
+        empty = lambda asked: jnp.zeros(asked.shape, asked.dtype, device=asked.sharding)
+        return jax.tree.map(lambda asked, read: empty(asked) if read is None else read, places, found)
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
@@ -268,6 +272,11 @@ def _structure(tree: Any) -> list[list[Any]]:
         [jax.tree_util.keystr(path), list(leaf.shape), str(np.dtype(leaf.dtype))]
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
+
+
+def _filled(tree: Any) -> Any:
+    """The same without its empty arrays, which Orbax refuses to save."""
+    return jax.tree.map(lambda leaf: leaf if math.prod(leaf.shape) else None, tree)
 
 
 def _numbers(names: Iterable[str]) -> list[int]:

@@ -39,6 +39,16 @@ def restore(workdir, **options):
     return step, told
 
 
+def test_arrays_without_entries_are_kept(tmp_path):
+    """As some simulators' states have."""
+    state = {"x": np.ones(3, np.float32), "none": np.zeros((2, 0), np.int32), "absent": None}
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.save(1, state, {})
+        _, found, _ = checkpoints.restore(state, print)
+    assert (found["none"].shape, found["none"].dtype, found["absent"]) == ((2, 0), np.int32, None)
+    np.testing.assert_array_equal(found["x"], state["x"])
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """A directory with checkpoints at steps 5 and 9."""

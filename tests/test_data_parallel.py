@@ -272,6 +272,14 @@ def unlike(make_agent):
 
 
 @over_devices
+def test_the_c_librarys_simulations_are_the_same_on_all_devices():
+    _, state = trained(env="Hopper-v4", data_parallel=2)
+    assert_same_everywhere(state, 2)
+    assert_finite(state)
+    assert int(state.progress.env_steps) == 800 and not int(state.apart)
+
+
+@over_devices
 def test_devices_that_choose_different_links_end_the_run(tmp_path):
     sentence = (
         r"^2 devices chose different links between steps 200 and 400 \(\d topology events\), so they no longer train "

@@ -1,4 +1,4 @@
-"""Does it learn? The quick task on real Brax, several seeds, finite throughout."""
+"""Does it learn? The quick tasks on real Brax and MuJoCo, several seeds, finite throughout."""
 
 import json
 
@@ -10,11 +10,19 @@ from tests.conftest import UNPOLISHED, cached, launch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("compute", "seed"), [("packed", 0), ("packed", 1), ("packed", 2), ("masked", 0)])
+@pytest.mark.parametrize(
+    ("env", "compute", "seed"),
+    [
+        ("inverted_pendulum", "packed", 0),
+        ("InvertedPendulum-v4", "packed", 1),
+        ("InvertedPendulum-v4", "packed", 2),
+        ("InvertedPendulum-v4", "masked", 0),
+    ],
+)
 @pytest.mark.parametrize("agent", ["td3", "sac"])
-def test_rlx2_at_90_percent_reaches_950_on_inverted_pendulum(agent, compute, seed, tmp_path):
+def test_rlx2_at_90_percent_reaches_950_on_inverted_pendulums(agent, env, compute, seed, tmp_path):
     # The slowest seed of TD3 needs more than the quick 25,000 steps.
-    run = (f"--agent={agent}", f"--compute={compute}", f"--seed={seed}", "--total_steps=40000")
+    run = (f"--env={env}", f"--agent={agent}", f"--compute={compute}", f"--seed={seed}", "--total_steps=40000")
     flags = (*run, f"--workdir={tmp_path}")
     done = launch("train.py", *flags, cached(), **{UNPOLISHED: "0"})
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -16,10 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import envs, limits, native
+from rlx2_jax import envs, limits, native, policies
 from rlx2_jax.envs import gym, gym_tasks, mujoco
 from rlx2_jax.errors import ConfigError
-from tests.conftest import ROOT, assert_finite, equations
+from rlx2_jax.sweeps import product, sweep
+from rlx2_jax.training import train
+from tests.conftest import ROOT, assert_finite, equations, small
+from tests.test_run import without_clocks
 
 TASKS = tuple(gym_tasks.TASKS)
 LATEST = tuple(name for name in TASKS if name.endswith("5"))
@@ -350,6 +354,33 @@ def test_a_program_whose_task_was_not_made_in_its_process_says_so(monkeypatch):
 def test_the_default_engine_is_the_devices_own():
     assert envs.make("Hopper-v4") is envs.make("Hopper-v4", gym.default_engine())
     assert isinstance(envs.make("Hopper-v4").engine, mujoco.Engine)
+
+
+@pytest.mark.parametrize("compute", ["masked", "packed"])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, compute):
+    config = small(env="Hopper-v4", compute=compute, checkpoint_every=400)
+    whole = train(config, tmp_path / "whole", show_progress=False)
+    stop = lambda rows: os.kill(os.getpid(), signal.SIGTERM) if len(rows) == 1 else None
+    part = train(config, tmp_path / "part", show_progress=False, on_report=stop)
+    assert (part.finished, part.summary["env_steps"]) == (False, 400)
+    resumed = train(config, tmp_path / "part", show_progress=False, resume=True)
+    assert without_clocks(resumed.rows) == without_clocks(whole.rows)
+    chex.assert_trees_all_equal(resumed.policy.params, whole.policy.params)
+
+
+def test_runs_of_a_sweep_are_those_alone_in_one_program_and_as_processes(tmp_path):
+    """Masks and counts in one program, where products are summed in another order; all bits as processes."""
+    configs = product(small(env="Hopper-v4", eval_episodes=2), seeds=[1, 2])
+    alone = {config.seed: train(config, show_progress=False) for config in configs}
+    for parallel in ("shard_map", "processes"):
+        found = sweep(configs, tmp_path / parallel, parallel=parallel, show_progress=False)
+        assert found.finished
+        for run in found.plan.runs:
+            policy, expected = policies.load(tmp_path / parallel / "runs" / run.name), alone[run.config.seed].policy
+            for ours, theirs in zip(*map(jax.tree.leaves, (policy.params, expected.params)), strict=True):
+                np.testing.assert_array_equal(ours != 0, theirs != 0)
+                if parallel == "processes":
+                    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.slow

@@ -218,9 +218,11 @@ def test_a_stopped_and_resumed_run_is_bit_identical_to_an_uninterrupted_one(fini
     assert resumed.summary["wall_seconds"] > stopped.summary["wall_seconds"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 1)])
-def test_a_killed_process_loses_at_most_the_steps_since_its_last_checkpoint(tmp_path, number, code):
-    config = small(checkpoint_every=400, total_steps=4800, evolve_interval=400, seed=3)
+@pytest.mark.parametrize(
+    ("number", "code", "env"), [(signal.SIGKILL, -signal.SIGKILL, "Hopper-v4"), (signal.SIGTERM, 1, "probe/action")]
+)
+def test_a_killed_process_loses_at_most_the_steps_since_its_last_checkpoint(tmp_path, number, code, env):
+    config = small(env=env, checkpoint_every=400, total_steps=4800, evolve_interval=400, seed=3)
 
     def command(workdir, *more):
         cache = f"--compilation_cache={jax.config.jax_compilation_cache_dir}"
