@@ -137,11 +137,13 @@ def test_an_episode_lost_to_a_non_finite_step_is_not_a_finished_one():
     assert not result.finished_return.any()
 
 
-def test_an_unknown_name_lists_the_valid_ones():
+def test_an_unknown_name_lists_the_families():
     for name in ("swimmer", "probe/nothing", "hopper/probe", ""):
         with pytest.raises(ConfigError, match="unknown env") as refused:
             envs.make(name)
-        assert all(valid in str(refused.value) for valid in envs.NAMES)
+        assert all(
+            f"{family.title} {family.tasks[0]}, {family.tasks[1]}" in str(refused.value) for family in envs.FAMILIES
+        )
 
 
 @pytest.mark.parametrize("task", ["constant", "observed", "chain", "action", "forever"])

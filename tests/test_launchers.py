@@ -30,7 +30,7 @@ TINY_RUN = (
 )
 
 BAD = {
-    "--env=pong": "unknown env 'pong'; valid: Brax: ant, ",
+    "--env=pong": "unknown env 'pong'; there are Brax's ant, ",
     "--agent=ppo": "unknown agent 'ppo'; valid: td3, sac",
     "--method=magic": "unknown method 'magic'; valid: dense, ",
     "--backend=bullet": "unknown backend 'bullet'; valid: generalized, ",

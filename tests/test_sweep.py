@@ -191,6 +191,8 @@ def test_a_workers_run_that_diverged_is_done_for_good(tmp_path, monkeypatch):
         "teacher": None,
         "cores": [*os.sched_getaffinity(0)],
         "argv": sys.argv,
+        "path": sys.path,
+        "env": small().env,
     }
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(order | {"cache": None}) + "\n"))
     monkeypatch.setattr(worker, "_follow_parent", lambda: None)

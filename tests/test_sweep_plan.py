@@ -176,9 +176,8 @@ def test_packed_runs_are_processes_or_refused():
 )
 @pytest.mark.parametrize("parallel", ["processes", "shard_map"])
 def test_a_run_that_cannot_be_is_refused_before_any_is_begun(changes, sentence, parallel):
-    configs = [*product(small()), *product(small(**changes))]
     with pytest.raises(RlxError, match=sentence):
-        lay_out(configs, parallel=parallel)
+        lay_out([*product(small()), *product(small(**changes))], parallel=parallel)
 
 
 def test_how_runs_are_computed_is_no_axis_and_may_change_between_starts():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import difflib
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rlx2_jax.envs import brax, gym, gym_tasks, own, playground, probe
@@ -19,7 +20,8 @@ class Family(NamedTuple):
     """Tasks of one origin."""
 
     title: str
-    tasks: Iterable[str]
+    """Whose they are, in the genitive."""
+    tasks: Sequence[str]
     """Their names."""
     backends: tuple[str, ...]
     """What may simulate them; `JAX` alone where there is no choice."""
@@ -32,18 +34,18 @@ class Family(NamedTuple):
 
 
 FAMILIES = (
-    Family("Brax", brax.TASKS, brax.BACKENDS, lambda: brax.BACKENDS[0], brax.load),
+    Family("Brax's", brax.TASKS, brax.BACKENDS, lambda: brax.BACKENDS[0], brax.load),
     Family(
-        "Gymnasium's MuJoCo tasks", gym_tasks.TASKS, gym.ENGINES, gym.default_engine, gym.load,
+        "Gymnasium's", tuple(gym_tasks.TASKS), gym.ENGINES, gym.default_engine, gym.load,
         "pip install 'rlx2-jax[mujoco]'",
     ),
     Family(
-        "MuJoCo Playground's control suite", tuple(f"playground/{task}" for task in playground.TASKS), ("mjx",),
+        "MuJoCo Playground's", tuple(f"playground/{task}" for task in playground.TASKS), ("mjx",),
         lambda: "mjx", lambda name, _: playground.load(name.removeprefix("playground/")),
         "pip install 'rlx2-jax[playground]'",
     ),
     Family(
-        "Probes", tuple(f"probe/{task}" for task in probe.TASKS), (JAX,), lambda: JAX,
+        "the probes", tuple(f"probe/{task}" for task in probe.TASKS), (JAX,), lambda: JAX,
         lambda name, _: probe.load(name.removeprefix("probe/")),
     ),
 )  # fmt: skip
@@ -96,12 +98,25 @@ def _family(name: str) -> Family | None:
             return family
     if own.known(name):
         return None
-    families = [f"{f.title}: {', '.join(f.tasks)}{f' ({f.mend})' * bool(f.mend)}" for f in FAMILIES]
-    if registered := own.names():
-        families.append(f"registered: {', '.join(registered)}")
-    raise ConfigError(
-        f"unknown env {name!r}; valid: {'; '.join(families)}; your own: package.module:function, or a name given to "
-        "rlx2_jax.envs.register."
+    raise ConfigError(_unknown(name))
+
+
+MOST_SHOWN = 7
+"""Names of a family in a sentence."""
+
+
+def _unknown(name: str) -> str:
+    """One sentence on a name that is nobody's: what is like it, the families, and how to get them."""
+    like = difflib.get_close_matches(name, (*NAMES, *own.names()), cutoff=0.7)
+    parts = []
+    for title, tasks, mend in [*((f.title, f.tasks, f.mend) for f in FAMILIES), ("the registered", own.names(), "")]:
+        shown = ", ".join(tasks[:MOST_SHOWN])
+        more = len(tasks) - MOST_SHOWN
+        told = f"{title} {shown}{f' and {more} more' if more > 0 else ''}{f' ({mend})' if mend else ''}"
+        parts += [told] if tasks else []
+    return (
+        f"unknown env {name!r}{f' (did you mean {like[0]}?)' if like else ''}; there are {'; '.join(parts)}; and your "
+        "own, by package.module:function or a name given to rlx2_jax.envs.register."
     )
 
 
