@@ -19,7 +19,7 @@ CHECKS = (
     Check("style", 0.1, ("ruff", "check", ".")),
     Check("format", 0.1, ("ruff", "format", "--check", ".")),
     Check("types", 1, ("mypy",)),
-    Check("default tests", 14, ("pytest",)),
+    Check("default tests", 7.5, ("pytest",)),
     Check("slow tests: learning, attacks, hosts, studies", 30, ("pytest", "-m", "slow", "--dist", "worksteal")),
 )
 
