@@ -20,7 +20,7 @@ CHECKS = (
     Check("format", 0.1, ("ruff", "format", "--check", ".")),
     Check("types", 1, ("mypy",)),
     Check("default tests", 7.5, ("pytest",)),
-    Check("slow tests: learning, attacks, hosts, studies", 30, ("pytest", "-m", "slow", "--dist", "worksteal")),
+    Check("slow tests: learning, attacks, hosts, studies", 28, ("pytest", "-m", "slow", "--dist", "worksteal")),
 )
 
 

@@ -11,17 +11,18 @@ from tests.conftest import UNPOLISHED, cached, launch
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("env", "compute", "seed", "steps"),
+    ("env", "compute", "seed"),
     [
-        ("inverted_pendulum", "packed", 0, 40_000),
-        ("InvertedPendulum-v4", "packed", 1, 40_000),
-        ("InvertedPendulum-v4", "packed", 2, 40_000),
-        ("InvertedPendulum-v4", "masked", 0, 25_000),
+        ("inverted_pendulum", "packed", 0),
+        ("InvertedPendulum-v4", "packed", 1),
+        ("InvertedPendulum-v4", "packed", 2),
+        ("InvertedPendulum-v4", "masked", 0),
     ],
 )
 @pytest.mark.parametrize("agent", ["td3", "sac"])
-def test_rlx2_at_90_percent_reaches_950_on_inverted_pendulums(agent, env, compute, seed, steps, tmp_path):
-    # The slowest seed of TD3 needs more than the quick 25,000 steps.
+def test_rlx2_at_90_percent_reaches_950_on_inverted_pendulums(agent, env, compute, seed, tmp_path):
+    # Masked TD3 is slow, and this seed quick; SAC needs all of them.
+    steps = 25_000 if (agent, compute) == ("td3", "masked") else 40_000
     run = (f"--env={env}", f"--agent={agent}", f"--compute={compute}", f"--seed={seed}", f"--total_steps={steps}")
     flags = (*run, f"--workdir={tmp_path}")
     done = launch("train.py", *flags, cached(), **{UNPOLISHED: "0"})
