@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
+import scipy.linalg
+import threadpoolctl
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +36,18 @@ def by_usual_rules(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return wrapped
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS and LAPACK on one thread while entered; also a decorator.
+
+    A report's singular values are small work, and OpenBLAS's threads spin until the last of them is done: with another
+    process on one of two cores that took fifty times as long. The values are the same.
+    """
+    assert scipy.linalg.lapack  # Whose LAPACK jaxlib calls: a library that is not loaded cannot be limited.
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        yield
 
 
 class _AsItIs(NamedTuple):

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import threadpoolctl
 from absl import flags
 from matplotlib.figure import Figure
 
@@ -44,6 +45,9 @@ EMITTERS = "--xla_cpu_use_fusion_emitters=false"
 if jax.__version_info__[:2] == (0, 10) and EMITTERS not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}".strip()
 compilation.use_precision("float32")
+# As in runs (see `numerics.one_blas_thread`): tests side by side would wait for each other's threads.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+threadpoolctl.threadpool_limits(1, user_api="blas")
 
 # What a test sends is heard also where the tests themselves run in the background or under nohup, which ignore it.
 for number, heard in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import threadpoolctl
 
 from rlx2_jax import envs, evaluation, kernels
 from rlx2_jax.training import make_train, train
@@ -73,25 +74,29 @@ def test_other_kinds_of_keys_make_a_run(kind):
     assert state.key.shape == (4,)
 
 
+def test_blas_has_one_thread_in_a_run_and_what_it_had_afterwards():
+    threads = lambda: {found["num_threads"] for found in threadpoolctl.threadpool_info() if found["user_api"] == "blas"}
+    seen = []
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = threads()
+        train(small(), show_progress=False, on_report=lambda rows: seen.append(threads()))
+        assert threads() == before
+    assert seen == [{1}] * 3
+
+
+STRANGE = "JAX_ENABLE_X64=1 JAX_NUMPY_DTYPE_PROMOTION=strict JAX_NUMPY_RANK_PROMOTION=raise JAX_DEBUG_NANS=1"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["td3", "sac"])
 @pytest.mark.parametrize(
-    "setting",
-    [
-        "JAX_ENABLE_X64=1",
-        "JAX_NUMPY_DTYPE_PROMOTION=strict",
-        "JAX_NUMPY_RANK_PROMOTION=raise",
-        "JAX_DEFAULT_PRNG_IMPL=rbg",
-        "JAX_DEFAULT_PRNG_IMPL=unsafe_rbg",
-        "JAX_DEBUG_NANS=1",
-        "JAX_DISABLE_JIT=1",
-    ],
+    "settings",
+    [STRANGE, "JAX_DEFAULT_PRNG_IMPL=rbg", "JAX_DEFAULT_PRNG_IMPL=unsafe_rbg", "JAX_DISABLE_JIT=1"],
 )
-def test_a_process_with_a_setting_trains_and_evaluates(agent, setting, tmp_path):
+def test_a_process_with_settings_trains_and_evaluates(agent, settings, tmp_path):
     compute = {"td3": "packed", "sac": "masked"}[agent]
-    config = small(agent=agent, compute=compute, **SPARSE, **(FEW if "JIT" in setting else {}))
+    config = small(agent=agent, compute=compute, **SPARSE, **(FEW if "JIT" in settings else {}))
     order = json.dumps({"config": config.to_dict(), "workdir": str(tmp_path)})
-    name, _, value = setting.partition("=")
     done = subprocess.run(
         [sys.executable, "-m", "tests.test_settings"],
         input=order,
@@ -99,13 +104,13 @@ def test_a_process_with_a_setting_trains_and_evaluates(agent, setting, tmp_path)
         text=True,
         cwd=ROOT,
         timeout=300,
-        env={**os.environ, name: value},
+        env={**os.environ, **dict(setting.split("=") for setting in settings.split())},
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["finished"]
     assert np.isfinite(found["returns"]).all()
-    if "PRNG" not in setting and "JIT" not in setting:
+    if settings == STRANGE:
         usual = train(config, show_progress=False)
         np.testing.assert_allclose(found["returns"], [row["return_mean"] for row in usual.rows], rtol=1e-5)
 

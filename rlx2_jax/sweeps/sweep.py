@@ -118,6 +118,7 @@ def _device_bytes() -> float | None:
 
 
 @numerics.by_usual_rules
+@numerics.one_blas_thread()
 def sweep(
     configs: Sequence[Config],
     workdir: str | Path,

@@ -96,6 +96,7 @@ class Cloning(NamedTuple):
 
 
 @numerics.by_usual_rules
+@numerics.one_blas_thread()
 def clone(
     config: Config,
     teacher: policies.Policy,

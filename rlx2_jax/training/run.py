@@ -64,6 +64,7 @@ class _Compiled(NamedTuple):
 
 
 @numerics.by_usual_rules
+@numerics.one_blas_thread()
 def train(
     config: Config,
     workdir: str | Path | None = None,
