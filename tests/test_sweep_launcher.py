@@ -1,6 +1,7 @@
 """Sweeps as a person types them: real processes on one and several hosts, killed and started again, and bad input."""
 
 import csv
+import functools
 import os
 import re
 import signal
@@ -155,6 +156,13 @@ def single(tmp_path_factory):
     return workdir
 
 
+@functools.cache
+def by_two_hosts(factory):
+    """The sweep on two hosts, and what they said."""
+    workdir = factory.mktemp("two_hosts")
+    return workdir, [end(process) for process in start_hosts(workdir, 2)]
+
+
 def assert_same_results(workdir, other):
     """Masks exactly, values to rounding."""
     assert len(table(workdir)) == 8
@@ -193,13 +201,16 @@ def test_devices_that_do_not_divide_the_runs_are_filled_up_or_refused(single, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
-def test_several_hosts_give_the_results_of_one(single, tmp_path, count):
-    processes = start_hosts(tmp_path, count)
-    said = [end(process) for process in processes]
+def test_several_hosts_give_the_results_of_one(single, tmp_path_factory, count):
+    if count == 2:
+        workdir, said = by_two_hosts(tmp_path_factory)
+    else:
+        workdir = tmp_path_factory.mktemp("four_hosts")
+        said = [end(process) for process in start_hosts(workdir, count)]
     assert f"on {2 * count} devices" in said[0]
     assert not any("sweep of" in other for other in said[1:]), "one host speaks"
-    assert_same_results(tmp_path, single)
-    assert all((tmp_path / "runs" / line["run"] / "curve.png").exists() for line in table(tmp_path))
+    assert_same_results(workdir, single)
+    assert all((workdir / "runs" / line["run"] / "curve.png").exists() for line in table(workdir))
 
 
 @pytest.mark.slow
@@ -216,10 +227,8 @@ def test_a_stopped_or_killed_sweep_ends_with_the_same_table(single, tmp_path, nu
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_when_one_host_is_killed_the_others_stop_and_the_sweep_can_go_on(tmp_path, victim):
-    whole = tmp_path / "whole"
-    for process in start_hosts(whole, 2):
-        end(process)
+def test_when_one_host_is_killed_the_others_stop_and_the_sweep_can_go_on(tmp_path, tmp_path_factory, victim):
+    whole, _ = by_two_hosts(tmp_path_factory)
     killed = tmp_path / "killed"
     processes = start_hosts(killed, 2)
     wait_for(killed, "batches/*/checksums/*.json", processes[0])

@@ -307,3 +307,14 @@ def test_a_sweep_that_cannot_write_any_more_ends_in_one_sentence(tmp_path, fault
     kept = f"of batch-0, the checkpoint at step 400 is {left}"
     assert re.fullmatch(rf"{workdir}\S+ cannot be written \({why}\); [^;]*; {kept}\.", str(told.value))
     assert workdir.exists() == (fault == "full")
+
+
+def test_a_sweep_of_processes_that_cannot_write_its_table_says_that_the_runs_are_kept(tmp_path):
+    def listen(plan, lines):
+        (tmp_path / "sweep.csv").unlink()
+        (tmp_path / "sweep.csv").mkdir()
+
+    with pytest.raises(FileError) as told:
+        sweep(plans.product(small()), tmp_path, parallel="processes", show_progress=False, on_table=listen)
+    end = "the runs keep their checkpoints, and the same command continues them"
+    assert re.fullmatch(rf"{tmp_path}/sweep.csv is a folder, [^;]*; [^;]*; {end}\.", str(told.value))

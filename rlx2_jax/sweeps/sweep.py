@@ -25,7 +25,7 @@ import jax
 
 from rlx2_jax import compilation, lock, memory, numerics
 from rlx2_jax.config import Config
-from rlx2_jax.errors import ConfigError, WorkdirError
+from rlx2_jax.errors import ConfigError, FileError, WorkdirError
 from rlx2_jax.sweeps import hosts, layout, plan, table, workers
 from rlx2_jax.sweeps.batch import BatchRun
 from rlx2_jax.training import workdir as workdirs
@@ -150,6 +150,7 @@ def sweep(
     Raises:
       ConfigError: a sweep that cannot be.
       WorkdirError: a workdir that cannot be used.
+      FileError: something that cannot be written, such as on a full disk; it is said what is kept.
       CheckpointError: a checkpoint that is not good, or cannot be written.
     """
     directory = Path(workdir)
@@ -179,7 +180,13 @@ def sweep(
         if parallel == "processes":
             assert held is not None
             plan.write(directory, laid_out)
-            lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display, on_table)
+            try:
+                lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display, on_table)
+            except FileError as error:
+                told = (
+                    f"{str(error).rstrip('.')}; the runs keep their checkpoints, and the same command continues them."
+                )
+                raise type(error)(told) from None
             finished = all(line["finished"] or line["diverged"] for line in lines)
             display.say(_last_words(laid_out, directory, finished, stop.received or "the end of a worker"))
             return Result(laid_out, lines, finished, tuple(failed))
