@@ -127,8 +127,8 @@ def assert_same_run(found, expected):
 
 
 CASES = [
-    pytest.param("td3", "masked", (8,)),
     pytest.param("td3", "packed", (2,)),
+    pytest.param("td3", "masked", (8,), marks=pytest.mark.slow),
     pytest.param("td3", "masked", (2, 4), marks=pytest.mark.slow),
     pytest.param("sac", "masked", (4,), marks=pytest.mark.slow),
     pytest.param("td3", "packed", (4, 8), marks=pytest.mark.slow),

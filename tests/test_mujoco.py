@@ -369,6 +369,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, compute):
     chex.assert_trees_all_equal(resumed.policy.params, whole.policy.params)
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep_are_those_alone_in_one_program_and_as_processes(tmp_path):
     """Masks and counts in one program, where products are summed in another order; all bits as processes."""
     configs = product(small(env="Hopper-v4", eval_episodes=2), seeds=[1, 2])

@@ -91,6 +91,7 @@ def test_what_an_environment_gives_has_the_types_of_the_protocol(place):
     assert np.isfinite(rewards).all()
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_stopped_resumed_evaluated_and_swept_from_the_command_line(place):
     """By launchers that have never heard of it, in this process and in workers."""
     flags = [*flags_of(small(env=place)), cached()]

@@ -942,6 +942,7 @@ def smoke(study, tmp_path, *flags, run=launch):
     return run("reproduce.py", *given, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_study_in_small_from_the_command_line_to_its_report_and_on(tmp_path):
     done = smoke("table2", tmp_path, run=launch_here)
     assert done.returncode == 0, done.stderr

@@ -350,6 +350,7 @@ def test_runs_of_a_sweep_share_a_program_exactly_when_they_share_a_ticket(found,
         plans.lay_out(product(from_ticket(found), sparsities=["0.6/0.5", "0.7/0.5"]))
 
 
+@pytest.mark.slow
 def test_a_ticket_is_found_and_trained_from_the_command_line(tmp_path):
     run = ("--env=probe/action", "--hidden=16,16", "--batch_size=16", "--num_envs=4", "--total_steps=800", cached())
     run = (*run, "--episode_length=10", "--actor_sparsity=0.6", "--critic_sparsity=0.5", "--compute=masked")
