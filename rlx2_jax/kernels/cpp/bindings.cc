@@ -8,7 +8,7 @@
 //                  -> observation, action, partial_return, bootstrap_discount, next_observation, last, weight
 //   threefry:      key [2] -> bits [n]
 //   threefry keys: key [2], number [n] -> keys [n, 2]
-//   top links:     score [n], count -> mask [n]
+//   top links:     score [n], count [, among [n]] -> mask [n]
 //   index links:   mask [in, out] -> row_start, inputs, column_start, outputs, order
 //   adam:          parameters [n], gradient [n], mu [n], nu [n], count, step_size -> parameters, mu, nu, count
 //
@@ -19,6 +19,7 @@
 // operand, of size 1; those of take rows and both threefry calls are never shared.
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -419,15 +420,28 @@ ffi::Error ThreefryKeysCall(ffi::Buffer<ffi::U32> key, ffi::Buffer<ffi::U32> num
   return ffi::Error::Success();
 }
 
-ffi::Error TopLinksCall(ffi::RemainingArgs args, ffi::RemainingRets rets) {
+ffi::Error TopLinksCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
   Reader read(args, rets);
   int64_t size = -1;
   const auto score = read.In<Floats>("score", {&size});
   const auto count = read.In<Ints>("count", {});
+  Operand<bool> among;
+  if (args.size() > 2) among = read.In<Flags>("among", {&size});
   const auto mask = read.Out<Flags>("mask", {&size});
   if (!read.ok()) return read.error();
-  for (int64_t n = 0; n < read.calls(); ++n) {
-    TopLinks(read.At(score, n), size, *read.At(count, n), read.At(mask, n));
+  if (size > std::numeric_limits<int32_t>::max()) return Invalid("top links: too many scores");
+  const int64_t calls = read.calls(), threads = pool.num_threads();
+  const auto top = [&](int64_t n, int64_t helpers) {
+    TopLinks(read.At(score, n), read.At(among, n), size, *read.At(count, n), read.At(mask, n), helpers);
+  };
+  // Many small calls share the threads among them, large ones within.
+  const int64_t together = std::max<int64_t>(1, (int64_t{1} << 14) / std::max<int64_t>(1, size));
+  if (calls < 2 || size > int64_t{1} << 18) {
+    for (int64_t n = 0; n < calls; ++n) top(n, threads);
+  } else {
+    Team::Shared().Run((calls + together - 1) / together, threads, [&](int64_t task) {
+      for (int64_t n = task * together; n < std::min(calls, (task + 1) * together); ++n) top(n, 1);
+    });
   }
   return ffi::Error::Success();
 }
@@ -504,7 +518,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_threefry_keys, rlx2::ThreefryKeysCall,
                                   .Ret<xla::ffi::Buffer<xla::ffi::U32>>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_top_links, rlx2::TopLinksCall,
-                              xla::ffi::Ffi::Bind().RemainingArgs().RemainingRets());
+                              xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>().RemainingArgs().RemainingRets());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_index_links, rlx2::IndexLinksCall,
                               xla::ffi::Ffi::Bind().RemainingArgs().RemainingRets());

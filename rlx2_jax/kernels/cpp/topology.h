@@ -7,9 +7,9 @@
 
 namespace rlx2 {
 
-// Marks the `count` largest scores, or all if there are fewer; among equals the first win, NaN ranks below everything,
-// and both zeros are alike.
-void TopLinks(const float* score, int64_t size, int64_t count, bool* mask);
+// Marks the `count` largest scores, or all if there are fewer, of those that `among` marks, which may be null for all;
+// among equals the first win, NaN ranks below everything, and both zeros are alike. At most so many threads help.
+void TopLinks(const float* score, const bool* among, int64_t size, int64_t count, bool* mask, int64_t threads);
 
 // Where the links of one matrix stand, as `rlx2_jax/sparsity/links.py` stores them.
 struct LinkIndices {
