@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax.sparse import topology, trees
+from rlx2_jax.sparse import criteria, topology, trees
 from rlx2_jax.sparse.criteria import Criterion
 from rlx2_jax.sparse.densities import Density, Shape
 from rlx2_jax.sparse.errors import SparseError
@@ -55,8 +55,9 @@ def initial_masks(method: Method, params: Tree, key: jax.Array) -> Masks:
     def of_leaf(leaf: Leaf, weight: jax.Array, key: jax.Array) -> jax.Array:
         def one(weight: jax.Array, key: jax.Array) -> jax.Array:
             score = _score(method.initial, weight, jnp.zeros_like(weight), key, method)
-            target = method.structure.spread(counts[leaf.path], *score.shape)
-            return method.structure.join(jax.vmap(topology.top_connections)(score, target), leaf.shape)
+            target = method.structure.spread(counts[leaf.path], *score.values.shape)
+            chosen = jax.vmap(topology.top_connections)(score.plain(0.0), target)
+            return method.structure.join(chosen, leaf.shape)
 
         return _over(leaf.stack, one)(weight, _keys(key, weight.shape[: leaf.stack]))
 
@@ -123,17 +124,21 @@ def _mover(method: Method, leaf: Leaf, moved: jax.Array | float, count: jax.Arra
         drop_key, grow_key = jax.random.split(key)
         drop = _score(method.drop, weight, gradient, drop_key, method)
         grow = _score(method.grow, weight, gradient, grow_key, method)
-        target = None if count is None else structure.spread(count, *drop.shape)
+        target = None if count is None else structure.spread(count, *drop.values.shape)
         return structure.join(topology.exchange(structure.split(mask), drop, grow, moved, target), leaf.shape)
 
     return move
 
 
-def _score(criterion: Criterion, weight: jax.Array, gradient: jax.Array, key: jax.Array, method: Method) -> jax.Array:
-    score = criterion(weight, gradient, key)
-    if score.shape != weight.shape:
-        raise SparseError(f"a criterion gave scores {score.shape} of a weight {weight.shape}; give one to each entry.")
-    return method.structure.split(score)
+def _score(
+    criterion: Criterion, weight: jax.Array, gradient: jax.Array, key: jax.Array, method: Method
+) -> topology.Score:
+    # What these two look at is known, so that their sizes need not be written down first.
+    known = {criteria.magnitude: weight, criteria.gradient: gradient}.get(criterion)
+    values = criterion(weight, gradient, key) if known is None else known
+    if values.shape != weight.shape:
+        raise SparseError(f"a criterion gave scores {values.shape} of a weight {weight.shape}; give one to each entry.")
+    return topology.Score(method.structure.split(values), absolute=known is not None)
 
 
 def sparse_leaves(method: Method, params: Tree) -> list[Leaf | None]:

@@ -87,7 +87,7 @@ class NofM:
         whole = math.prod(shape) // self.m * self.n
         if not isinstance(count, jax.Array) and count != whole:
             raise SparseError(
-                f"{path}: {self.n} of {self.m} is a sparsity of {1 - self.n / self.m:g}, {whole} connections; ask for that."
+                f"{path}: {self.n} of {self.m} is a sparsity of {1 - self.n / self.m:g}, {whole} connections; ask for it."
             )
 
 

@@ -5,6 +5,8 @@ All functions act on one matrix, keep shapes, and take traced numbers.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -79,16 +81,29 @@ def drop_and_grow(
     Returns:
       The new weight, zero off the new mask, and the new mask.
     """
-    score = jnp.where(jnp.isnan(grow_score), 0.0, jnp.abs(grow_score))
     one = lambda x: x.reshape(1, -1)
-    new_mask = exchange(one(mask), one(jnp.abs(weight)), one(score), fraction).reshape(mask.shape)
+    drop, grow = Score(one(weight), absolute=True), Score(one(grow_score), absolute=True)
+    new_mask = exchange(one(mask), drop, grow, fraction).reshape(mask.shape)
     return jnp.where(new_mask & mask, weight, 0), new_mask
+
+
+class Score(NamedTuple):
+    """Scores of a leaf's entries, `[groups, size]`."""
+
+    values: jax.Array
+    absolute: bool = False
+    """Whether it is their sizes that count. It spares a pass over the leaf."""
+
+    def plain(self, nan: float) -> jax.Array:
+        """The scores themselves, with something for what is no number."""
+        values = jnp.abs(self.values) if self.absolute else self.values
+        return jnp.where(jnp.isnan(values), nan, values) if self.absolute else values
 
 
 def exchange(
     mask: jax.Array,
-    drop_score: jax.Array,
-    grow_score: jax.Array,
+    drop: Score,
+    grow: Score,
     fraction: jax.Array | float,
     target: jax.Array | None = None,
 ) -> jax.Array:
@@ -99,23 +114,33 @@ def exchange(
 
     Args:
       mask: `[groups, size]`.
-      drop_score: likewise; the smallest of active connections are dropped, NaN before all.
-      grow_score: likewise; the largest outside those kept are grown, NaN after all.
+      drop: the smallest of active connections are dropped, NaN before all.
+      grow: the largest outside those kept are grown; NaN after all, or as zero where sizes count.
       fraction: share of the connections to move, in [0, 1], traced.
       target: `[groups]`: connections that each group has afterwards; None for as many as it has.
     """
+    if mask.shape[0] == 1 and native.available():
+        flat = jax.ShapeDtypeStruct((mask.size,), bool)
+        call = jax.ffi.ffi_call(native.EXCHANGE_LINKS, flat, vmap_method="expand_dims")
+        scores = [score.values.astype(jnp.float32).ravel() for score in (drop, grow)]
+        numbers = jnp.asarray(fraction, jnp.float32), jnp.int32(-1) if target is None else target[0]
+        sizes = {"drop_sizes": drop.absolute, "grow_sizes": grow.absolute}
+        return call(mask.ravel(), *scores, *numbers, **sizes).reshape(mask.shape)
+    return _exchange(mask, drop.plain(-1.0), grow.plain(0.0), fraction, target)
+
+
+def _exchange(
+    mask: jax.Array, drop: jax.Array, grow: jax.Array, fraction: jax.Array | float, target: jax.Array | None
+) -> jax.Array:
     active = jnp.sum(mask, axis=1, dtype=jnp.int32)
     target = active if target is None else target
     left = jnp.minimum(active, target)
     total = jnp.sum(left, dtype=jnp.int32)
-    moved = jnp.floor(fraction * total.astype(jnp.float32)).astype(jnp.int32)
+    kept_number = total - jnp.floor(fraction * total.astype(jnp.float32)).astype(jnp.int32)
     per_group = jax.vmap(top_connections)
-    if mask.shape[0] == 1:
-        kept = top_connections(drop_score, total - moved, among=mask)
-        return kept | top_connections(grow_score, target[0] - (total - moved), among=~kept)
-    staying = per_group(drop_score, left, mask)
-    kept = top_connections(drop_score, total - moved, among=staying)
-    return kept | per_group(grow_score, target - jnp.sum(kept, axis=1, dtype=jnp.int32), ~kept)
+    staying = mask if mask.shape[0] == 1 else per_group(drop, left, mask)
+    kept = top_connections(drop, kept_number, among=staying)
+    return kept | per_group(grow, target - jnp.sum(kept, axis=1, dtype=jnp.int32), ~kept)
 
 
 def drop_fraction_at(initial: jax.Array, call: jax.Array, end: jax.Array) -> jax.Array:

@@ -30,7 +30,7 @@ class SparseState(NamedTuple):
     """State of a sparse optimiser: arrays alone, in a structure that never changes."""
 
     inner: Any
-    """Of the wrapped optimiser; zero off the masks."""
+    """Of the wrapped optimiser; zero off the masks (an optimiser that adds a constant to moments adds it there, too)."""
     masks: Masks
     """A boolean array for each sparse leaf, None for a dense one."""
     step: jax.Array
@@ -57,8 +57,12 @@ def sparsify(
 
     def init(params: Tree) -> SparseState:
         key = _given_key(seed)
-        masks = params if isinstance(params, _placeholder()) else events.initial_masks(method, params, key)
-        return SparseState(inner.init(params), masks, jnp.zeros((), jnp.int32), key)
+        if isinstance(params, _placeholder()):
+            return SparseState(inner.init(params), params, jnp.zeros((), jnp.int32), key)
+        masks = events.initial_masks(method, params, key)
+        first = inner.init(trees.apply(params, masks))
+        first = _reset(inner, first, masks) if method.reset_moments else first
+        return SparseState(first, masks, jnp.zeros((), jnp.int32), key)
 
     def update(
         updates: Tree,
@@ -74,12 +78,11 @@ def sparsify(
         if method.every:
             due = method.due(state.step) if event is None else jnp.asarray(event)
             masks = _event(method, due, updates, state, params, key)
-        moved, new = inner.update(trees.apply(updates, masks), state.inner, params, **extra)
-        if due is not None and method.instead:
-            moved = jax.tree.map(lambda u: jnp.where(due, 0, u), moved)
-            new = jax.tree.map(lambda a, b: jnp.where(due, a, b), state.inner, new)
-        if method.reset_moments:
-            new = _reset(inner, new, masks)
+        # Moments are masked on their way into the optimiser, which leaves what is zero and has no gradient at zero. On
+        # their way out it would keep XLA from fusing the update with them, at four times the cost.
+        before = _reset(inner, state.inner, masks) if method.reset_moments else state.inner
+        step = lambda: inner.update(trees.apply(updates, masks), before, params, **extra)
+        moved, new = step() if due is None or not method.instead else _unless(due, step, before)
         moved = trees.map_masks(lambda mask, u, p: u if mask is None else jnp.where(mask, u, -p), masks, moved, params)
         return moved, SparseState(new, masks, optax.safe_increment(state.step), state.key)
 
@@ -126,6 +129,12 @@ def _event(
         return events.rewire(method, params, state.masks, gradients, key=own, step=state.step).masks
 
     return jax.lax.cond(due, moved, lambda: state.masks)
+
+
+def _unless(due: jax.Array, step: Callable[[], tuple[Tree, Any]], before: Any) -> tuple[Tree, Any]:
+    """The optimiser's step, or none of it where an event is due."""
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step)[0])
+    return jax.lax.cond(due, lambda: (nothing, before), step)
 
 
 def _reset(inner: optax.GradientTransformation, state: Any, masks: Masks) -> Any:

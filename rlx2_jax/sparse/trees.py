@@ -45,7 +45,8 @@ def map_masks(function: Callable[..., Any], masks: Masks, *trees: Tree) -> Tree:
     Raises:
       SparseError: a tree has not the structure of the masks.
     """
-    leaves, structure = jax.tree.flatten(trees[0])
+    leaves = jax.tree.leaves(trees[0])
+    structure: Any = jax.tree.structure(trees[0])
     try:
         rest = [structure.flatten_up_to(tree) for tree in (masks, *trees[1:])]
     except (ValueError, TypeError) as error:
