@@ -86,8 +86,9 @@ class NofM:
             )
         whole = math.prod(shape) // self.m * self.n
         if not isinstance(count, jax.Array) and count != whole:
+            sparsity = 1 - self.n / self.m
             raise SparseError(
-                f"{path}: {self.n} of {self.m} is a sparsity of {1 - self.n / self.m:g}, {whole} connections; ask for it."
+                f"{path}: {self.n} of {self.m} is a sparsity of {sparsity:g}, {whole} connections; ask for it."
             )
 
 

@@ -30,7 +30,7 @@ class SparseState(NamedTuple):
     """State of a sparse optimiser: arrays alone, in a structure that never changes."""
 
     inner: Any
-    """Of the wrapped optimiser; zero off the masks (an optimiser that adds a constant to moments adds it there, too)."""
+    """Of the wrapped optimiser; zero off the masks, but for what it adds to moments that have no gradient."""
     masks: Masks
     """A boolean array for each sparse leaf, None for a dense one."""
     step: jax.Array
