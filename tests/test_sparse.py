@@ -28,7 +28,7 @@ OPTIMISERS = {
     "adafactor": lambda: optax.adafactor(0.1, min_dim_size_to_factor=4),
     "rmsprop": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.rmsprop(0.1, momentum=0.5)),
     "adagrad": lambda: optax.adagrad(0.1),
-    "injected": lambda: optax.inject_hyperparams(optax.adam, hyperparam_dtype=jnp.float32)(learning_rate=0.1),
+    "injected": lambda: optax.inject_hyperparams(optax.adam)(learning_rate=0.1),
 }
 METHODS = {
     "static": lambda inner, **parts: sparse.static(inner, density=sparse.erdos_renyi(0.5), **parts),
@@ -129,7 +129,7 @@ CASES = [
         METHODS,
         [*OPTIMISERS, "adam"],
         ["list", "dict", "dataclass"] * 3,
-        [jnp.float32, jnp.bfloat16] * 4 + [jnp.float32],
+        [jnp.float32, jnp.bfloat16] * 3 + [jnp.bfloat16, jnp.float32, jnp.float32],
         strict=True,
     )
 ]

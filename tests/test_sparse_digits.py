@@ -14,7 +14,7 @@ from rlx2_jax import sparse
 pytestmark = pytest.mark.slow
 
 SEEDS = 5
-STEPS, BATCH = 800, 64
+STEPS, BATCH = 1500, 32
 
 
 class Convolutional(linen.Module):
@@ -22,9 +22,9 @@ class Convolutional(linen.Module):
 
     @linen.compact
     def __call__(self, x):
-        x = linen.relu(linen.Conv(8, (3, 3))(x[..., None]))
-        x = linen.avg_pool(linen.relu(linen.Conv(16, (3, 3))(x)), (2, 2), (2, 2))
-        x = linen.relu(linen.Dense(64)(x.reshape(*x.shape[:-3], -1)))
+        x = linen.relu(linen.Conv(16, (3, 3), strides=2)(x[..., None]))
+        x = linen.relu(linen.Conv(32, (3, 3), strides=2)(x))
+        x = linen.relu(linen.Dense(256)(x.reshape(*x.shape[:-3], -1)))
         return linen.Dense(10)(x)
 
 
@@ -40,8 +40,8 @@ def perceptron():
 
     def make(key):
         rngs = nnx.Rngs(key)
-        layers = (nnx.Linear(64, 128, rngs=rngs), nnx.relu, nnx.Linear(128, 128, rngs=rngs), nnx.relu)
-        return nnx.Sequential(*layers, nnx.Linear(128, 10, rngs=rngs))
+        layers = (nnx.Linear(64, 256, rngs=rngs), nnx.relu, nnx.Linear(256, 256, rngs=rngs), nnx.relu)
+        return nnx.Sequential(*layers, nnx.Linear(256, 10, rngs=rngs))
 
     graph = nnx.graphdef(nnx.eval_shape(lambda: make(jax.random.key(0))))
     apply = lambda params, x: nnx.merge(graph, params)(x.reshape(*x.shape[:-2], 64))
@@ -75,13 +75,13 @@ def accuracies(model, method):
     """Share of held-out digits told right after training, by seed, and the density at the end; one program."""
     images, labels, test_images, test_labels = digits()
     make, apply, over_seeds = MODELS[model]()
-    inner = optax.adam(optax.cosine_decay_schedule(2e-3, STEPS))
-    wide = {"until": 3 * STEPS // 4, "every": 50}
+    inner = optax.adam(optax.cosine_decay_schedule(3e-3, STEPS))
+    wide = {"until": 3 * STEPS // 4, "every": 25}
     tx = {
         "dense": lambda: sparse.dense(inner),
         "static": lambda: sparse.static(inner, density=sparse.erdos_renyi(0.9)),
         "rigl": lambda: sparse.rigl(inner, density=sparse.erdos_renyi(0.9), **wide),
-        "gradual": lambda: sparse.gradual(inner, density=sparse.uniform(0.95), begin=100, end=600, every=50),
+        "gradual": lambda: sparse.gradual(inner, density=sparse.erdos_renyi(0.95), begin=100, end=900, every=50),
     }[method]()
 
     def loss(params, x, y):
@@ -104,7 +104,7 @@ def accuracies(model, method):
 
     # The steps are nobody's own, so that under `vmap` an event stays a branch.
     times = {"rigl": sparse.methods.rigl(density=sparse.uniform(0.9), **wide).due}
-    times["gradual"] = sparse.methods.gradual(density=sparse.uniform(0.9), begin=100, end=600, every=50).due
+    times["gradual"] = sparse.methods.gradual(density=sparse.uniform(0.9), begin=100, end=900, every=50).due
     due = times.get(method, lambda i: False)
     right, density = jax.jit(over_seeds(train))(jax.random.split(jax.random.PRNGKey(0), SEEDS))
     print(f"{model:<10} {method:<8} {np.round(100 * np.asarray(right), 1)} density {np.asarray(density)[0]:.4f}")

@@ -134,7 +134,7 @@ def _score(
     criterion: Criterion, weight: jax.Array, gradient: jax.Array, key: jax.Array, method: Method
 ) -> topology.Score:
     # What these two look at is known, so that their sizes need not be written down first.
-    known = {criteria.magnitude: weight, criteria.gradient: gradient}.get(criterion)
+    known = weight if criterion is criteria.magnitude else gradient if criterion is criteria.gradient else None
     values = criterion(weight, gradient, key) if known is None else known
     if values.shape != weight.shape:
         raise SparseError(f"a criterion gave scores {values.shape} of a weight {weight.shape}; give one to each entry.")

@@ -68,8 +68,8 @@ class Method:
     until: int | None = None
     """No event at this step or later."""
     instead: bool = False
-    """Whether an event takes the place of the optimiser's step, as in Evci et al., algorithm 1, or comes before it. If it
-    does, other updates are slower: the branch keeps XLA from fusing them with what they are applied to."""
+    """Whether an event takes the place of the optimiser's step, as in Evci et al., algorithm 1, or comes before it.
+    If it does, other updates are slower: the branch keeps XLA from fusing them with what they are applied to."""
     reset_moments: bool = True
     """Whether the optimiser's moments are zero off the mask, so that what grows again has forgotten."""
 
