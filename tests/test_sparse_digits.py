@@ -76,11 +76,11 @@ def accuracies(model, method):
     images, labels, test_images, test_labels = digits()
     make, apply, over_seeds = MODELS[model]()
     inner = optax.adam(optax.cosine_decay_schedule(3e-3, STEPS))
-    wide = {"until": 3 * STEPS // 4, "every": 25}
+    wide = {"until": 3 * STEPS // 4, "every": 10}
     tx = {
         "dense": lambda: sparse.dense(inner),
         "static": lambda: sparse.static(inner, density=sparse.erdos_renyi(0.9)),
-        "rigl": lambda: sparse.rigl(inner, density=sparse.erdos_renyi(0.9), **wide),
+        "rigl": lambda: sparse.rigl(inner, density=sparse.erdos_renyi(0.9), fraction=0.5, **wide),
         "gradual": lambda: sparse.gradual(inner, density=sparse.erdos_renyi(0.95), begin=100, end=900, every=50),
     }[method]()
 
