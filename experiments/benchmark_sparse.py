@@ -56,6 +56,7 @@ def main(argv: Sequence[str]) -> int | None:
     del argv
     if not 0 <= SPARSITY.value < 1 or BATCH.value < 1:
         raise ConfigError("use a sparsity in [0, 1) and a batch of 1 or more.")
+    shapes = [shape(text) for text in SIZES.value]
     path: Path = OUTPUT.value
     launcher.check_output(path, OUTPUT.name, (".json",))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +66,7 @@ def main(argv: Sequence[str]) -> int | None:
         f"{'weights':>9} {'what':<8} {'contestant':<8} {'ms (quartiles)':>24} {'over dense (quartiles)':>26} {'n':>6}"
     )
     results: list[dict[str, Any]] = []
-    for millions in SIZES.value:
-        sides = shape(float(millions) * 1e6)
+    for sides in shapes:
         for measured in (race_updates(sides), race_steps(sides), race_events(sides)):
             results.extend(measured)
             for line in measured:
@@ -79,8 +79,12 @@ def main(argv: Sequence[str]) -> int | None:
     return 0
 
 
-def shape(weights: float) -> tuple[int, ...]:
-    """Sides of a perceptron with three hidden layers and about so many weights."""
+def shape(millions: str) -> tuple[int, ...]:
+    """Sides of a perceptron with three hidden layers and about so many millions of weights."""
+    try:
+        weights = min(max(1e6 * float(millions), 0), 1e9)
+    except ValueError:
+        weights = 0
     ends = INPUTS + OUTPUTS
     hidden = (-ends + math.sqrt(ends**2 + 8 * weights)) / 4
     if hidden < 1:
