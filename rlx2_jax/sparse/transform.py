@@ -195,8 +195,8 @@ def _transforming(
 
     @functools.wraps(make)
     def wrap(inner: optax.GradientTransformation, *args: P.args, **parts: P.kwargs) -> Any:
-        seed = parts.pop("seed", 0)
-        return sparsify(inner, make(*args, **parts), seed=int(str(seed)))
+        seed: Any = parts.pop("seed", 0)
+        return sparsify(inner, make(*args, **parts), seed=seed)
 
     own = inspect.signature(make)
     first = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD)
