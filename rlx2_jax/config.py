@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from rlx2_jax import envs, networks
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.sparse.densities import erdos_renyi_densities
 from rlx2_jax.sparsity import densities, methods
 
 PAPER_STEPS = 3_000_000
@@ -524,7 +525,7 @@ def _structure(c: Config, name: str, sizes: tuple[int, ...]) -> Structure:
         if methods.METHODS[c.method].structure == "tiny":
             width = densities.tiny_width(sizes, sparsity)
             return Structure(sizes, densities.tiny_links(sizes, width), width)
-        return Structure(sizes, densities.link_counts(shapes, densities.erdos_renyi(shapes, sparsity)), max(c.hidden))
+        return Structure(sizes, densities.link_counts(shapes, erdos_renyi_densities(shapes, sparsity)), max(c.hidden))
     except ValueError as error:
         raise ConfigError(f"{name}_sparsity={sparsity}: {error}") from None
 

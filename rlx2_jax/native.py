@@ -18,13 +18,14 @@ THREEFRY = "rlx2_threefry"
 THREEFRY_KEYS = "rlx2_threefry_keys"
 ADAM = "rlx2_adam"
 TOP_LINKS = "rlx2_top_links"
+EXCHANGE_LINKS = "rlx2_exchange_links"
 INDEX_LINKS = "rlx2_index_links"
 MUJOCO_RESET = "rlx2_mujoco_reset"
 MUJOCO_STEP = "rlx2_mujoco_step"
 
 CALLS = (
     *(FORWARD, BACKWARD, TAKE_ROWS, TAKE_WINDOWS, THREEFRY, THREEFRY_KEYS, ADAM, TOP_LINKS, INDEX_LINKS),
-    *(MUJOCO_RESET, MUJOCO_STEP),
+    *(EXCHANGE_LINKS, MUJOCO_RESET, MUJOCO_STEP),
 )
 
 MISSING = (

@@ -15,7 +15,8 @@ from rlx2_jax import files, policies, tickets
 from rlx2_jax.agents import base
 from rlx2_jax.config import AGENTS
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
-from rlx2_jax.sparsity import masks, topology
+from rlx2_jax.sparse import topology
+from rlx2_jax.sparsity import masks
 from rlx2_jax.sweeps import workers
 from rlx2_jax.training import clone, make_program, train
 from rlx2_jax.training.cloning import Examples, make_cloning

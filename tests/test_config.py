@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rlx2_jax import config as configs
 from rlx2_jax.config import NEVER, Config, make_hparams, make_schedule, resolve
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.sparsity import erdos_renyi, methods
+from rlx2_jax.sparse.densities import erdos_renyi_densities
+from rlx2_jax.sparsity import methods
 from tests.conftest import small
 
 NAMES = {
@@ -243,7 +244,7 @@ def test_hparams_hold_the_links_of_erdos_renyi():
         (hparams.actor_links, [(3, 16), (16, 16), (16, 1)], 0.8),
         (hparams.critic_links, [(4, 16), (16, 16), (16, 1)], 0.5),
     ):
-        expected = np.multiply(erdos_renyi(shapes, sparsity), [i * o for i, o in shapes])
+        expected = np.multiply(erdos_renyi_densities(shapes, sparsity), [i * o for i, o in shapes])
         np.testing.assert_array_equal(links, np.round(expected))
 
 

@@ -442,7 +442,8 @@ def test_the_kernels_are_clean_under_sanitizers(tmp_path, sanitizer):
     sources = ROOT / "rlx2_jax" / "kernels" / "cpp"
     program = tmp_path / "harness"
     options = ["-std=c++17", "-O1", "-g", "-ffp-contract=fast", "-Wno-psabi", "-pthread"]
-    files = [ROOT / "tests" / "native" / "harness.cc", sources / "data.cc", sources / "perceptron.cc"]
+    files = [ROOT / "tests" / "native" / "harness.cc"]
+    files += [sources / name for name in ("data.cc", "perceptron.cc", "topology.cc")]
     build = ["g++", *options, f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{sources}", *files]
     subprocess.run([*build, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True, timeout=300)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlx2_jax import native
-from rlx2_jax.sparsity import drop_and_grow, masks, topology
+from rlx2_jax.sparse import drop_and_grow, topology
+from rlx2_jax.sparsity import masks
 
 SIDES = st.sampled_from([1, 3, 8])
 FRACTION = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1, width=32))
@@ -33,8 +34,11 @@ def event(weight, mask, score, fraction):
     return masks.per_matrix(lambda w, m, s: drop_and_grow(w, m, s, fraction))(weight, mask, score)
 
 
-TOP_LINKS = [
-    jax.jit(f) for f in ((topology.top_links, topology._top_links) if native.available() else (topology.top_links,))
+TOP = [
+    jax.jit(f)
+    for f in (
+        (topology.top_connections, topology._top_connections) if native.available() else (topology.top_connections,)
+    )
 ]
 event_per_fraction = jax.jit(jax.vmap(drop_and_grow, in_axes=(None, None, None, 0)))
 
@@ -129,11 +133,11 @@ def test_nan_scores_grow_last():
 
 
 @given(hnp.arrays(np.float32, st.tuples(SIDES, SIDES), elements=SCORE), st.integers(0, 80))
-def test_top_links_takes_exactly_the_largest_first_come_first_served(score, count):
+def test_top_connections_takes_exactly_the_largest_first_come_first_served(score, count):
     flat = score.ravel().tolist()
     order = sorted(range(len(flat)), key=lambda i: (np.isnan(flat[i]), -np.nan_to_num(flat[i], nan=0.0), i))
-    for top_links in TOP_LINKS:
-        assert sorted(np.flatnonzero(top_links(score, count))) == sorted(order[:count])
+    for top_connections in TOP:
+        assert sorted(np.flatnonzero(top_connections(score, count))) == sorted(order[:count])
 
 
 def test_drop_fraction_anneals_from_zeta0_by_a_cosine_and_stops_at_the_end():

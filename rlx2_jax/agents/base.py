@@ -19,8 +19,8 @@ from flax import linen as nn
 from rlx2_jax import kernels, networks, tickets
 from rlx2_jax.config import Config, HParams, link_counts
 from rlx2_jax.replay import Batch
+from rlx2_jax.sparse import topology
 from rlx2_jax.sparsity import masks as masking
-from rlx2_jax.sparsity import topology
 
 T = TypeVar("T")
 

@@ -1,7 +1,8 @@
-"""Sparsity: how many links each matrix has, where they are, and how they move."""
+"""Sparsity of the package's own networks: how many links each matrix has, and where they are.
 
-from rlx2_jax.sparsity.densities import erdos_renyi
+How links move, and how many a matrix gets, is `rlx2_jax.sparse`, which serves any model.
+"""
+
 from rlx2_jax.sparsity.methods import METHODS
-from rlx2_jax.sparsity.topology import drop_and_grow
 
-__all__ = ["METHODS", "drop_and_grow", "erdos_renyi"]
+__all__ = ["METHODS"]

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from rlx2_jax import networks
+from rlx2_jax.sparse import topology
 from rlx2_jax.sparsity import links as packing
-from rlx2_jax.sparsity import topology
 from rlx2_jax.sparsity.links import Links
 
 Masks = Any
@@ -47,7 +47,7 @@ def initial_masks(
         score = jax.random.uniform(layer_key, kernel.shape) if random else jnp.abs(kernel)
         score = jnp.where(support, score, -jnp.inf)
         result[name] = {
-            "kernel": per_matrix(lambda s, count=count: topology.top_links(s, count))(score),
+            "kernel": per_matrix(lambda s, count=count: topology.top_connections(s, count))(score),
             "bias": jnp.ones_like(bias, bool),
         }
     return result

@@ -37,7 +37,8 @@ from rlx2_jax import envs, evaluation, files, memory, networks, numerics, polici
 from rlx2_jax.agents import SparseNetwork, base
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, DivergedError
-from rlx2_jax.sparsity import masks, topology
+from rlx2_jax.sparse import topology
+from rlx2_jax.sparsity import masks
 from rlx2_jax.training import compute
 from rlx2_jax.training import workdir as workdirs
 from rlx2_jax.training.program import ASIDE, agent_masks, crossed, make_program

@@ -40,7 +40,8 @@ from rlx2_jax.config import (
 )
 from rlx2_jax.devices import Share
 from rlx2_jax.replay import Replay
-from rlx2_jax.sparsity import masks, topology
+from rlx2_jax.sparse import topology
+from rlx2_jax.sparsity import masks
 
 Report = dict[str, jax.Array]
 """Scalars of one evaluation and of the training since the one before."""

@@ -1,6 +1,7 @@
 // The kernels without Python, for sanitizers: random networks against plain loops, whatever the number of threads,
 // several callers at once, and indices that must be refused. Exits 0 if all is well.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -11,6 +12,7 @@
 
 #include "data.h"
 #include "perceptron.h"
+#include "topology.h"
 
 namespace {
 
@@ -369,6 +371,63 @@ void TestData() {
   for (int64_t i = 0; i < count; ++i) CHECK((keys[2 * i] ^ keys[2 * i + 1]) == bits[i]);
 }
 
+// The `count` largest by sorting, among equals the first.
+std::vector<char> Largest(const std::vector<float>& score, const std::vector<char>& may, int64_t count) {
+  std::vector<int64_t> order;
+  for (size_t i = 0; i < score.size(); ++i) {
+    if (may[i]) order.push_back(i);
+  }
+  const auto better = [&](int64_t a, int64_t b) { return score[b] != score[b] ? score[a] == score[a] : score[a] > score[b]; };
+  std::stable_sort(order.begin(), order.end(), better);
+  std::vector<char> chosen(score.size());
+  for (int64_t i = 0; i < count && i < static_cast<int64_t>(order.size()); ++i) chosen[order[i]] = 1;
+  return chosen;
+}
+
+void TestTopology() {
+  std::mt19937 random(3);
+  for (const int64_t size : {0, 1, 7, 32, 33, 1000, 5000, 200000}) {
+    for (int kind = 0; kind < 3; ++kind) {
+      std::vector<float> weight(size), score(size);
+      std::vector<char> on(size), all(size, 1);
+      for (int64_t i = 0; i < size; ++i) {
+        // Ties; many zeros; the largest at the end, where a sample is misled least.
+        weight[i] = kind == 0 ? static_cast<float>(random() % 7) - 3 : std::normal_distribution<float>()(random);
+        score[i] = kind == 1 ? (random() % 50 ? 0.0f : NAN) : static_cast<float>(i % 977) - 400;
+        on[i] = random() % 10 < 3;
+      }
+      const std::vector<char> mask = on;
+      const int64_t active = std::count(on.begin(), on.end(), 1);
+      for (const int64_t threads : {1, 4}) {
+        Array<bool> marks(size), out(size);
+        for (int64_t i = 0; i < size; ++i) marks[i] = mask[i];
+        for (const int64_t count : {int64_t{-1}, int64_t{0}, size / 3, size, size + 1}) {
+          rlx2::TopLinks(score.data(), nullptr, size, count, out.get(), threads);
+          std::vector<char> expected = Largest(score, all, count);
+          for (int64_t i = 0; i < size; ++i) CHECK(out[i] == static_cast<bool>(expected[i]));
+          rlx2::TopLinks(score.data(), marks.get(), size, count, out.get(), threads);
+          expected = Largest(score, mask, count);
+          for (int64_t i = 0; i < size; ++i) CHECK(out[i] == static_cast<bool>(expected[i]));
+        }
+        const float fraction = 0.3f;
+        const int32_t target = -1;
+        rlx2::Exchange event;
+        event.size = size, event.mask = marks.get(), event.drop = weight.data(), event.grow = score.data();
+        event.fraction = &fraction, event.target = &target, event.drop_sizes = event.grow_sizes = true;
+        event.next = out.get();
+        rlx2::ExchangeLinks(event, threads);
+        std::vector<float> drop(size), grow(size);
+        for (int64_t i = 0; i < size; ++i) drop[i] = std::fabs(weight[i]), grow[i] = score[i] != score[i] ? 0 : std::fabs(score[i]);
+        const int64_t moved = static_cast<int64_t>(std::floor(fraction * static_cast<float>(active)));
+        std::vector<char> kept = Largest(drop, mask, active - moved), others(size);
+        for (int64_t i = 0; i < size; ++i) others[i] = !kept[i];
+        const std::vector<char> grown = Largest(grow, others, moved);
+        for (int64_t i = 0; i < size; ++i) CHECK(out[i] == static_cast<bool>(kept[i] | grown[i]));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -376,5 +435,6 @@ int main() {
   TestAgainstLoops();
   TestManyCallers();
   TestRefusals();
+  TestTopology();
   std::puts("ok");
 }

@@ -8,7 +8,8 @@
 //                  -> observation, action, partial_return, bootstrap_discount, next_observation, last, weight
 //   threefry:      key [2] -> bits [n]
 //   threefry keys: key [2], number [n] -> keys [n, 2]
-//   top links:     score [n], count -> mask [n]
+//   top links:     score [n], count [, among [n]] -> mask [n]
+//   exchange links: mask [n], drop score [n], grow score [n], fraction, target -> mask [n]
 //   index links:   mask [in, out] -> row_start, inputs, column_start, outputs, order
 //   adam:          parameters [n], gradient [n], mu [n], nu [n], count, step_size -> parameters, mu, nu, count
 //
@@ -19,6 +20,7 @@
 // operand, of size 1; those of take rows and both threefry calls are never shared.
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -419,16 +421,59 @@ ffi::Error ThreefryKeysCall(ffi::Buffer<ffi::U32> key, ffi::Buffer<ffi::U32> num
   return ffi::Error::Success();
 }
 
-ffi::Error TopLinksCall(ffi::RemainingArgs args, ffi::RemainingRets rets) {
+// Body(call, threads) for each call: many small ones share the threads among them, large ones within.
+template <typename Body>
+void SharedOut(int64_t calls, int64_t size, int64_t threads, const Body& body) {
+  constexpr int64_t kTogether = 1 << 14, kLarge = 1 << 18;
+  if (calls < 2 || size > kLarge) {
+    for (int64_t n = 0; n < calls; ++n) body(n, threads);
+    return;
+  }
+  const int64_t some = std::max<int64_t>(1, kTogether / std::max<int64_t>(1, size));
+  Team::Shared().Run((calls + some - 1) / some, threads, [&](int64_t task) {
+    for (int64_t n = task * some; n < std::min(calls, (task + 1) * some); ++n) body(n, 1);
+  });
+}
+
+ffi::Error TopLinksCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
   Reader read(args, rets);
   int64_t size = -1;
   const auto score = read.In<Floats>("score", {&size});
   const auto count = read.In<Ints>("count", {});
+  Operand<bool> among;
+  if (args.size() > 2) among = read.In<Flags>("among", {&size});
   const auto mask = read.Out<Flags>("mask", {&size});
   if (!read.ok()) return read.error();
-  for (int64_t n = 0; n < read.calls(); ++n) {
-    TopLinks(read.At(score, n), size, *read.At(count, n), read.At(mask, n));
-  }
+  if (size > std::numeric_limits<int32_t>::max()) return Invalid("top links: too many scores");
+  SharedOut(read.calls(), size, pool.num_threads(), [&](int64_t n, int64_t threads) {
+    TopLinks(read.At(score, n), read.At(among, n), size, *read.At(count, n), read.At(mask, n), threads);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error ExchangeLinksCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool drop_sizes,
+                             bool grow_sizes) {
+  Reader read(args, rets);
+  Exchange shape;
+  shape.drop_sizes = drop_sizes, shape.grow_sizes = grow_sizes;
+  const auto mask = read.In<Flags>("mask", {&shape.size});
+  const auto drop = read.In<Floats>("drop", {&shape.size});
+  const auto grow = read.In<Floats>("grow", {&shape.size});
+  const auto fraction = read.In<Floats>("fraction", {});
+  const auto target = read.In<Ints>("target", {});
+  const auto next = read.Out<Flags>("next", {&shape.size});
+  if (!read.ok()) return read.error();
+  if (shape.size > std::numeric_limits<int32_t>::max()) return Invalid("exchange links: too many scores");
+  SharedOut(read.calls(), shape.size, pool.num_threads(), [&](int64_t n, int64_t threads) {
+    Exchange exchange = shape;
+    exchange.mask = read.At(mask, n);
+    exchange.drop = read.At(drop, n);
+    exchange.grow = read.At(grow, n);
+    exchange.fraction = read.At(fraction, n);
+    exchange.target = read.At(target, n);
+    exchange.next = read.At(next, n);
+    ExchangeLinks(exchange, threads);
+  });
   return ffi::Error::Success();
 }
 
@@ -504,7 +549,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_threefry_keys, rlx2::ThreefryKeysCall,
                                   .Ret<xla::ffi::Buffer<xla::ffi::U32>>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_top_links, rlx2::TopLinksCall,
-                              xla::ffi::Ffi::Bind().RemainingArgs().RemainingRets());
+                              xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>().RemainingArgs().RemainingRets());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_exchange_links, rlx2::ExchangeLinksCall,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<bool>("drop_sizes")
+                                  .Attr<bool>("grow_sizes"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_index_links, rlx2::IndexLinksCall,
                               xla::ffi::Ffi::Bind().RemainingArgs().RemainingRets());

@@ -1,0 +1,41 @@
+"""What depends on time: functions of a step, the number of updates made so far, as optax's schedules are.
+
+A fraction says which share of a leaf's connections an event moves. A progress says how far a leaf is on its way from
+the density it begins with (0) to the one it ends with (1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from rlx2_jax.sparse import topology
+from rlx2_jax.sparse.errors import SparseError
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+def constant(value: float) -> Schedule:
+    """The same at every step."""
+    return lambda step: jnp.full(jnp.shape(step), value, jnp.float32)
+
+
+def cosine(initial: float, until: int) -> Schedule:
+    """From `initial` down to 0 at `until`, by half a cosine, and 0 afterwards (Evci et al., 2020, section 3)."""
+    if not 0 <= initial <= 1 or until < 1:
+        raise SparseError(f"cosine({initial}, until={until}): use a share in [0, 1], and 1 step or more.")
+    return lambda step: topology.drop_fraction_at(jnp.float32(initial), jnp.asarray(step), jnp.int32(until))
+
+
+def cubic(begin: int, end: int) -> Schedule:
+    """From 0 at `begin` to 1 at `end`, fast at first: `1 - (1 - t)^3` (Zhu and Gupta, 2017, equation 1)."""
+    if not 0 <= begin < end:
+        raise SparseError(f"cubic({begin}, {end}): begin at step 0 or later, and end after that.")
+
+    def progress(step: jax.Array) -> jax.Array:
+        left = 1 - (jnp.asarray(step) - begin).astype(jnp.float32) / (end - begin)
+        return 1 - jnp.clip(left, 0, 1) ** 3
+
+    return progress

@@ -1,0 +1,79 @@
+"""Pytrees of parameters and of masks: which leaves are sparse, and what is off their masks.
+
+Masks have the structure of the parameters: a boolean array for a sparse leaf, None for a dense one. What optax puts in
+place of leaves that are not a transformation's (`MaskedNode`) stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlx2_jax.sparse.errors import SparseError
+
+Tree = Any
+Masks = Any
+Where = Callable[[str, jax.ShapeDtypeStruct], bool]
+"""Of a leaf's path and of one matrix's shape and type, without the axes of a stack: whether it is sparse."""
+
+_DENSE_NAMES = re.compile(r"(^|/)(b|bias|scale|offset|[^/]*embed[^/]*)$", re.IGNORECASE)
+
+
+def matrices(path: str, leaf: jax.ShapeDtypeStruct) -> bool:
+    """Matrices and convolution kernels: two axes or more, floating, and not named a bias, a scale or an embedding."""
+    return len(leaf.shape) >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating) and not _DENSE_NAMES.search(path)
+
+
+def path_of(keys: tuple[Any, ...]) -> str:
+    """A leaf's path, such as `Dense_0/kernel`; the `value` that NNX ends paths with is left out."""
+    return str(jax.tree_util.keystr(keys, simple=True, separator="/")).removesuffix("/value")
+
+
+def apply(tree: Tree, masks: Masks) -> Tree:
+    """Zero a tree of the parameters' shapes off the masks; leaves without a mask as they are."""
+    return map_masks(lambda mask, x: x if mask is None else jnp.where(mask, x, jnp.zeros((), x.dtype)), masks, tree)
+
+
+def map_masks(function: Callable[..., Any], masks: Masks, *trees: Tree) -> Tree:
+    """`function(mask, *leaves)` of each leaf, mask None for a dense one; the result has the structure of `trees`.
+
+    Raises:
+      SparseError: a tree has not the structure of the masks.
+    """
+    leaves = jax.tree.leaves(trees[0])
+    structure: Any = jax.tree.structure(trees[0])
+    try:
+        rest = [structure.flatten_up_to(tree) for tree in (masks, *trees[1:])]
+    except (ValueError, TypeError) as error:
+        raise SparseError(
+            "the state, the parameters and the gradients are not of one tree; call sparse.init with these parameters."
+        ) from error
+    return jax.tree.unflatten(structure, [function(mask, x, *xs) for x, mask, *xs in zip(leaves, *rest, strict=True)])
+
+
+def merge(first: Masks, second: Masks) -> Masks:
+    """Masks of two transformations of one tree as one: where both have one, what is on both."""
+    nothing = lambda x: x is None or isinstance(x, optax.MaskedNode)
+
+    def both(a: Any, b: Any) -> Any:
+        if nothing(a) or nothing(b):
+            return (None if nothing(b) else b) if nothing(a) else a
+        return a & b
+
+    return jax.tree.map(both, first, second, is_leaf=nothing)
+
+
+def connections_of(masks: Masks) -> dict[str, jax.Array]:
+    """Connections of each sparse leaf by path, int32."""
+    return {path_of(keys): jnp.sum(m, dtype=jnp.int32) for keys, m in jax.tree_util.tree_leaves_with_path(masks)}
+
+
+def density_of(masks: Masks) -> jax.Array:
+    """Share of the sparse leaves' entries that are connections."""
+    found = connections_of(masks)
+    return sum(found.values(), jnp.int32(0)) / sum(mask.size for mask in jax.tree.leaves(masks))
