@@ -19,8 +19,8 @@ CHECKS = (
     Check("style", 0.1, ("ruff", "check", ".")),
     Check("format", 0.1, ("ruff", "format", "--check", ".")),
     Check("types", 1, ("mypy",)),
-    Check("default tests", 6.5, ("pytest",)),
-    Check("slow tests: learning, attacks, hosts, studies", 17, ("pytest", "-m", "slow", "--dist", "worksteal")),
+    Check("default tests", 7, ("pytest",)),
+    Check("slow tests: learning, attacks, hosts, studies", 19, ("pytest", "-m", "slow", "--dist", "worksteal")),
 )
 
 

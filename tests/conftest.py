@@ -74,6 +74,14 @@ LONG = (
     "agents",
     "mujoco",
     "envs",
+    "own_envs",
+    "sparse",
+    "settings",
+    "workdir",
+    "sparse_events",
+    "benchmark_sparse",
+    "sweep_layout",
+    "public",
 )
 """Files of tests that take longest, in the order of their length."""
 

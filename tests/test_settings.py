@@ -88,10 +88,16 @@ STRANGE = "JAX_ENABLE_X64=1 JAX_NUMPY_DTYPE_PROMOTION=strict JAX_NUMPY_RANK_PROM
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", ["td3", "sac"])
 @pytest.mark.parametrize(
-    "settings",
-    [STRANGE, "JAX_DEFAULT_PRNG_IMPL=rbg", "JAX_DEFAULT_PRNG_IMPL=unsafe_rbg", "JAX_DISABLE_JIT=1"],
+    ("agent", "settings"),
+    [
+        ("td3", STRANGE),
+        ("sac", STRANGE),
+        ("td3", "JAX_DEFAULT_PRNG_IMPL=rbg"),
+        ("sac", "JAX_DEFAULT_PRNG_IMPL=unsafe_rbg"),
+        ("td3", "JAX_DISABLE_JIT=1"),
+        ("sac", "JAX_DISABLE_JIT=1"),
+    ],
 )
 def test_a_process_with_settings_trains_and_evaluates(agent, settings, tmp_path):
     compute = {"td3": "packed", "sac": "masked"}[agent]

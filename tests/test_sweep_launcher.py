@@ -1,7 +1,6 @@
 """Sweeps as a person types them: real processes on one and several hosts, killed and started again, and bad input."""
 
 import csv
-import functools
 import os
 import re
 import signal
@@ -156,10 +155,10 @@ def single(tmp_path_factory):
     return workdir
 
 
-@functools.cache
-def by_two_hosts(factory):
+@pytest.fixture(scope="module")
+def two_hosts(tmp_path_factory):
     """The sweep on two hosts, and what they said."""
-    workdir = factory.mktemp("two_hosts")
+    workdir = tmp_path_factory.mktemp("two_hosts")
     return workdir, [end(process) for process in start_hosts(workdir, 2)]
 
 
@@ -201,11 +200,11 @@ def test_devices_that_do_not_divide_the_runs_are_filled_up_or_refused(single, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
-def test_several_hosts_give_the_results_of_one(single, tmp_path_factory, count):
+def test_several_hosts_give_the_results_of_one(single, tmp_path, request, count):
     if count == 2:
-        workdir, said = by_two_hosts(tmp_path_factory)
+        workdir, said = request.getfixturevalue("two_hosts")
     else:
-        workdir = tmp_path_factory.mktemp("four_hosts")
+        workdir = tmp_path
         said = [end(process) for process in start_hosts(workdir, count)]
     assert f"on {2 * count} devices" in said[0]
     assert not any("sweep of" in other for other in said[1:]), "one host speaks"
@@ -227,8 +226,8 @@ def test_a_stopped_or_killed_sweep_ends_with_the_same_table(single, tmp_path, nu
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_when_one_host_is_killed_the_others_stop_and_the_sweep_can_go_on(tmp_path, tmp_path_factory, victim):
-    whole, _ = by_two_hosts(tmp_path_factory)
+def test_when_one_host_is_killed_the_others_stop_and_the_sweep_can_go_on(tmp_path, two_hosts, victim):
+    whole, _ = two_hosts
     killed = tmp_path / "killed"
     processes = start_hosts(killed, 2)
     wait_for(killed, "batches/*/checksums/*.json", processes[0])

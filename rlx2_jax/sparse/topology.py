@@ -81,9 +81,16 @@ def drop_and_grow(
     Returns:
       The new weight, zero off the new mask, and the new mask.
     """
-    one = lambda x: x.reshape(1, -1)
-    drop, grow = Score(one(weight), absolute=True), Score(one(grow_score), absolute=True)
-    new_mask = exchange(one(mask), drop, grow, fraction).reshape(mask.shape)
+    # Not by `exchange`: its native call takes weights as they lie, XLA then lays them out another way in all of an
+    # agent's program, and recorded runs would round otherwise.
+    active = jnp.sum(mask)
+    moved = jnp.floor(fraction * active.astype(jnp.float32)).astype(jnp.int32)
+    # Absent connections rank below every active one, also below those whose weight is exactly zero.
+    kept = top_connections(jnp.where(mask, jnp.abs(weight), -jnp.inf), active - moved)
+    # Kept ones rank below every candidate, also below those without a usable score.
+    score = jnp.where(jnp.isnan(grow_score), 0.0, jnp.abs(grow_score))
+    grown = top_connections(jnp.where(kept, -jnp.inf, score), moved)
+    new_mask = kept | grown
     return jnp.where(new_mask & mask, weight, 0), new_mask
 
 
