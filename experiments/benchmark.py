@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from rlx2_jax import accounting, envs, files, memory, networks, presets, provenance
+from rlx2_jax import accounting, benchmarks, envs, files, memory, networks, presets, provenance
 from rlx2_jax import flags as launcher
 from rlx2_jax.agents.base import SparseNetwork
 from rlx2_jax.config import Config
@@ -124,7 +124,7 @@ def measure(row: str, width: int, modes: Sequence[str], seconds: float, machine:
                 "state_bytes": sizes[mode],
                 "state_over_dense": sizes[mode] / dense_bytes,
                 "policy_latency_seconds": latency[mode],
-                "seconds_quartiles": _quartiles([t / config.updates_per_iteration for t in times[mode]]),
+                "seconds_quartiles": benchmarks.quartiles([t / config.updates_per_iteration for t in times[mode]]),
                 "n": len(times[mode]),
             }
         )
@@ -172,12 +172,6 @@ def _line(row: str, result: dict[str, Any]) -> str:
         f"{result['floor_updates_per_second'] / speed:>8.2f} {memory.format_bytes(result['state_bytes']):>9} "
         f"{result['state_over_dense']:>8.3f} {1e6 * result['policy_latency_seconds']:>10.0f} {result['n']:>5}"
     )
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """The first and the third."""
-    first, _, third = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
-    return first, third
 
 
 def policy_latency(programs: dict[str, Program], actors: dict[str, SparseNetwork]) -> dict[str, float]:

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from rlx2_jax import envs, files, limits, provenance
+from rlx2_jax import benchmarks, envs, files, limits, provenance
 from rlx2_jax import flags as launcher
 from rlx2_jax.envs import brax, gym, gym_tasks
 from rlx2_jax.errors import ConfigError
@@ -56,8 +56,6 @@ MOST = 100_000
 EPISODE, POOL = 1000, 64
 """Steps at most, and initial states at least, as in training."""
 
-ROUNDS = 5
-"""At least; quartiles of fewer say nothing."""
 
 FIELDS = ("qpos", "qvel", "qacc_warmstart")
 """What a simulation goes on from."""
@@ -100,7 +98,7 @@ def main(argv: Sequence[str]) -> int | None:
 
 def measure(task: str) -> list[dict[str, Any]]:
     """Contestants of one task, taking turns; one result each."""
-    times = race(contestants(task, AGAINST.value), SECONDS.value)
+    times = benchmarks.in_turns(contestants(task, AGAINST.value), SECONDS.value)
     made = NUM_ENVS.value * STEPS.value
     results = []
     for name, seconds in times.items():
@@ -110,9 +108,9 @@ def measure(task: str) -> list[dict[str, Any]]:
             "task": task,
             "contestant": name,
             "steps_per_second": statistics.median(rates),
-            "steps_per_second_quartiles": _quartiles(rates),
+            "steps_per_second_quartiles": benchmarks.quartiles(rates),
             "ours_over_it": statistics.median(ratios),
-            "ours_over_it_quartiles": _quartiles(ratios),
+            "ours_over_it_quartiles": benchmarks.quartiles(ratios),
             "n": len(seconds),
         }
         results.append(result | (cold(task, name) if COLD.value else {}))
@@ -133,20 +131,6 @@ def contestants(task: str, others: Sequence[str]) -> dict[str, Block]:
     for block in blocks.values():
         block()
     return blocks
-
-
-def race(blocks: Mapping[str, Block], seconds: float) -> dict[str, list[float]]:
-    """Seconds of each contestant's block, by round."""
-    times: dict[str, list[float]] = {name: [] for name in blocks}
-    order, rounds = list(blocks), 0
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or rounds < ROUNDS:
-        for name in order:
-            began = time.perf_counter()
-            blocks[name]()
-            times[name].append(time.perf_counter() - began)
-        order, rounds = order[::-1], rounds + 1
-    return times
 
 
 def _many(env: envs.Environment) -> envs.VectorEnvironment:
@@ -280,12 +264,6 @@ def _line(result: Mapping[str, Any]) -> str:
     if "compile_seconds" in result:
         line += f" {result['import_seconds']:>9.1f} {result['compile_seconds']:>9.1f}"
     return line
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """The first and the third."""
-    first, _, third = statistics.quantiles(values, n=4)
-    return first, third
 
 
 def _check_flags() -> None:

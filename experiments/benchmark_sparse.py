@@ -21,7 +21,6 @@ import itertools
 import math
 import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ import jax.numpy as jnp
 import optax
 from absl import flags
 
-from rlx2_jax import files, limits, provenance, sparse
+from rlx2_jax import benchmarks, files, limits, provenance, sparse
 from rlx2_jax import flags as launcher
 from rlx2_jax.errors import ConfigError
 
@@ -44,8 +43,6 @@ OUTPUT = launcher.define_path("output", "benchmark_sparse.json", "JSON file to w
 INPUTS, OUTPUTS = 64, 16
 FAR = 2_000_000_000
 """A step that no run comes to."""
-ROUNDS = 5
-"""At least; quartiles of fewer say nothing."""
 
 Tree = Any
 Call = Callable[[], Any]
@@ -175,23 +172,9 @@ def race_events(sides: tuple[int, ...]) -> list[dict[str, Any]]:
 
     params, state = begin(tx, sides)
     calls = {"without": call(False), "with": call(True), "rewire": _repeated(rewire, (params, sparse.masks_of(state)))}
-    times = race(calls)
+    times = benchmarks.in_turns(calls, SECONDS.value)
     event = [max(a - b, 0) for a, b in zip(times["with"], times["without"], strict=True)]
     return [_result("event", sides, "in rigl", event), _result("event", sides, "rewire", times["rewire"])]
-
-
-def race(calls: dict[str, Call]) -> dict[str, list[float]]:
-    """Seconds of each, taking turns, in every other round the other way about."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    until = time.perf_counter() + SECONDS.value
-    for turn in itertools.count():
-        for name in list(calls)[:: 1 if turn % 2 == 0 else -1]:
-            began = time.perf_counter()
-            calls[name]()
-            times[name].append(time.perf_counter() - began)
-        if turn + 1 >= ROUNDS and time.perf_counter() > until:
-            return times
-    raise AssertionError
 
 
 def _repeated(function: Callable[..., Any], first: tuple[Any, Any]) -> Call:
@@ -206,7 +189,7 @@ def _repeated(function: Callable[..., Any], first: tuple[Any, Any]) -> Call:
 
 
 def _compared(what: str, sides: tuple[int, ...], calls: dict[str, Call]) -> list[dict[str, Any]]:
-    times = race(calls)
+    times = benchmarks.in_turns(calls, SECONDS.value)
     return [_result(what, sides, name, seconds, times["dense"]) for name, seconds in times.items()]
 
 
@@ -218,18 +201,13 @@ def _result(
         "what": what,
         "contestant": name,
         "seconds": statistics.median(seconds),
-        "seconds_quartiles": _quartiles(seconds),
+        "seconds_quartiles": benchmarks.quartiles(seconds),
         "n": len(seconds),
     }
     if dense is not None:
         ratios = [a / b for a, b in zip(seconds, dense, strict=True)]
-        result |= {"over_dense": statistics.median(ratios), "over_dense_quartiles": _quartiles(ratios)}
+        result |= {"over_dense": statistics.median(ratios), "over_dense_quartiles": benchmarks.quartiles(ratios)}
     return result
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float]:
-    first, _, third = statistics.quantiles(values, n=4)
-    return first, third
 
 
 def _line(result: dict[str, Any]) -> str:

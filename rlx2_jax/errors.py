@@ -1,8 +1,16 @@
 """Errors a user can mend. Launchers print them as one sentence and exit with code 2, or 1 for a diverged run."""
 
+from __future__ import annotations
+
+from typing import Self
+
 
 class RlxError(Exception):
     """Something the user can mend; the message is one sentence that says how."""
+
+    def adding(self, more: str) -> Self:
+        """The same error, whose sentence goes on with `more`, such as what is kept."""
+        return type(self)(f"{str(self).rstrip('.')}; {more}.")
 
 
 class ConfigError(RlxError, ValueError):

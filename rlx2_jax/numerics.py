@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
-import scipy.linalg
 import threadpoolctl
 
 P = ParamSpec("P")
@@ -45,7 +44,8 @@ def one_blas_thread() -> Iterator[None]:
     A report's singular values are small work, and OpenBLAS's threads spin until the last of them is done: with another
     process on one of two cores that took fifty times as long. The values are the same.
     """
-    assert scipy.linalg.lapack  # Whose LAPACK jaxlib calls: a library that is not loaded cannot be limited.
+    import scipy.linalg  # noqa: F401  # Whose LAPACK jaxlib calls: a library that is not loaded cannot be limited.
+
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         yield
 

@@ -23,7 +23,7 @@ Density = Callable[[Shapes], Mapping[str, Any]]
 
 def uniform(sparsity: float) -> Density:
     """The same density for all leaves."""
-    density = 1 - _valid(sparsity)
+    density = 1 - checked(sparsity)
     return lambda shapes: dict.fromkeys(shapes, density)
 
 
@@ -47,7 +47,7 @@ def by_path(sparsities: Mapping[str, float], default: float | None = None) -> De
       SparseError: a leaf that no expression is found in where there is no default, or an expression found in none.
     """
     for sparsity in [*sparsities.values(), *([] if default is None else [default])]:
-        _valid(sparsity)
+        checked(sparsity)
 
     def density(shapes: Shapes) -> dict[str, float]:
         if unused := [pattern for pattern in sparsities if not any(re.search(pattern, path) for path in shapes)]:
@@ -97,7 +97,7 @@ def erdos_renyi_densities(shapes: Sequence[Shape], sparsity: float, *, kernel: b
     """
     if not shapes or any(side < 1 for shape in shapes for side in shape):
         raise SparseError(f"shapes {list(shapes)} need at least one matrix, with sides of 1 or more.")
-    _valid(sparsity)
+    checked(sparsity)
     size = [math.prod(shape) for shape in shapes]
     # What a density of eps comes to in connections.
     reach = [_reach(shape, kernel) for shape in shapes]
@@ -125,7 +125,7 @@ def _reach(shape: Shape, kernel: bool) -> int:
 
 
 def _shared(sparsity: float, *, kernel: bool) -> Density:
-    _valid(sparsity)
+    checked(sparsity)
 
     def density(shapes: Shapes) -> dict[str, float]:
         found = erdos_renyi_densities(list(shapes.values()), sparsity, kernel=kernel)
@@ -134,7 +134,17 @@ def _shared(sparsity: float, *, kernel: bool) -> Density:
     return density
 
 
-def _valid(sparsity: float) -> float:
+def whole(density: float, shape: Shape) -> int:
+    """Connections of a leaf of that density: the nearest whole number, at least 1."""
+    return max(1, round(density * math.prod(shape)))
+
+
+def checked(sparsity: float) -> float:
+    """The sparsity itself.
+
+    Raises:
+      SparseError: it is outside [0, 1).
+    """
     if not 0 <= sparsity < 1:
         raise SparseError(f"sparsity {sparsity} is impossible; use a number in [0, 1).")
     return sparsity

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax.sparse import criteria, topology, trees
+from rlx2_jax.sparse import criteria, densities, topology, trees
 from rlx2_jax.sparse.criteria import Criterion
 from rlx2_jax.sparse.densities import Density, Shape
 from rlx2_jax.sparse.errors import SparseError
@@ -59,7 +59,7 @@ def initial_masks(method: Method, params: Tree, key: jax.Array) -> Masks:
             chosen = jax.vmap(topology.top_connections)(score.plain(0.0), target)
             return method.structure.join(chosen, leaf.shape)
 
-        return _over(leaf.stack, one)(weight, _keys(key, weight.shape[: leaf.stack]))
+        return trees.over(leaf.stack, one)(weight, _keys(key, weight.shape[: leaf.stack]))
 
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
@@ -105,7 +105,7 @@ def rewire(
         if leaf is None or mask is None:
             return None
         one = _mover(method, leaf, moved, counts.get(leaf.path))
-        return _over(leaf.stack, one)(weight, mask, gradient, _keys(leaf_key, weight.shape[: leaf.stack]))
+        return trees.over(leaf.stack, one)(weight, mask, gradient, _keys(leaf_key, weight.shape[: leaf.stack]))
 
     new = trees.map_masks(of_leaf, masks, params, gradients)
     lost = lambda a, b: sum(
@@ -183,17 +183,10 @@ def _counts(density: Density, found: Sequence[Leaf | None]) -> dict[str, Any]:
         elif not 0 < value <= 1:
             raise SparseError(f"{path}: a density of {value} is impossible; use a number in (0, 1].")
         else:
-            counts[path] = max(1, round(value * math.prod(shape)))
+            counts[path] = densities.whole(value, shape)
         if isinstance(counts[path], int) and not 1 <= counts[path] <= math.prod(shape):
             raise SparseError(f"{path} cannot hold {counts[path]} connections; use 1 to {math.prod(shape)}.")
     return counts
-
-
-def _over(axes: int, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Lift a function of one matrix to a stack."""
-    for _ in range(axes):
-        function = jax.vmap(function)
-    return function
 
 
 def _keys(key: jax.Array, shape: Shape) -> jax.Array:

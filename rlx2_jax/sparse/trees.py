@@ -56,6 +56,13 @@ def map_masks(function: Callable[..., Any], masks: Masks, *trees: Tree) -> Tree:
     return jax.tree.unflatten(structure, [function(mask, x, *xs) for x, mask, *xs in zip(leaves, *rest, strict=True)])
 
 
+def over(axes: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lift a function of one matrix, or of one network, to a stack: map it over so many leading axes."""
+    for _ in range(axes):
+        function = jax.vmap(function)
+    return function
+
+
 def merge(first: Masks, second: Masks) -> Masks:
     """Masks of two transformations of one tree as one: where both have one, what is on both."""
     nothing = lambda x: x is None or isinstance(x, optax.MaskedNode)

@@ -6,12 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from rlx2_jax.sparse.densities import checked, whole
+
 Shape = tuple[int, int]
 
 
 def link_counts(shapes: Sequence[Shape], densities: Sequence[float]) -> tuple[int, ...]:
     """Whole numbers of links for the given densities."""
-    return tuple(max(1, round(d * i * o)) for (i, o), d in zip(shapes, densities, strict=True))
+    return tuple(whole(density, shape) for shape, density in zip(shapes, densities, strict=True))
 
 
 def tiny_width(sizes: Sequence[int], sparsity: float) -> int:
@@ -27,8 +29,7 @@ def tiny_width(sizes: Sequence[int], sparsity: float) -> int:
     Raises:
       ValueError: sparsity outside [0, 1).
     """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity {sparsity} is impossible; use a number in [0, 1).")
+    checked(sparsity)
     weights = sum(a * b for a, b in itertools.pairwise(sizes))
     budget = (1 - sparsity) * weights
     layers = len(sizes) - 2

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rlx2_jax import networks
-from rlx2_jax.sparse import topology
+from rlx2_jax.sparse import topology, trees
 from rlx2_jax.sparsity import links as packing
 from rlx2_jax.sparsity.links import Links
 
@@ -57,10 +57,7 @@ def per_matrix(function: Any) -> Any:
     """Lift a function of matrices to leaves with leading axes (twin critics), mapping over those."""
 
     def lifted(*leaves: jax.Array) -> Any:
-        mapped = function
-        for _ in range(leaves[0].ndim - 2):
-            mapped = jax.vmap(mapped)
-        return mapped(*leaves)
+        return trees.over(leaves[0].ndim - 2, function)(*leaves)
 
     return lifted
 
@@ -119,9 +116,7 @@ def unpack(vector: jax.Array, links: tuple[Links, ...]) -> Any:
 
 def _per_network(function: Callable[..., Any], links: Links) -> Callable[..., Any]:
     """Lift a function of one network to twins, if the given links have a leading axis."""
-    for _ in range(links.inputs.ndim - 1):
-        function = jax.vmap(function)
-    return function
+    return trees.over(links.inputs.ndim - 1, function)
 
 
 def apply(tree: Any, masks: Masks) -> Any:

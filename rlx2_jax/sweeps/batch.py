@@ -136,7 +136,7 @@ class BatchRun:
             return self._go(stop, evaluated)
         except FileError as error:
             kept = workdirs.kept(self.directory, self.saved_at)
-            raise type(error)(f"{str(error).rstrip('.')}; of {self.batch.name}, {kept}.") from None
+            raise error.adding(f"of {self.batch.name}, {kept}") from None
 
     def _go(self, stop: StopSignals, evaluated: Callable[[BatchRun], None]) -> bool:
         c = self.config

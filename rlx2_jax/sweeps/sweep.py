@@ -183,10 +183,8 @@ def sweep(
             try:
                 lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display, on_table)
             except FileError as error:
-                told = (
-                    f"{str(error).rstrip('.')}; the runs keep their checkpoints, and the same command continues them."
-                )
-                raise type(error)(told) from None
+                kept = "the runs keep their checkpoints, and the same command continues them"
+                raise error.adding(kept) from None
             finished = all(line["finished"] or line["diverged"] for line in lines)
             display.say(_last_words(laid_out, directory, finished, stop.received or "the end of a worker"))
             return Result(laid_out, lines, finished, tuple(failed))

@@ -194,7 +194,7 @@ class _Run:
         try:
             return self._go(stop, resume_with)
         except FileError as error:
-            raise type(error)(f"{str(error).rstrip('.')}; {self._kept()}.") from None
+            raise error.adding(self._kept()) from None
 
     def _go(self, stop: StopSignals, resume_with: str) -> Result:
         c = self.config
