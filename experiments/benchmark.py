@@ -30,16 +30,17 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from rlx2_jax import accounting, benchmarks, envs, files, memory, networks, presets, provenance
-from rlx2_jax import flags as launcher
+from rlx2_jax import envs
+from rlx2_jax.agents import networks, structure
 from rlx2_jax.agents.base import SparseNetwork
-from rlx2_jax.config import Config
+from rlx2_jax.analysis import accounting, benchmarks
+from rlx2_jax.config import Config, command_line, presets
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.sparsity import densities
+from rlx2_jax.io import files, provenance
+from rlx2_jax.runtime import memory
 from rlx2_jax.training import compute
-from rlx2_jax.training.program import Program, make_program
-from rlx2_jax.viz import benchmark as pictures
-from rlx2_jax.viz import curves
+from rlx2_jax.training.programs import Program, make_program
+from rlx2_jax.viz import curves, speeds
 
 MODES = ("dense", "tiny", "masked", "packed")
 
@@ -47,7 +48,9 @@ ROWS = flags.DEFINE_list("rows", list(presets.ROWS), "rows of Table 2")
 WIDTHS = flags.DEFINE_list("widths", ["256", "512", "1024"], "hidden widths")
 SELECTED = flags.DEFINE_list("modes", list(MODES), "modes: " + ", ".join(MODES))
 SECONDS = flags.DEFINE_float("seconds", 20.0, "time to spend per row and width, compilation apart")
-OUTPUT = launcher.define_path("output", "benchmark.json", "JSON file to write; the picture stands beside it as .png")
+OUTPUT = command_line.define_path(
+    "output", "benchmark.json", "JSON file to write; the picture stands beside it as .png"
+)
 
 LATENCY_CALLS = 300
 
@@ -72,7 +75,7 @@ def main(argv: Sequence[str]) -> int | None:
     if not all(width.isdecimal() and int(width) > 0 for width in WIDTHS.value):
         raise ConfigError(f"widths {','.join(WIDTHS.value)}: name whole numbers of 1 or more.")
     output: Path = OUTPUT.value
-    launcher.check_output(output, OUTPUT.name, (".json",))
+    command_line.check_output(output, OUTPUT.name, (".json",))
     output.parent.mkdir(parents=True, exist_ok=True)
     device = provenance.device()
     machine = measure_machine()
@@ -95,7 +98,7 @@ def main(argv: Sequence[str]) -> int | None:
                 provenance.about() | {"rows": results, "machine": machine._asdict()},
             )
     path = output.with_suffix(".png")
-    curves.save(pictures.draw(results), path)
+    curves.save(speeds.draw(results), path)
     print(f"wrote {output} and {path}")
     return 0
 
@@ -141,7 +144,7 @@ def mode_config(row: str, width: int, mode: str) -> Config:
         # A program of the narrow shape itself, where the method `tiny` lies in the full shape; as narrow as the critic.
         env = envs.make(config.env, config.backend)
         sizes = networks.critic_sizes(env.observation_size, env.action_size, config.hidden)
-        narrow = densities.tiny_width(sizes, config.critic_sparsity)
+        narrow = structure.tiny_width(sizes, config.critic_sparsity)
         return dataclasses.replace(config, hidden=(narrow, narrow), method="dense")
     return dataclasses.replace(config, compute="packed" if mode == "packed" else "masked")
 
@@ -217,4 +220,4 @@ def _check(flag: str, given: Sequence[str], valid: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    launcher.run(main)
+    command_line.run(main)

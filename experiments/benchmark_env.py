@@ -29,12 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from rlx2_jax import benchmarks, envs, files, limits, provenance
-from rlx2_jax import flags as launcher
+from rlx2_jax import envs
+from rlx2_jax.analysis import benchmarks
+from rlx2_jax.config import command_line
 from rlx2_jax.envs import brax, gym, gym_tasks
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.viz import benchmark as pictures
-from rlx2_jax.viz import curves
+from rlx2_jax.io import files, provenance
+from rlx2_jax.runtime import limits
+from rlx2_jax.viz import curves, speeds
 
 OURS = "rlx2"
 OTHERS = ("batch", "brax")
@@ -45,7 +47,7 @@ NUM_ENVS = flags.DEFINE_integer("num_envs", 20, "environments side by side")
 STEPS = flags.DEFINE_integer("steps", 200, "steps of each of them in a block")
 SECONDS = flags.DEFINE_float("seconds", 10.0, "time to spend per task, compilation apart")
 COLD = flags.DEFINE_bool("cold", False, "measure the start of a process, too: imports, and compilation without a cache")
-OUTPUT = launcher.define_path(
+OUTPUT = command_line.define_path(
     "output", "benchmark_env.json", "JSON file to write; the picture stands beside it as .png"
 )
 CHILD = flags.DEFINE_string("child", None, "contestant of a process that this one starts; not for people")
@@ -73,7 +75,7 @@ def main(argv: Sequence[str]) -> int | None:
     if CHILD.value is not None:
         return start_cold(TASKS.value[0], CHILD.value)
     path: Path = OUTPUT.value
-    launcher.check_output(path, OUTPUT.name, (".json",))
+    command_line.check_output(path, OUTPUT.name, (".json",))
     path.parent.mkdir(parents=True, exist_ok=True)
     threads, before = len(limits.cores()), os.getloadavg()[0]
     print(f"{provenance.device()}, jax {jax.__version__}; {NUM_ENVS.value} environments, blocks of {STEPS.value} steps")
@@ -90,7 +92,7 @@ def main(argv: Sequence[str]) -> int | None:
     load = {"before": before, "after": os.getloadavg()[0]}
     settings = {"num_envs": NUM_ENVS.value, "steps": STEPS.value, "threads": threads, "load": load}
     files.write_json(path, provenance.about() | settings | {"results": results})
-    curves.save(pictures.draw_env(results, provenance.device()), path.with_suffix(".png"))
+    curves.save(speeds.draw_env(results, provenance.device()), path.with_suffix(".png"))
     print(f"load of the machine {load['before']:.1f} before and {load['after']:.1f} after, this process included then")
     print(f"wrote {path} and {path.with_suffix('.png')}")
     return 0
@@ -281,4 +283,4 @@ def _check_flags() -> None:
 
 
 if __name__ == "__main__":
-    launcher.run(main)
+    command_line.run(main)

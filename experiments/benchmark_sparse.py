@@ -30,15 +30,18 @@ import jax.numpy as jnp
 import optax
 from absl import flags
 
-from rlx2_jax import benchmarks, files, limits, provenance, sparse
-from rlx2_jax import flags as launcher
+from rlx2_jax import sparse
+from rlx2_jax.analysis import benchmarks
+from rlx2_jax.config import command_line
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.io import files, provenance
+from rlx2_jax.runtime import limits
 
 SIZES = flags.DEFINE_list("sizes", ["0.07", "1", "10"], "millions of weights of the perceptrons")
 SECONDS = flags.DEFINE_float("seconds", 20.0, "time to spend per size and kind of measurement, compilation apart")
 SPARSITY = flags.DEFINE_float("sparsity", 0.9, "of every matrix")
 BATCH = flags.DEFINE_integer("batch", 256, "samples of a step's batch")
-OUTPUT = launcher.define_path("output", "benchmark_sparse.json", "JSON file to write")
+OUTPUT = command_line.define_path("output", "benchmark_sparse.json", "JSON file to write")
 
 INPUTS, OUTPUTS = 64, 16
 FAR = 2_000_000_000
@@ -55,7 +58,7 @@ def main(argv: Sequence[str]) -> int | None:
         raise ConfigError("use a sparsity in [0, 1) and a batch of 1 or more.")
     shapes = [shape(text) for text in SIZES.value]
     path: Path = OUTPUT.value
-    launcher.check_output(path, OUTPUT.name, (".json",))
+    command_line.check_output(path, OUTPUT.name, (".json",))
     path.parent.mkdir(parents=True, exist_ok=True)
     threads, before = len(limits.cores()), os.getloadavg()[0]
     print(f"{provenance.device()}, {threads} threads, jax {jax.__version__}, sparsity {SPARSITY.value:g}")
@@ -221,4 +224,4 @@ def _line(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    launcher.run(main)
+    command_line.run(main)

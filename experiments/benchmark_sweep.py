@@ -28,21 +28,21 @@ import jax
 import numpy as np
 from absl import flags
 
-from rlx2_jax import files, memory, native, provenance
-from rlx2_jax import flags as launcher
-from rlx2_jax.config import Config, make_hparams, resolve
+from rlx2_jax.agents.structure import make_hparams
+from rlx2_jax.config import Config, command_line, resolve
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.sweeps import layout, plan, workers
-from rlx2_jax.training.program import make_program
-from rlx2_jax.viz import benchmark as pictures
-from rlx2_jax.viz import curves
+from rlx2_jax.io import files, provenance
+from rlx2_jax.runtime import memory, native
+from rlx2_jax.sweeps import layout, plans, workers
+from rlx2_jax.training.programs import make_program
+from rlx2_jax.viz import curves, speeds
 
 RUNS = flags.DEFINE_list("runs", ["1", "8", "32"], "numbers of runs at once")
 SECONDS = flags.DEFINE_float("seconds", 5.0, "time to spend on each measurement, compilation apart")
 PROCESSES = flags.DEFINE_bool("processes", True, "measure parallel processes too")
-OUTPUT = launcher.define_path("output", "benchmark_sweep.json", "JSON file to write; the picture stands beside it")
+OUTPUT = command_line.define_path("output", "benchmark_sweep.json", "JSON file to write; the picture stands beside it")
 CHILD = flags.DEFINE_list("child", None, "cores of a process that this one starts; not for people")
-set_up_compilation = launcher.define_compilation_flags()
+set_up_compilation = command_line.define_compilation_flags()
 
 
 class Rate(NamedTuple):
@@ -68,12 +68,12 @@ def main(argv: Sequence[str]) -> int | None:
     del argv
     if not all(count.isdecimal() and int(count) > 0 for count in RUNS.value):
         raise ConfigError(f"runs={','.join(RUNS.value)}: name whole numbers of 1 or more.")
-    config = shortened(launcher.read_config())
+    config = shortened(command_line.read_config())
     set_up_compilation()
     if CHILD.value is not None:
         return child(config, [int(core) for core in CHILD.value])
     path: Path = OUTPUT.value
-    launcher.check_output(path, OUTPUT.name, (".json",))
+    command_line.check_output(path, OUTPUT.name, (".json",))
     path.parent.mkdir(parents=True, exist_ok=True)
     device = provenance.device()
     print(f"{config.method} {config.agent} on {config.env}, hidden {config.hidden}, batch {config.batch_size}")
@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> int | None:
     files.write_json(path, about | found)
     title = f"{config.agent} on {config.env}: {device}"
     medians = {name: each.median for name, each in processes.items()}
-    curves.save(pictures.draw_sweep(results, alone.median, medians, title), path.with_suffix(".png"))
+    curves.save(speeds.draw_sweep(results, alone.median, medians, title), path.with_suffix(".png"))
     print(f"wrote {path} and {path.with_suffix('.png')}")
     return 0
 
@@ -126,9 +126,9 @@ def one_run(config: Config) -> tuple[Callable[[], Any], int]:
 def together(config: Config, count: int, alone: float) -> dict[str, Any]:
     """Many runs as one program."""
     over = layout.Layout(jax.devices())
-    configs = plan.product(config, seeds=range(count))
-    batch = plan.lay_out(configs, devices=over.size).batches[0]
-    program, schedule = plan.build(configs)
+    configs = plans.product(config, seeds=range(count))
+    batch = plans.lay_out(configs, devices=over.size).batches[0]
+    program, schedule = plans.build(configs)
     compiled = layout.compile_batch(over, program, schedule, batch.rows)
     filled = [configs[min(row, count - 1)] for row in range(batch.rows)]
     sizes = program.env.observation_size, program.env.action_size
@@ -217,5 +217,5 @@ def child(config: Config, cores: list[int]) -> int:
 
 
 if __name__ == "__main__":
-    launcher.define_config_flags()
-    launcher.run(main)
+    command_line.define_config_flags()
+    command_line.run(main)

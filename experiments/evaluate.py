@@ -12,12 +12,14 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from rlx2_jax import envs, evaluation, memory, policies, statistics
-from rlx2_jax import flags as launcher
+from rlx2_jax import envs, policies
+from rlx2_jax.analysis import statistics
+from rlx2_jax.config import command_line
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.runtime import memory
+from rlx2_jax.training import evaluation, workdirs
 
-WORKDIR = launcher.define_path("workdir", None, "directory of the run")
+WORKDIR = command_line.define_path("workdir", None, "directory of the run")
 POLICY = flags.DEFINE_string("policy", "last", "which policy: last, or best (by the run's own evaluations)")
 EPISODES = flags.DEFINE_integer("episodes", 30, "episodes to play")
 SEED = flags.DEFINE_integer("seed", 1_000_000, "seed of the episodes; the run's own are other ones")
@@ -25,7 +27,7 @@ AS_JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of a s
 COPIES = 3
 """States held at once, at least: before a step, after it, and what it computes with."""
 
-set_up_compilation = launcher.define_compilation_flags()
+set_up_compilation = command_line.define_compilation_flags()
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -64,4 +66,4 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 if __name__ == "__main__":
-    launcher.run(main)
+    command_line.run(main)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from absl import flags
 
-from rlx2_jax import flags as launcher
+from rlx2_jax.config import command_line
 from rlx2_jax.errors import ConfigError, WorkdirError
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.training import workdirs
 from rlx2_jax.viz import comparison, curves
 
 WORKDIRS = flags.DEFINE_list("workdirs", [], "directories of the runs")
-OUTPUT = launcher.define_path("output", None, "file to write, which ends with .png, .pdf or .svg")
+OUTPUT = command_line.define_path("output", None, "file to write, which ends with .png, .pdf or .svg")
 TITLE = flags.DEFINE_string("title", None, "heading (default: task and agent)")
 
 
@@ -27,9 +27,9 @@ def main(argv: Sequence[str]) -> int | None:
     del argv
     if not WORKDIRS.value or OUTPUT.value is None:
         raise ConfigError("nothing to draw; name runs with --workdirs and a file with --output.")
-    launcher.check_output(OUTPUT.value, OUTPUT.name, curves.FORMATS)
+    command_line.check_output(OUTPUT.value, OUTPUT.name, curves.FORMATS)
     # A run that is named twice is one run.
-    directories = {path.resolve(): path for path in launcher.paths(WORKDIRS)}
+    directories = {path.resolve(): path for path in command_line.paths(WORKDIRS)}
     figure = comparison.draw(comparison.arrange([_read(path) for path in directories.values()]), TITLE.value)
     OUTPUT.value.parent.mkdir(parents=True, exist_ok=True)
     curves.save(figure, OUTPUT.value)
@@ -47,4 +47,4 @@ def _read(directory: Path) -> comparison.Run:
 
 
 if __name__ == "__main__":
-    launcher.run(main)
+    command_line.run(main)

@@ -17,62 +17,60 @@ from pathlib import Path
 
 import jax
 from absl import flags
+from paper import registry, report, runner, store
 
-from rlx2_jax import flags as launcher
-from rlx2_jax import presets
-from rlx2_jax.config import NEVER, PAPER_STEPS
+from rlx2_jax.config import NEVER, PAPER_STEPS, command_line, presets
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.studies import catalogue, conduct, records, report
 from rlx2_jax.sweeps import check_way
 
-STUDY = flags.DEFINE_string("study", None, "which: " + ", ".join(catalogue.STUDIES))
+STUDY = flags.DEFINE_string("study", None, "which: " + ", ".join(registry.STUDIES))
 ROWS = flags.DEFINE_list("rows", [], "agent/env, such as td3/hopper,sac/ant (default: the study's)")
 SEEDS = flags.DEFINE_string("seeds", None, "4 for the seeds 0 to 3; 3,7 for those two (default: the study's)")
 ARMS = flags.DEFINE_list("arms", [], "of the study's arms, these alone")
 SCALE = flags.DEFINE_float("scale", None, "length of the runs as a share of the paper's 3 million steps")
 SMOKE = flags.DEFINE_bool("smoke", False, "tiny runs on a probe task: shows that all parts work, and nothing else")
-RESULTS = launcher.define_path(
+RESULTS = command_line.define_path(
     "results", None, "where studies keep runs and reports (default: experiments/results, or runs/smoke with --smoke)"
 )
-WORKDIR = launcher.define_path("workdir", None, "where the runs leave their files (default: runs/<study>)")
+WORKDIR = command_line.define_path("workdir", None, "where the runs leave their files (default: runs/<study>)")
 PARALLEL = flags.DEFINE_string("parallel", None, "as of sweep.py (default: processes on a CPU, else shard_map)")
 WORKERS = flags.DEFINE_integer("workers", None, "processes at once (default: one per core)")
 REPORT_ONLY = flags.DEFINE_bool(
     "report_only", False, "train nothing: gather the runs asked for from the workdir, write the report"
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be run, and stop")
-set_up_compilation = launcher.define_compilation_flags()
+set_up_compilation = command_line.define_compilation_flags()
 
 
 def main(argv: Sequence[str]) -> int | None:
     """Reproduce as the flags say."""
     del argv
-    if STUDY.value not in catalogue.STUDIES:
-        raise ConfigError(f"unknown study {STUDY.value!r}; valid: {', '.join(catalogue.STUDIES)}.")
-    study = catalogue.STUDIES[STUDY.value]
+    if STUDY.value not in registry.STUDIES:
+        raise ConfigError(f"unknown study {STUDY.value!r}; valid: {', '.join(registry.STUDIES)}.")
+    study = registry.STUDIES[STUDY.value]
     directory = (RESULTS.value or Path("runs/smoke" if SMOKE.value else "experiments/results")) / STUDY.value
     workdir = WORKDIR.value or Path(f"runs/{STUDY.value}")
     check_way(_parallel(), WORKERS.value)
     runs = _wanted(study)
     if not REPORT_ONLY.value:
-        catalogue.check(runs)
-    place = conduct.Place(directory, workdir, _parallel(), WORKERS.value)
+        registry.check(runs)
+    place = runner.Place(directory, workdir, _parallel(), WORKERS.value)
     if DRY_RUN.value:
         most = "at most " if study.search else ""
-        missing = len(conduct.missing(runs, place))
+        missing = len(runner.missing(runs, place))
         print(f"{most}{len(runs)} runs, {missing} of them not recorded yet", file=sys.stderr)
         return 0
     finished = True
     try:
         if REPORT_ONLY.value:
-            conduct.gather(runs, place)
+            runner.gather(runs, place)
         else:
-            launcher.check_writable(directory, RESULTS.name)
+            command_line.check_writable(directory, RESULTS.name)
             set_up_compilation()
-            finished = conduct.conduct(study, runs, place, lambda line: print(line, file=sys.stderr))
+            finished = runner.conduct(study, runs, place, lambda line: print(line, file=sys.stderr))
     finally:
         # However it ends, the report is that of the runs there are.
-        recorded = bool(records.read(directory))
+        recorded = bool(store.read(directory))
         if recorded:
             report.write(directory, STUDY.value, study)
             print(f"report in {directory}/README.md", file=sys.stderr)
@@ -81,9 +79,9 @@ def main(argv: Sequence[str]) -> int | None:
     return 0 if finished else 1
 
 
-def _wanted(study: catalogue.Study) -> list[catalogue.Run]:
+def _wanted(study: registry.Study) -> list[registry.Run]:
     """The runs that the flags ask for."""
-    given = launcher.read_given()
+    given = command_line.read_given()
     reading: dict[str, object] = {}
     for name in ("env", "agent", "seed"):
         if name in given:
@@ -100,11 +98,11 @@ def _wanted(study: catalogue.Study) -> list[catalogue.Run]:
             )
         given["total_steps"] = round(SCALE.value * PAPER_STEPS)
     rows = ROWS.value or study.rows
-    seeds = launcher.parse_seeds(SEEDS.value) or list(range(study.seeds))
+    seeds = command_line.parse_seeds(SEEDS.value) or list(range(study.seeds))
     if SMOKE.value:
-        given = {**catalogue.SMOKE, **given}
-        rows, seeds = ROWS.value or [catalogue.SMOKE_ROW], launcher.parse_seeds(SEEDS.value) or [0, 1]
-    return catalogue.runs(study, rows, seeds, given, ARMS.value, reading)
+        given = {**registry.SMOKE, **given}
+        rows, seeds = ROWS.value or [registry.SMOKE_ROW], command_line.parse_seeds(SEEDS.value) or [0, 1]
+    return registry.runs(study, rows, seeds, given, ARMS.value, reading)
 
 
 def _parallel() -> str:
@@ -114,5 +112,5 @@ def _parallel() -> str:
 
 
 if __name__ == "__main__":
-    launcher.define_config_flags()
-    launcher.run(main)
+    command_line.define_config_flags()
+    command_line.run(main)

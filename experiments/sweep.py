@@ -16,11 +16,11 @@ from typing import Any
 
 from absl import flags
 
-from rlx2_jax import flags as launcher
+from rlx2_jax.config import command_line
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.sweeps import hosts, make_plan, plan, product, sweep
+from rlx2_jax.sweeps import hosts, make_plan, plans, product, sweep
 
-WORKDIR = launcher.define_path("workdir", "runs/sweep", "where the sweep leaves its files")
+WORKDIR = command_line.define_path("workdir", "runs/sweep", "where the sweep leaves its files")
 ENVS = flags.DEFINE_list("envs", [], "tasks (default: the one of --env)")
 AGENTS = flags.DEFINE_list("agents", [], "algorithms")
 METHODS = flags.DEFINE_list("methods", [], "training schemes")
@@ -29,7 +29,7 @@ SPARSITIES = flags.DEFINE_list(
 )
 SEEDS = flags.DEFINE_string("seeds", None, "4 for the seeds 0 to 3; 3,7 for those two; 7, for that one")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the plan and stop")
-PARALLEL = flags.DEFINE_string("parallel", plan.PARALLEL[0], "how: " + ", ".join(plan.PARALLEL))
+PARALLEL = flags.DEFINE_string("parallel", plans.PARALLEL[0], "how: " + ", ".join(plans.PARALLEL))
 DEVICES = flags.DEFINE_integer("devices", None, "devices to use, which must divide the runs (default: all of them)")
 RUNS_PER_DEVICE = flags.DEFINE_integer("runs_per_device", None, "at most so many at once (default: what fits)")
 WORKERS = flags.DEFINE_integer("workers", None, "processes at once, with --parallel=processes (default: one per core)")
@@ -39,7 +39,7 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "processes in all (d
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one this is, from 0 (default: found on a cluster)")
 TIMEOUT = flags.DEFINE_integer("initialization_timeout", 120, "seconds to wait for the other processes at the start")
 HEARTBEAT = flags.DEFINE_integer("heartbeat_timeout", 30, "seconds after which a silent process counts as dead")
-set_up_compilation = launcher.define_compilation_flags()
+set_up_compilation = command_line.define_compilation_flags()
 
 AXES: dict[str, flags.FlagHolder[Any]] = {"env": ENVS, "agent": AGENTS, "method": METHODS, "seed": SEEDS}
 """Fields with a flag of their own."""
@@ -48,8 +48,8 @@ AXES: dict[str, flags.FlagHolder[Any]] = {"env": ENVS, "agent": AGENTS, "method"
 def main(argv: Sequence[str]) -> int | None:
     """Sweep as the flags say."""
     del argv
-    base = launcher.read_config()
-    fields = launcher.read_swept()
+    base = command_line.read_config()
+    fields = command_line.read_swept()
     _check(fields)
     configs = product(
         base,
@@ -57,14 +57,14 @@ def main(argv: Sequence[str]) -> int | None:
         agents=AGENTS.value,
         methods=METHODS.value,
         sparsities=SPARSITIES.value,
-        seeds=launcher.parse_seeds(SEEDS.value),
+        seeds=command_line.parse_seeds(SEEDS.value),
         fields=fields,
     )
     with hosts.joined(_cluster()):
         set_up_compilation()
         workdir, options = WORKDIR.value, _options(fields)
         if DRY_RUN.value:
-            planned = plan.describe(make_plan(configs, workdir, **options))
+            planned = plans.describe(make_plan(configs, workdir, **options))
             if hosts.is_first():
                 print(*planned, sep="\n", file=sys.stderr)
             return 0
@@ -112,6 +112,6 @@ def _check(fields: dict[str, list[Any]]) -> None:
 
 
 if __name__ == "__main__":
-    launcher.define_config_flags()
-    launcher.define_sweep_flags()
-    launcher.run(main)
+    command_line.define_config_flags()
+    command_line.define_sweep_flags()
+    command_line.run(main)

@@ -17,24 +17,22 @@ from pathlib import Path
 
 from absl import flags
 
-from rlx2_jax import flags as launcher
-from rlx2_jax import presets
-from rlx2_jax.config import Config, resolve
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.config import Config, command_line, presets, resolve
+from rlx2_jax.training import workdirs
 from rlx2_jax.training.run import train
 
-WORKDIR = launcher.define_path(
+WORKDIR = command_line.define_path(
     "workdir", None, "where the run leaves its files (default: runs/<agent>-<env>-<method>-<seed>)"
 )
 RESUME = flags.DEFINE_bool("resume", False, "continue the run in the workdir, if one was begun there")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the run in the workdir")
-set_up_compilation = launcher.define_compilation_flags()
+set_up_compilation = command_line.define_compilation_flags()
 
 
 def main(argv: Sequence[str]) -> int | None:
     """Train as the flags say."""
     del argv
-    given = launcher.read_given()
+    given = command_line.read_given()
     settings = presets.settings(given.pop("preset", ())) | given
     config = Config.from_dict(settings)
     workdir = WORKDIR.value or default_workdir(config, held=RESUME.value or OVERWRITE.value)
@@ -49,7 +47,9 @@ def main(argv: Sequence[str]) -> int | None:
             workdir,
             resume=RESUME.value,
             overwrite=OVERWRITE.value,
-            resume_with=launcher.command("--resume", f"--workdir={workdir}", keep=("compilation_cache", "precision")),
+            resume_with=command_line.command(
+                "--resume", f"--workdir={workdir}", keep=("compilation_cache", "precision")
+            ),
         )
     return 0 if result.finished else 1
 
@@ -71,7 +71,7 @@ def default_workdir(config: Config, *, held: bool) -> Path:
 def claimed(config: Config) -> Iterator[Path]:
     """A default workdir that no other start takes, because it is made; it is not left behind empty."""
     runs = Path("runs")
-    launcher.check_writable(runs, WORKDIR.name)
+    command_line.check_writable(runs, WORKDIR.name)
     new = not runs.exists()
     runs.mkdir(exist_ok=True)
     while True:
@@ -89,5 +89,5 @@ def claimed(config: Config) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    launcher.define_config_flags()
-    launcher.run(main)
+    command_line.define_config_flags()
+    command_line.run(main)

@@ -24,10 +24,10 @@ import threadpoolctl
 from absl import flags
 from matplotlib.figure import Figure
 
-from rlx2_jax import compilation
+from rlx2_jax.agents import masking
 from rlx2_jax.config import Config
-from rlx2_jax.replay import Batch
-from rlx2_jax.sparsity import masks
+from rlx2_jax.replay.buffer import Batch
+from rlx2_jax.runtime import compilation
 from rlx2_jax.training import record
 from rlx2_jax.viz import curves
 
@@ -159,12 +159,12 @@ def random_batch(seed, shape, observation_size, action_size, n_max=3):
 
 def links_of(mask):
     """Active links of each matrix: a list over layers, an array over the leading axes of each."""
-    return [np.asarray(kernel).sum((-2, -1)) for kernel in masks.kernels(mask)]
+    return [np.asarray(kernel).sum((-2, -1)) for kernel in masking.kernels(mask)]
 
 
 def assert_zero_off_mask(tree, mask):
     """Every entry of a parameter-shaped tree off the mask is exactly zero."""
-    chex.assert_trees_all_equal(tree, masks.apply(tree, mask))
+    chex.assert_trees_all_equal(tree, masking.apply(tree, mask))
 
 
 def assert_sparse(network, links):

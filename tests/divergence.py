@@ -13,14 +13,14 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import compilation
+from rlx2_jax.agents import masking
 from rlx2_jax.config import Config
-from rlx2_jax.sparsity import masks
-from rlx2_jax.training import program as programs
+from rlx2_jax.runtime import compilation
+from rlx2_jax.training import programs
 
 
 def kernels_of(state, what):
-    return [k for name in ("actor", "critic") for k in masks.kernels(getattr(getattr(state.agent, name), what))]
+    return [k for name in ("actor", "critic") for k in masking.kernels(getattr(getattr(state.agent, name), what))]
 
 
 def main(steps: int) -> None:

@@ -24,9 +24,9 @@ import jax
 import jaxlib
 import numpy as np
 
-from rlx2_jax import provenance
-from rlx2_jax.sparsity import METHODS
-from rlx2_jax.training import program as programs
+from rlx2_jax.config import METHODS
+from rlx2_jax.io import provenance
+from rlx2_jax.training import programs
 from tests.conftest import small
 
 BRAX: dict[str, Any] = {"env": "inverted_pendulum", "backend": "spring", "eval_episodes": 2}

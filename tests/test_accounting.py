@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from rlx2_jax import accounting, presets, replay
-from rlx2_jax.accounting import PAPER_SIZES, TABLE_2, account
-from rlx2_jax.config import Config, make_hparams, resolve
+from rlx2_jax.agents import masking
+from rlx2_jax.agents.structure import make_hparams
+from rlx2_jax.analysis import accounting
+from rlx2_jax.analysis.accounting import PAPER_SIZES, TABLE_2, account
+from rlx2_jax.config import METHODS, Config, presets, resolve
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.sparsity import masks
-from rlx2_jax.sparsity.methods import METHODS
-from rlx2_jax.training.program import make_program
+from rlx2_jax.replay import buffer
+from rlx2_jax.training.programs import make_program
 
 ROWS = sorted(TABLE_2)
 OUTSIDE = {"sac/halfcheetah": -0.0109, "sac/ant": -0.0156}
@@ -110,9 +111,9 @@ def test_parameters_are_those_of_the_initial_networks():
     for method in ("rlx2", "tiny"):
         c = resolve(small("td3", method, kernel_init="release"))
         ours, state = account(c, *sizes), init(jax.random.key(0), make_hparams(c, *sizes))
-        assert [int(k.sum()) for k in masks.kernels(state.actor.mask)] == list(ours.actor_links)
+        assert [int(k.sum()) for k in masking.kernels(state.actor.mask)] == list(ours.actor_links)
         both_critics = [2 * links for links in ours.critic_links]
-        assert [int(k.sum()) for k in masks.kernels(state.critic.mask)] == both_critics
+        assert [int(k.sum()) for k in masking.kernels(state.critic.mask)] == both_critics
         # The release's initial weights and biases of TD3 are zero only where there are none.
         values = jax.tree.leaves((state.actor.params, state.critic.params))
         assert sum(int((x != 0).sum()) for x in values) == ours.parameters
@@ -167,7 +168,7 @@ def test_exact_flops_train_are_those_of_the_programs_matrix_products(agent: str,
     state = jax.eval_shape(program.init, key, hparams)
     updates = (c.updates_per_iteration, c.batch_size)
     batches = jax.eval_shape(
-        lambda ring: replay.sample(ring, key, updates, hparams.n_step, 3, hparams.gamma),
+        lambda ring: buffer.sample(ring, key, updates, hparams.n_step, 3, hparams.gamma),
         state.replay,
     )
     program_updates = jax.make_jaxpr(program.agent.updates)(state.agent, batches, key, hparams, jnp.asarray(multi_step))

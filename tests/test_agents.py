@@ -9,11 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from rlx2_jax import networks
-from rlx2_jax import replay as replays
-from rlx2_jax.agents import base, make_agent
-from rlx2_jax.config import AGENTS, make_hparams, resolve
-from rlx2_jax.sparsity import masks, methods
+from rlx2_jax.agents import base, make_agent, masking, networks
+from rlx2_jax.agents.structure import make_hparams
+from rlx2_jax.config import AGENTS, methods, resolve
+from rlx2_jax.replay import buffer
 from tests.conftest import (
     assert_finite,
     assert_sparse,
@@ -105,7 +104,7 @@ def test_everything_is_zero_off_the_mask_after_init_updates_and_events(name, met
         check(state)
         fixed = methods.METHODS[method].topology == "fixed"
         for network in ("actor", "critic"):
-            before, after = (masks.kernels(getattr(x, network).mask) for x in (learned, state))
+            before, after = (masking.kernels(getattr(x, network).mask) for x in (learned, state))
             same = all((a == b).all() for a, b in zip(before, after, strict=True))
             assert same == fixed
 
@@ -130,7 +129,7 @@ def test_release_keeps_the_moments_of_dropped_links_and_still_no_weight_off_the_
     state = s.event(state, KEY, hparams, 0.5)
     for network in (state.actor, state.critic):
         stale = jax.tree.map(lambda x, m: x[~m], network.adam.mu, network.mask)
-        assert any(np.asarray(leaf).any() for leaf in masks.kernels(stale))
+        assert any(np.asarray(leaf).any() for leaf in masking.kernels(stale))
     state, _ = s.updates(state, BATCHES, KEY, hparams, True)
     for network in (state.actor, state.critic):
         assert_zero_off_mask((network.params, network.target), (network.mask, network.mask))
@@ -142,7 +141,7 @@ def test_release_targets_are_dense_copies_until_the_first_polyak_step():
     state = s.init(KEY, hparams)
     for network in (state.actor, state.critic):
         for target, mask, weight in zip(
-            *map(masks.kernels, (network.target, network.mask, network.params)), strict=True
+            *map(masking.kernels, (network.target, network.mask, network.params)), strict=True
         ):
             assert np.asarray(target)[~np.asarray(mask)].all()
             np.testing.assert_allclose(target[mask], weight[mask], rtol=1e-6)
@@ -176,7 +175,7 @@ def test_tiny_is_a_really_narrow_network_within_the_shapes_of_the_full_one(name)
         rtol=1e-5,
         atol=1e-6,
     )
-    for mask, rows, cols in zip(masks.kernels(state.critic.mask), live, live[1:], strict=False):
+    for mask, rows, cols in zip(masking.kernels(state.critic.mask), live, live[1:], strict=False):
         block = np.zeros(mask.shape, bool)
         block[:, :rows, :cols] = True
         np.testing.assert_array_equal(mask, block)
@@ -186,7 +185,7 @@ def test_tiny_weights_have_the_spread_of_a_narrow_networks_initialisation():
     of_release, of_lecun = setup(), setup(kernel_init="lecun")
     hparams = of_lecun.hparams(method="tiny", critic_sparsity=0.8)
     width = int(hparams.critic_width)
-    kernels = [masks.kernels(s.init(KEY, hparams).critic.params) for s in (of_release, of_lecun)]
+    kernels = [masking.kernels(s.init(KEY, hparams).critic.params) for s in (of_release, of_lecun)]
     for uniform, normal, fan_in in zip(*kernels, (O + A, width, width), strict=True):
         largest = np.abs(uniform).max()
         assert 0.85 * fan_in**-0.5 < largest <= fan_in**-0.5 * (1 + 1e-6)
@@ -211,7 +210,7 @@ def test_tiny_kernels_of_sac_are_orthogonal_like_a_narrow_networks():
     hparams = s.hparams(method="tiny")
     width = int(hparams.critic_width)
     live = (O + A, width, width, 1)
-    for kernel, rows, cols in zip(masks.kernels(s.init(KEY, hparams).critic.params), live, live[1:], strict=False):
+    for kernel, rows, cols in zip(masking.kernels(s.init(KEY, hparams).critic.params), live, live[1:], strict=False):
         for matrix in np.asarray(kernel)[:, :rows, :cols]:
             gram = matrix.T @ matrix if rows >= cols else matrix @ matrix.T
             np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-5)
@@ -232,7 +231,7 @@ def test_descend_is_adam_on_the_masked_gradient():
     update, expected, moments = jax.jit(adam.update), network.params, adam.init(network.params)
     for _ in range(3):
         network = descend(network, gradient, jnp.float32(1e-3))
-        step, moments = update(masks.apply(gradient, network.mask), moments)
+        step, moments = update(masking.apply(gradient, network.mask), moments)
         expected = optax.apply_updates(expected, step)
     chex.assert_trees_all_close(network.params, expected, rtol=1e-5, atol=1e-7)
 
@@ -242,7 +241,7 @@ def test_polyak_moves_the_target_by_tau_on_the_mask():
     target = jax.tree.map(lambda x: x + 1.0, network.target)
     moved = base.polyak(network.replace(target=target), jnp.float32(0.25)).target
     expected = jax.tree.map(lambda t, p: 0.75 * t + 0.25 * p, target, network.params)
-    chex.assert_trees_all_close(moved, masks.apply(expected, network.mask), rtol=1e-6)
+    chex.assert_trees_all_close(moved, masking.apply(expected, network.mask), rtol=1e-6)
 
 
 def test_random_growth_depends_on_the_key_and_gradient_growth_does_not():
@@ -255,7 +254,7 @@ def test_random_growth_depends_on_the_key_and_gradient_growth_does_not():
             rewire(network, gradient, jax.random.key(seed), 0.5, jnp.asarray(by_gradient), reset_moments=True)
             for seed in (0, 1)
         )
-        pairs = list(zip(masks.kernels(one[0].mask), masks.kernels(other[0].mask), strict=True))
+        pairs = list(zip(masking.kernels(one[0].mask), masking.kernels(other[0].mask), strict=True))
         assert all((a == b).all() for a, b in pairs) == by_gradient
 
 
@@ -263,7 +262,7 @@ def test_evolve_counts_the_links_that_went_and_came():
     network = setup().init(KEY, setup().hparams()).critic
     gradient = jax.tree.map(lambda x: jnp.cos(7 * x), network.params)
     evolved, dropped, grown = rewire(network, gradient, KEY, 0.5, jnp.asarray(True), reset_moments=True)
-    pairs = list(zip(masks.kernels(network.mask), masks.kernels(evolved.mask), strict=True))
+    pairs = list(zip(masking.kernels(network.mask), masking.kernels(evolved.mask), strict=True))
     assert dropped == grown == sum(int((a & ~b).sum()) for a, b in pairs) > 0
 
 
@@ -412,12 +411,12 @@ def one_step_windows():
     """A batch as replay gives it for windows of one step in a program that could hold three."""
     rows = 12
     step = lambda seed: base.at(random_batch(seed, (1, 4), O, A), 0)
-    memory = replays.init(rows * 4, 4, 10, O, A)
+    memory = buffer.init(rows * 4, 4, 10, O, A)
     for seed in range(rows):
         b = step(seed)
-        memory = replays.add(
+        memory = buffer.add(
             memory,
-            replays.Step(
+            buffer.Step(
                 observation=b.observation,
                 action=b.action,
                 mean=b.action,
@@ -429,7 +428,7 @@ def one_step_windows():
             ),
             rows * 4,
         )
-    return replays.sample(memory, KEY, (16,), 1, 3, 0.99)
+    return buffer.sample(memory, KEY, (16,), 1, 3, 0.99)
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -494,6 +493,6 @@ def test_the_gradient_of_an_event_is_dense_where_weights_are_absent():
     hparams = s.hparams()
     state = s.init(KEY, hparams)
     gradient = s.critic_gradient(state, ONE, KEY, hparams, True)
-    absent = [g[~m] for g, m in zip(masks.kernels(gradient), masks.kernels(state.critic.mask), strict=True)]
+    absent = [g[~m] for g, m in zip(masking.kernels(gradient), masking.kernels(state.critic.mask), strict=True)]
     assert np.asarray(absent[0]).any()
     assert links_of(state.critic.mask)[0][0] < state.critic.params["Dense_0"]["kernel"][0].size

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import envs, evaluation, files, native
+from rlx2_jax import envs
 from rlx2_jax.envs.base import State
-from rlx2_jax.training import train
+from rlx2_jax.io import files
+from rlx2_jax.runtime import native
+from rlx2_jax.training import evaluation, train
 from tests.conftest import ROOT, cached, small
 from tests.test_run import flags_of, without_clocks
 
@@ -314,7 +316,7 @@ CHECKPOINTS = (
 import json
 from pathlib import Path
 import numpy as np
-from rlx2_jax.checkpoints import Checkpoints
+from rlx2_jax.io.checkpoints import Checkpoints
 
 # Nothing has begun a thread here: each case is a fork.
 root = Path(sys.argv[1])
@@ -462,12 +464,12 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_undisturbed(tmp_path):
 def test_kernels_give_many_threads_what_they_give_one():
     """All doors at once, from Python threads that share nothing but the team of helpers."""
     from rlx2_jax import kernels
-    from rlx2_jax.sparsity import masks
+    from rlx2_jax.agents import masking
     from tests.test_kernels import random_network
 
     params, mask, counts = random_network(1, (7, 64, 3), 0.3)
-    links = masks.pack_masks(mask, counts)
-    vector = masks.pack(params, links)
+    links = masking.pack_masks(mask, counts)
+    vector = masking.pack(params, links)
     table = jnp.arange(4000.0).reshape(1000, 4)
 
     @jax.jit

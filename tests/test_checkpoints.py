@@ -12,12 +12,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from rlx2_jax import checkpoints as module
-from rlx2_jax import files
-from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import resolve
 from rlx2_jax.errors import CheckpointError, FileError
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.io import checkpoints, files
+from rlx2_jax.io.checkpoints import Checkpoints
+from rlx2_jax.training import workdirs
 from tests.conftest import small
 
 TEMPLATE = {"x": np.zeros(3, np.float32)}
@@ -71,14 +70,14 @@ def rename(workdir, step, name):
 
 def describe(workdir, data):
     """Replace what the newest checkpoint says that it is, with checksums to fit."""
-    about, checksums = workdir / "checkpoints" / "9" / module.ABOUT, workdir / "checksums" / "9.json"
+    about, checksums = workdir / "checkpoints" / "9" / checkpoints.ABOUT, workdir / "checksums" / "9.json"
     about.write_bytes(data)
-    checksums.write_text(json.dumps(json.loads(checksums.read_text()) | {module.ABOUT: module._hash(about)}))
+    checksums.write_text(json.dumps(json.loads(checksums.read_text()) | {checkpoints.ABOUT: checkpoints._hash(about)}))
 
 
 def without(workdir, *names):
     """What the newest checkpoint says that it is, but for some of it."""
-    about = json.loads((workdir / "checkpoints" / "9" / module.ABOUT).read_text())
+    about = json.loads((workdir / "checkpoints" / "9" / checkpoints.ABOUT).read_text())
     return json.dumps({name: value for name, value in about.items() if name not in names}).encode()
 
 
@@ -90,7 +89,7 @@ def test_a_checkpoint_is_the_one_of_its_step(workdir):
     assert told == [
         f"checkpoint at step 11 is the one of step 9; using the one at step 5, the other is now {aside}.",
     ]
-    assert (aside / module.ABOUT).exists()
+    assert (aside / checkpoints.ABOUT).exists()
 
 
 def test_an_older_checkpoint_that_does_not_name_its_step_is_used(workdir):
@@ -186,10 +185,10 @@ def test_what_a_system_leaves_among_the_files_is_no_damage(workdir):
 
 
 def test_a_hidden_file_is_not_needed_by_the_checkpoint_it_was_written_beside(workdir):
-    hashes = module._hashes(workdir / "checkpoints" / "9")
+    hashes = checkpoints._hashes(workdir / "checkpoints" / "9")
     (workdir / "checkpoints" / "9" / "state" / ".nfs0001").write_text("")
     assert (
-        module._hashes(workdir / "checkpoints" / "9")
+        checkpoints._hashes(workdir / "checkpoints" / "9")
         == hashes
         == json.loads((workdir / "checksums" / "9.json").read_text())
     )
@@ -306,14 +305,14 @@ def test_checksums_that_cannot_be_written_leave_no_checkpoint_without_any(workdi
     def fail(path, value):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module.files, "write_json", fail)
+    monkeypatch.setattr(checkpoints.files, "write_json", fail)
     with pytest.raises(CheckpointError, match=r"free space there, then resume: the one at step 9 is kept\.$"):
         save(workdir, 11)
     assert restore(workdir) == (9, [])
 
 
 def test_what_else_keeps_a_checkpoint_from_being_written_is_one_sentence(workdir, monkeypatch):
-    monkeypatch.setattr(module.ocp.CheckpointManager, "save", mock.Mock(side_effect=RuntimeError("a\nb")))
+    monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "save", mock.Mock(side_effect=RuntimeError("a\nb")))
     match = r"^checkpoint at step 11 could not be written \(a\); make its directory writable, then resume: the one at"
     with pytest.raises(CheckpointError, match=match):
         save(workdir, 11)

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import files, policies, tickets
-from rlx2_jax.agents import base
+from rlx2_jax import policies
+from rlx2_jax.agents import base, masking
 from rlx2_jax.config import AGENTS
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
+from rlx2_jax.io import files
+from rlx2_jax.policies import tickets
 from rlx2_jax.sparse import topology
-from rlx2_jax.sparsity import masks
 from rlx2_jax.sweeps import workers
 from rlx2_jax.training import clone, make_program, train
 from rlx2_jax.training.cloning import Examples, make_cloning
@@ -108,11 +109,11 @@ def test_events_move_links_and_keep_their_number_until_they_end(changes):
     counts = links_of(first["actor"])
     moving = changes.get("method") not in ("ss", "dense")
     for late in (False, False, True):
-        before = masks.kernels(base.unpack(state.actor).mask)
+        before = masking.kernels(base.unpack(state.actor).mask)
         learned = cloning.learn(state, examples)
         actor = base.unpack(learned.actor)
         assert_sparse(actor, counts)
-        moved = sum(np.sum(a & ~b) for a, b in zip(before, masks.kernels(actor.mask), strict=True))
+        moved = sum(np.sum(a & ~b) for a, b in zip(before, masking.kernels(actor.mask), strict=True))
         assert (moved > 0) == (moving and not late)
         state, row = cloning.report(learned)
         assert int(row["links_dropped"]) == int(row["links_grown"])
@@ -170,7 +171,7 @@ def test_a_clone_leaves_what_a_run_leaves_and_its_masks_are_a_ticket_for_both(tm
     kept = tickets.load(tmp_path / "clone")
     chex.assert_trees_all_equal(kept.initial, found.masks.initial)
     chex.assert_trees_all_equal(kept.final, found.masks.final)
-    assert any((a != b).any() for a, b in zip(*(masks.kernels(m["actor"]) for m in kept[:2]), strict=True))
+    assert any((a != b).any() for a, b in zip(*(masking.kernels(m["actor"]) for m in kept[:2]), strict=True))
     assert_zero_off_mask(found.policy.params, kept.final["actor"])
     won = dataclasses.replace(cloned(), ticket=str(tmp_path / "clone"), topology="fixed")
     for ticket in (

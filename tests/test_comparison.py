@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlx2_jax.config import Config, resolve
-from rlx2_jax.training.workdir import identity
+from rlx2_jax.training.workdirs import identity
 from rlx2_jax.viz import comparison, curves
 
 

@@ -11,15 +11,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rlx2_jax import config as configs
-from rlx2_jax.config import NEVER, Config, make_hparams, make_schedule, resolve
+from rlx2_jax.agents.structure import make_hparams
+from rlx2_jax.config import NEVER, Config, config, make_schedule, methods, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sparse.densities import erdos_renyi_densities
-from rlx2_jax.sparsity import methods
 from tests.conftest import small
 
 NAMES = {
-    "agent": configs.AGENTS,
+    "agent": config.AGENTS,
     "method": tuple(methods.METHODS),
     "topology": methods.TOPOLOGIES,
     "initial_mask": ("magnitude", "random"),
@@ -143,7 +142,7 @@ def test_a_sparsity_these_layers_cannot_have_is_refused_with_its_flag(name, meth
 
 CONFIGS = st.builds(
     small,
-    agent=st.sampled_from(configs.AGENTS),
+    agent=st.sampled_from(config.AGENTS),
     method=st.sampled_from(tuple(methods.METHODS)),
     num_envs=st.sampled_from([2, 4, 6, 20]),
     total_steps=st.integers(2000, 50_000),
@@ -258,7 +257,7 @@ def test_a_dense_run_has_all_links_and_a_tiny_one_a_narrow_block():
 
 
 def test_hparams_of_all_methods_agents_apart_have_one_structure():
-    for agent in configs.AGENTS:
+    for agent in config.AGENTS:
         specs = {
             str(jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), make_hparams(resolve(c), 3, 1)))
             for c in (small(agent=agent, method=m) for m in methods.METHODS)

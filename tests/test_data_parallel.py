@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import devices, files
-from rlx2_jax.agents import make_agent
-from rlx2_jax.config import AGENTS, make_hparams, resolve
-from rlx2_jax.devices import AXIS, WHOLE, Share
+from rlx2_jax.agents import make_agent, masking
+from rlx2_jax.agents.structure import make_hparams
+from rlx2_jax.config import AGENTS, resolve
 from rlx2_jax.errors import ConfigError, DivergedError
-from rlx2_jax.sparsity import masks
-from rlx2_jax.sweeps import plan
-from rlx2_jax.training import program as programs
+from rlx2_jax.io import files
+from rlx2_jax.runtime import devices
+from rlx2_jax.runtime.devices import AXIS, WHOLE, Share
+from rlx2_jax.sweeps import plans
+from rlx2_jax.training import programs
 from rlx2_jax.training.cloning import make_cloning
 from tests.conftest import assert_finite, cached, equations, launch, random_batch, shown, small
 from tests.test_run import final_state, flags_of, quiet, without_clocks
@@ -241,7 +242,7 @@ def test_branches_stay_branches_and_devices_meet_in_nothing_that_is_not_due():
 def test_a_checksum_sees_every_link():
     rng = np.random.default_rng(0)
     tree = {f"Dense_{i}": {"kernel": jnp.asarray(rng.random((2, 7, 5)) < 0.4)} for i in range(2)}
-    checksum = jax.jit(masks.checksum)
+    checksum = jax.jit(masking.checksum)
     seen = {int(checksum(tree))}
     places = [(name, place) for name in tree for place in np.ndindex(2, 7, 5)]
     for name, place in places:
@@ -338,11 +339,11 @@ def test_what_cannot_be_shared_out_is_refused_in_one_sentence():
         programs.make_program(small(batch_size=8 * many, data_parallel=many))
     with pytest.raises(ConfigError, match=r"^data_parallel=2: a clone is made on one device; leave it out\.$"):
         make_cloning(small(data_parallel=2), None)
-    for parallel in plan.PARALLEL:
+    for parallel in plans.PARALLEL:
         with pytest.raises(
             ConfigError, match=r"^data_parallel=2: a sweep gives each run to one device; .*train\.py\.$"
         ):
-            plan.lay_out([resolve(small()), resolve(small(data_parallel=2))], parallel=parallel)
+            plans.lay_out([resolve(small()), resolve(small(data_parallel=2))], parallel=parallel)
 
 
 def test_the_launcher_trains_over_devices(tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from rlx2_jax.agents import structure
 from rlx2_jax.sparse.densities import erdos_renyi_densities as erdos_renyi
-from rlx2_jax.sparsity import densities
 
 SHAPES = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=6)
 SPARSITY = st.floats(0, 0.99)
@@ -64,7 +64,7 @@ def test_doubling_the_stack_changes_no_density(shapes, sparsity):
 @given(SHAPES, SPARSITY)
 def test_link_counts_are_whole_positive_and_off_by_rounding_only(shapes, sparsity):
     found = solve(shapes, sparsity)
-    links = densities.link_counts(shapes, found)
+    links = structure.whole_counts(shapes, found)
     for count, d, (i, o) in zip(links, found, shapes, strict=True):
         assert isinstance(count, int)
         assert 1 <= count <= i * o
@@ -76,7 +76,7 @@ def test_a_sparsity_outside_0_to_1_is_refused(sparsity):
     with pytest.raises(ValueError, match="use a number in"):
         erdos_renyi([(4, 4)], sparsity)
     with pytest.raises(ValueError, match="use a number in"):
-        densities.tiny_width((4, 8, 1), sparsity)
+        structure.tiny_width((4, 8, 1), sparsity)
 
 
 def test_a_sparsity_that_leaves_a_matrix_without_a_link_is_refused():
@@ -98,7 +98,7 @@ def test_a_stack_without_weights_is_refused(shapes):
 )
 def test_tiny_width_brackets_the_sparse_networks_weights(inputs, hidden, outputs, sparsity):
     sizes = (inputs, *hidden, outputs)
-    width = densities.tiny_width(sizes, sparsity)
+    width = structure.tiny_width(sizes, sparsity)
     weights = lambda w: inputs * w + w * w * (len(hidden) - 1) + w * outputs
     budget = (1 - sparsity) * sum(a * b for a, b in itertools.pairwise(sizes))
     assert 1 <= width <= min(hidden)
@@ -106,4 +106,4 @@ def test_tiny_width_brackets_the_sparse_networks_weights(inputs, hidden, outputs
         assert weights(width - 1) < budget
     if width < min(hidden):
         assert weights(width + 1) > budget
-    assert sum(densities.tiny_links(sizes, width)) == weights(width)
+    assert sum(structure.tiny_links(sizes, width)) == weights(width)

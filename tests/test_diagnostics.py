@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from rlx2_jax import diagnostics, envs, evaluation, networks
-from rlx2_jax.config import make_hparams, resolve
-from rlx2_jax.sparsity import masks
-from rlx2_jax.training import program as programs
+from rlx2_jax import envs
+from rlx2_jax.agents import masking, networks
+from rlx2_jax.agents.structure import make_hparams
+from rlx2_jax.analysis import diagnostics
+from rlx2_jax.config import resolve
+from rlx2_jax.training import evaluation, programs
 from tests.conftest import operand_axes, small
 from tests.test_run import quiet
 
@@ -88,7 +90,7 @@ def test_first_masks_take_one_bit_per_weight():
     program = programs.make_program(small(hidden=(256, 256)))
     state = jax.eval_shape(program.init, KEY, program.hparams)
     for name in ("actor", "critic"):
-        weights = sum(kernel.size for kernel in masks.kernels(getattr(state.agent, name).params))
+        weights = sum(kernel.size for kernel in masking.kernels(getattr(state.agent, name).params))
         assert sum(part.size for part in state.first_masks[name]) == pytest.approx(weights / 8, abs=3)
 
 
@@ -254,7 +256,7 @@ def states(agent):
 
 
 def kernels_of(state, name):
-    return [np.asarray(kernel) for kernel in masks.kernels(getattr(state.agent, name).mask)]
+    return [np.asarray(kernel) for kernel in masking.kernels(getattr(state.agent, name).mask)]
 
 
 @pytest.mark.parametrize("agent", ["td3", "sac"])
@@ -314,7 +316,7 @@ def test_a_report_says_of_packed_networks_what_it_says_of_masked_ones(agent):
     r = run(agent)
     after = states(agent)[2]
     packed = Run(agent=agent, compute="packed")
-    assert masks.is_packed(packed.pack(after).agent.critic.mask)
+    assert masking.is_packed(packed.pack(after).agent.critic.mask)
     ours, theirs = packed.values(packed.pack(after)), r.values(after)
     assert set(ours) == set(theirs) >= COLUMNS
     chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from rlx2_jax.errors import RlxError
-from rlx2_jax.streams import Stream
+from rlx2_jax.io.streams import Stream
 from rlx2_jax.training.display import COLUMNS, Display, fitting
 
 ROW = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlx2_jax import envs
-from rlx2_jax.evaluation import episode_returns
+from rlx2_jax.training.evaluation import episode_returns
 
 
 def returns(name, policy, episode_length=7):

@@ -11,9 +11,9 @@ from unittest import mock
 
 import pytest
 
-from rlx2_jax import files, lock
 from rlx2_jax.errors import FileError, WorkdirError
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.io import files, lock
+from rlx2_jax.training import workdirs
 from rlx2_jax.training.signals import StopSignals
 from tests.conftest import small
 

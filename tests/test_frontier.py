@@ -3,8 +3,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-
-from rlx2_jax.studies import frontier
+from paper import search
 
 SEEDS = tuple(range(12))
 
@@ -12,7 +11,7 @@ SEEDS = tuple(range(12))
 def play(score, seeds=SEEDS):
     """A search to its end; what it asked for, in order."""
     scores, asked = {}, []
-    while (found := frontier.search(scores, seeds)).missing is not None:
+    while (found := search.search(scores, seeds)).missing is not None:
         sparsity, lacking = found.missing
         asked += [(sparsity, seed) for seed in lacking]
         for seed in lacking:
@@ -20,20 +19,20 @@ def play(score, seeds=SEEDS):
     return found, asked
 
 
-@given(st.integers(0, len(frontier.GRID)))
+@given(st.integers(0, len(search.GRID)))
 def test_a_sharp_edge_is_found_wherever_it_is(edge):
-    kept = frontier.GRID[:edge]
+    kept = search.GRID[:edge]
     found, asked = play(lambda sparsity, seed: (1000 if sparsity in (0, *kept) else 500) + seed)
     assert found.largest == (kept[-1] if kept else None)
     assert len(asked) == len(set(asked))
-    assert len(found.steps) <= 1 + np.log2(len(frontier.GRID) + 1)
-    assert all(step.decided and step.ratio.n == frontier.FIRST_SEEDS for step in found.steps)
+    assert len(found.steps) <= 1 + np.log2(len(search.GRID) + 1)
+    assert all(step.decided and step.ratio.n == search.FIRST_SEEDS for step in found.steps)
 
 
 def test_only_a_close_thing_takes_more_seeds_and_is_marked():
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 300, 1000)
-    close = frontier.GRID[len(frontier.GRID) // 2]
+    close = search.GRID[len(search.GRID) // 2]
 
     def score(sparsity, seed):
         if sparsity in (0, close):
@@ -44,16 +43,16 @@ def test_only_a_close_thing_takes_more_seeds_and_is_marked():
     first, *others = found.steps
     assert (first.sparsity, first.ratio.n, first.decided) == (close, len(SEEDS), False)
     assert all(step.decided for step in others)
-    assert len([1 for sparsity, _ in asked if sparsity == others[-1].sparsity]) == frontier.FIRST_SEEDS
-    assert first.kept == (first.ratio.value >= frontier.TOLERANCE)
+    assert len([1 for sparsity, _ in asked if sparsity == others[-1].sparsity]) == search.FIRST_SEEDS
+    assert first.kept == (first.ratio.value >= search.TOLERANCE)
 
 
 def test_what_is_recorded_besides_does_not_change_what_the_search_says():
     score = lambda sparsity, seed: 1000 * (1 - sparsity**30) + 80 * np.sin(7 * seed + 100 * sparsity)
     found, _ = play(score)
     assert found.largest is not None
-    everything = {s: {seed: score(s, seed) for seed in range(50)} for s in (0.0, *frontier.GRID)}
-    assert frontier.search(everything, SEEDS) == found
+    everything = {s: {seed: score(s, seed) for seed in range(50)} for s in (0.0, *search.GRID)}
+    assert search.search(everything, SEEDS) == found
 
 
 def test_few_seeds_decide_nothing():
@@ -67,13 +66,13 @@ def test_a_step_is_decided_wrongly_about_as_seldom_as_it_says():
     wrong = 0
     for _ in range(300):
         scores = {s: dict(enumerate(rng.normal(mean, 150, 20))) for s, mean in ((0.0, 1000), (0.9, 969))}
-        (step,) = frontier.search(scores, tuple(range(20)), grid=(0.9,)).steps
+        (step,) = search.search(scores, tuple(range(20)), grid=(0.9,)).steps
         wrong += step.decided and step.kept
     assert wrong <= 0.05 * 300  # 2.5 % on either side, and what normal theory misses.
 
 
 def test_what_is_to_be_kept_is_97_percent():
-    for share, largest in ((0.96, None), (0.98, frontier.GRID[-1])):
+    for share, largest in ((0.96, None), (0.98, search.GRID[-1])):
         found, _ = play(lambda sparsity, seed, share=share: 1000 * (share if sparsity else 1) + 0.1 * seed)
         assert found.largest == largest
 
@@ -87,9 +86,9 @@ def test_there_is_nothing_to_keep_of_a_dense_agent_that_has_not_learned():
     found, asked = play(lambda sparsity, seed: -100.0 - 100 * sparsity)
     assert not found.learned
     assert found.largest is None
-    assert len(asked) == 2 * frontier.FIRST_SEEDS
+    assert len(asked) == 2 * search.FIRST_SEEDS
 
 
 def test_nothing_is_decided_with_seeds_that_are_not_there():
-    scores = {0.0: {0: 1.0, 1: 1.0}, frontier.GRID[6]: {0: 1.0, 1: 1.0, 2: 1.0}}
-    assert frontier.search(scores, SEEDS) == ((), (0.0, (2, 3, 4)), None, True)
+    scores = {0.0: {0: 1.0, 1: 1.0}, search.GRID[6]: {0: 1.0, 1: 1.0, 2: 1.0}}
+    assert search.search(scores, SEEDS) == ((), (0.0, (2, 3, 4)), None, True)

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import compilation, envs, evaluation, policies, presets
-from rlx2_jax.config import Config, resolve
+from rlx2_jax import envs, policies
+from rlx2_jax.config import Config, presets, resolve
 from rlx2_jax.policies import describe
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.runtime import compilation
+from rlx2_jax.training import evaluation, workdirs
 from tests.conftest import ROOT, cached, launch, launch_here, small
 
 TINY_RUN = (

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rlx2_jax import files
+from rlx2_jax.io import files
 from tests.conftest import UNPOLISHED, cached, launch
 
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from rlx2_jax import limits, memory, native
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.runtime import limits, memory, native
 
 GB = 10**9
 V2 = "35 24 0:30 / {top} rw,nosuid - cgroup2 cgroup2 rw\n"

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rlx2_jax import envs, limits, native, policies
+from rlx2_jax import envs, policies
 from rlx2_jax.envs import gym, gym_tasks, mujoco
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.runtime import limits, native
 from rlx2_jax.sweeps import product, sweep
 from rlx2_jax.training import train
 from tests.conftest import ROOT, assert_finite, equations, small

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import kernels, memory, native, policies, presets
-from rlx2_jax.agents import base
-from rlx2_jax.config import PACKED_DEPTH, resolve, structure
+from rlx2_jax import kernels, policies
+from rlx2_jax.agents import base, masking
+from rlx2_jax.agents.structure import structure
+from rlx2_jax.config import PACKED_DEPTH, presets, resolve
 from rlx2_jax.errors import ConfigError, WorkdirError
-from rlx2_jax.sparsity import masks
-from rlx2_jax.training import compute, train
-from rlx2_jax.training import program as programs
+from rlx2_jax.runtime import memory, native
+from rlx2_jax.training import compute, programs, train
 from tests.conftest import ROOT, small
 from tests.test_run import final_state, quiet, without_clocks
 
@@ -44,7 +44,7 @@ def test_packing_a_whole_state_is_exact_both_ways(agent):
     program = programs.make_program(small(agent=agent, compute="packed", **SPARSE))
     packed = jax.jit(program.pack)(state)
     chex.assert_trees_all_equal(jax.jit(programs.unpack)(packed), state)
-    assert masks.is_packed(packed.agent.critic.mask) and masks.is_packed(packed.agent.actor.mask)
+    assert masking.is_packed(packed.agent.critic.mask) and masking.is_packed(packed.agent.actor.mask)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,11 @@ def test_every_method_starts_the_same_and_stays_on_its_links(method):
     after = chunk_of(packed, chunks=3)
     for name in ("actor", "critic"):
         before, now = getattr(fresh.agent, name), getattr(after.agent, name)
-        counts = [k.sum((-2, -1)).tolist() for k in masks.kernels(before.mask)]
-        assert [k.sum((-2, -1)).tolist() for k in masks.kernels(now.mask)] == counts
-        same = [bool((a == b).all()) for a, b in zip(masks.kernels(before.mask), masks.kernels(now.mask), strict=True)]
+        counts = [k.sum((-2, -1)).tolist() for k in masking.kernels(before.mask)]
+        assert [k.sum((-2, -1)).tolist() for k in masking.kernels(now.mask)] == counts
+        same = [
+            bool((a == b).all()) for a, b in zip(masking.kernels(before.mask), masking.kernels(now.mask), strict=True)
+        ]
         assert all(same) == (method in ("dense", "tiny", "ss"))
         assert not jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda a, b: (a == b).all(), before, now))
 

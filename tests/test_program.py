@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import networks
-from rlx2_jax import replay as replays
-from rlx2_jax.config import AGENTS, Config, make_hparams, make_schedule, resolve
-from rlx2_jax.sparsity import masks
-from rlx2_jax.training import program as programs
+from rlx2_jax.agents import masking, networks
+from rlx2_jax.agents.structure import make_hparams
+from rlx2_jax.config import AGENTS, Config, make_schedule, resolve
+from rlx2_jax.replay import buffer
+from rlx2_jax.training import programs
 from tests.conftest import assert_finite, assert_sparse, census, equations, small
 
 KEY = jax.random.key(0)
@@ -67,7 +67,7 @@ run = functools.cache(Run)
 
 def mask_changed(before, after, name):
     """Whether an iteration rewired a network."""
-    pair = (masks.kernels(getattr(state.agent, name).mask) for state in (before, after))
+    pair = (masking.kernels(getattr(state.agent, name).mask) for state in (before, after))
     return any((a != b).any() for a, b in zip(*pair, strict=True))
 
 
@@ -103,7 +103,7 @@ def test_nothing_is_learned_before_the_warm_up_is_over_and_actions_are_random_ti
         assert any(jax.tree.leaves(changed)) == learns
         assert after.progress.critic_calls == max(0, after.progress.env_steps - 200)
     kept = after.replay.action[:50].ravel()
-    valid = np.asarray(kept[np.asarray(after.replay.outcome[:50].ravel()) != replays.INVALID])
+    valid = np.asarray(kept[np.asarray(after.replay.outcome[:50].ravel()) != buffer.INVALID])
     assert abs(valid.mean() + 0.05) < 0.12, "uniform up to 0.9, where the probe breaks"
     assert valid.min() < -0.9
     np.testing.assert_array_equal(after.replay.mean[:50].ravel(), kept)
@@ -174,7 +174,7 @@ def test_the_buffer_drops_its_oldest_share_at_every_check_as_long_as_it_may(dyna
         if check and dynamic and learning and rows * E > 100:
             drop = min(int(np.float32(0.1) * np.float32(rows * E)) // E, rows - 100 // E)
             rows, drops = rows - drop, drops + 1
-        assert replays.size(after.replay) == rows * E
+        assert buffer.size(after.replay) == rows * E
         assert check or after.policy_distance == before.policy_distance
     assert (drops > 5) == dynamic
     assert after.policy_distance > 0
@@ -184,16 +184,16 @@ def test_nothing_is_dropped_for_an_agent_that_has_not_begun_to_learn():
     r = run("td3")
     state, hparams, schedule = r.start(distance_threshold=0.0, warmup_steps=300)
     warm = r.later(300 // E, state, hparams, schedule)
-    assert replays.size(warm.replay) == 300
+    assert buffer.size(warm.replay) == 300
     assert warm.policy_distance > 0
-    assert replays.size(r.later(100 // E, warm, hparams, schedule).replay) < 400
+    assert buffer.size(r.later(100 // E, warm, hparams, schedule).replay) < 400
 
 
 def test_non_finite_steps_are_counted_and_kept_out():
     r = run("td3")
     state, hparams, schedule = r.start()
     after = r.later(50, state, hparams, schedule)
-    invalid = int((after.replay.outcome[:50] == replays.INVALID).sum())
+    invalid = int((after.replay.outcome[:50] == buffer.INVALID).sum())
     assert after.nonfinite == invalid > 0
     assert_finite((after.agent, after.replay, after.envs))
 
@@ -202,7 +202,7 @@ def test_every_random_draw_depends_on_the_seed():
     r = run("td3")
     one, other = (r.start(seed=seed)[0] for seed in (0, 1))
     for state in (one, other):
-        assert not any(mask.all() for mask in masks.kernels(state.agent.critic.mask)[1:2])
+        assert not any(mask.all() for mask in masking.kernels(state.agent.critic.mask)[1:2])
     assert mask_changed(one, other, "critic")
     assert mask_changed(one, other, "actor")
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import rlx2_jax
-from rlx2_jax import config, policies, sparse, sweeps, training
+from rlx2_jax import policies, sparse, sweeps, training
+from rlx2_jax.config import config
 from tests.conftest import ROOT, small
 
 

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlx2_jax import replay as replays
+from rlx2_jax.replay import buffer
 from tests.conftest import assert_finite
 
 E, EPISODE, N_MAX, GAMMA = 2, 4, 3, 0.9
 RINGS = (16, 23)
 """Capacities of the rings tried, in transitions; the second is no multiple of E."""
 
-add = jax.jit(replays.add)
-windows = jax.jit(replays.window, static_argnames="n_max")
-sample = jax.jit(replays.sample, static_argnames=("shape", "n_max"))
-drop_oldest = jax.jit(replays.drop_oldest)
-policy_distance = jax.jit(replays.policy_distance, static_argnames=("policy", "count", "kind"))
+add = jax.jit(buffer.add)
+windows = jax.jit(buffer.window, static_argnames="n_max")
+sample = jax.jit(buffer.sample, static_argnames=("shape", "n_max"))
+drop_oldest = jax.jit(buffer.drop_oldest)
+policy_distance = jax.jit(buffer.policy_distance, static_argnames=("policy", "count", "kind"))
 
 
 class ListReplay:
@@ -79,7 +79,7 @@ def life(seed, length, ends=0.2, failures=0.1):
         truncated = (steps >= EPISODE) & ~terminated & finite
         ended = terminated | truncated | ~finite
         bad = lambda x, finite=finite: np.where(finite.reshape(-1, *[1] * (x.ndim - 1)), x, np.nan)
-        yield replays.Step(
+        yield buffer.Step(
             observation=current,
             action=bad(rng.uniform(-1, 1, (E, 1)).astype(np.float32)),
             mean=bad(rng.uniform(-1, 1, (E, 1)).astype(np.float32)),
@@ -96,7 +96,7 @@ def life(seed, length, ends=0.2, failures=0.1):
 def live(ring, steps, capacity=None, drops=()):
     """The same life in both memories. `drops`: (row, transitions, least)."""
     capacity = ring if capacity is None else capacity
-    memory, model = replays.init(ring, E, EPISODE, 2, 1), ListReplay()
+    memory, model = buffer.init(ring, E, EPISODE, 2, 1), ListReplay()
     for row, step in enumerate(steps):
         memory = add(memory, step, capacity)
         model.add(step, capacity, ring)
@@ -121,11 +121,9 @@ def test_a_first_observation_that_is_not_finite_is_not_in_the_ring():
     step = next(life(0, 1))
     observation = step.observation.copy()
     observation[1] = np.nan
-    memory = add(
-        replays.init(12, E, EPISODE, 2, 1), step.replace(observation=observation, finite=np.arange(E) != 1), 12
-    )
+    memory = add(buffer.init(12, E, EPISODE, 2, 1), step.replace(observation=observation, finite=np.arange(E) != 1), 12)
     np.testing.assert_array_equal(memory.observation[0], np.nan_to_num(observation))
-    assert memory.outcome[0, 1] == replays.INVALID
+    assert memory.outcome[0, 1] == buffer.INVALID
 
 
 @settings(max_examples=40)
@@ -133,7 +131,7 @@ def test_a_first_observation_that_is_not_finite_is_not_in_the_ring():
 def test_every_window_is_that_of_a_plain_list_of_transitions(ring, seed, length, capacity, drops, n):
     memory, model = live(ring, life(seed, length), capacity, drops)
     assert (int(memory.head), int(memory.left)) == (len(model.rows), model.left)
-    assert int(replays.size(memory)) == len(model.kept())
+    assert int(buffer.size(memory)) == len(model.kept())
     starts = [(row, e) for row in model.starts(n) for e in range(E)]
     if not starts:
         return
@@ -207,8 +205,8 @@ def test_final_observations_survive_as_long_as_their_rows():
 @given(seed=st.integers(0, 999), transitions=st.integers(0, 60), least=st.integers(0, 60))
 def test_drop_oldest_keeps_at_least_the_given_number(seed, transitions, least):
     memory, _ = live(16, life(seed, 12))
-    before = int(replays.size(memory))
-    after = int(replays.size(drop_oldest(memory, transitions, least)))
+    before = int(buffer.size(memory))
+    after = int(buffer.size(drop_oldest(memory, transitions, least)))
     assert min(before, least) <= after <= before
     assert before - after <= transitions
 
@@ -239,7 +237,7 @@ def test_policy_distance_is_the_mean_over_the_oldest_valid_transitions(seed, len
 
 def aged(means):
     """A full ring whose rows were collected with the given noise-free actions, oldest first."""
-    memory = replays.init(len(means) * E, E, EPISODE, 2, 1)
+    memory = buffer.init(len(means) * E, E, EPISODE, 2, 1)
     return memory.replace(
         mean=jnp.broadcast_to(jnp.asarray(means, jnp.float32)[:, None, None], (len(means), E, 1)),
         head=jnp.int32(len(means)),
@@ -248,7 +246,7 @@ def aged(means):
 
 def check(memory, *, threshold=0.2, least=0, ratio=0.25, until_close=False, count=4):
     """A buffer check against the policy that always does 0: distance measured, rows left."""
-    distance, left = replays.shrink(
+    distance, left = buffer.shrink(
         memory,
         lambda observation: jnp.zeros((*observation.shape[:-1], 1)),
         count,
@@ -301,11 +299,11 @@ def test_shrink_until_close_ends_when_less_than_a_row_is_to_go():
 @pytest.mark.parametrize("capacity", [1, 16, 23])
 def test_num_bytes_are_the_bytes_allocated(capacity):
     sizes = (capacity, E, EPISODE, 5, 3)
-    real = sum(leaf.nbytes for leaf in jax.tree.leaves(replays.init(*sizes)))
-    assert replays.num_bytes(*sizes) == real
+    real = sum(leaf.nbytes for leaf in jax.tree.leaves(buffer.init(*sizes)))
+    assert buffer.num_bytes(*sizes) == real
 
 
 def test_a_ring_has_room_for_its_capacity_and_less_than_a_row_more():
     for capacity in range(1, 20):
-        room = replays.rows_for(capacity, 4) * 4
+        room = buffer.rows_for(capacity, 4) * 4
         assert capacity <= room < capacity + 4

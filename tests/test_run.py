@@ -23,17 +23,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import files, memory, policies
+from rlx2_jax import policies
 from rlx2_jax.agents.base import SparseNetwork
-from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import resolve
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
-from rlx2_jax.training import program as programs
-from rlx2_jax.training import train
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.io import files
+from rlx2_jax.io.checkpoints import Checkpoints
+from rlx2_jax.runtime import memory
+from rlx2_jax.training import programs, train, workdirs
 from rlx2_jax.training.events import Events
 from rlx2_jax.training.record import Record, Totals, plain_row
-from rlx2_jax.training.workdir import identity
+from rlx2_jax.training.workdirs import identity
 from tests.conftest import ROOT, launch_here, own_settings, small
 
 LAUNCHER = ROOT / "experiments" / "train.py"

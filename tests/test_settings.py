@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from rlx2_jax import envs, evaluation, kernels
-from rlx2_jax.training import make_train, train
+from rlx2_jax import envs, kernels
+from rlx2_jax.training import evaluation, make_train, train
 from tests.conftest import ROOT, small
 
 SPARSE = {"actor_sparsity": 0.6, "critic_sparsity": 0.5}

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlx2_jax import native, sparse
+from rlx2_jax import sparse
+from rlx2_jax.runtime import native
 from rlx2_jax.sparse import densities, topology
 
 SHAPE = (8, 12)

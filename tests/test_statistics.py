@@ -8,8 +8,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlx2_jax import statistics
-from rlx2_jax.statistics import estimate, summarize
+from rlx2_jax.analysis import statistics
+from rlx2_jax.analysis.statistics import estimate, summarize
 
 SCORES = st.lists(st.integers(-100, 3000).map(float), min_size=1, max_size=9).map(np.array)
 

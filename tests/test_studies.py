@@ -13,16 +13,18 @@ import PIL.Image
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from paper import STUDIES, figures, report, runner, runs, search, store
+from paper.registry import TABLE_2, Run, check
 
-from rlx2_jax import accounting, envs, files, lock, policies, presets, provenance, statistics, tickets
-from rlx2_jax.config import Config, resolve, structure
+from rlx2_jax import envs, policies
+from rlx2_jax.agents.structure import structure
+from rlx2_jax.analysis import accounting, statistics
+from rlx2_jax.config import Config, presets, resolve
 from rlx2_jax.errors import ConfigError, DivergedError, RlxError, WorkdirError
-from rlx2_jax.studies import STUDIES, conduct, frontier, records, report, runs
-from rlx2_jax.studies.catalogue import TABLE_2, Run, check
-from rlx2_jax.sweeps import plan as plans
-from rlx2_jax.sweeps import workers
+from rlx2_jax.io import files, lock, provenance
+from rlx2_jax.policies import tickets
+from rlx2_jax.sweeps import plans, workers
 from rlx2_jax.training.signals import StopSignals
-from rlx2_jax.viz import studies as pictures
 from tests.conftest import ROOT, cached, launch, launch_here
 
 RESULTS = ROOT / "experiments" / "results"
@@ -53,7 +55,7 @@ def line(arm="rlx2", seed=0, score=100.0, row="td3/hopper", study="table2", **se
         "size_ratio": account.size_ratio,
         "flops_train_ratio": account.flops_train_ratio,
         "flops_test_ratio": account.flops_test_ratio,
-        "evaluations": {name: [float(s) for s in steps] for name in ("steps", *records.COLUMNS)},
+        "evaluations": {name: [float(s) for s in steps] for name in ("steps", *store.COLUMNS)},
         "conditions": dict(run.conditions),
         "provenance": {"command": "python x", "commit": "c0ffee", "device": "d", "versions": {}, "compute": "masked"},
         "config": run.config.to_dict(),
@@ -86,7 +88,7 @@ def test_every_study_has_distinct_runs_of_every_arm_row_and_seed(name):
     found = runs(study, study.rows, [0, 1], {"total_steps": 60_000})
     arms = study.arms(60_000)
     assert len(found) == len(study.rows) * len(arms) * 2
-    assert len({(records.identity(run.config), run.needs) for run in found}) == len(found)
+    assert len({(store.identity(run.config), run.needs) for run in found}) == len(found)
     assert study.hero in {arm.name for arm in arms}
     for row, numbers in study.paper.items():
         assert row in study.rows
@@ -103,7 +105,7 @@ def test_rows_bring_table_2s_sparsities_and_settings_override_them():
 
 def test_the_3_step_agent_of_one_study_is_the_rlx2_of_another():
     settings = {"total_steps": 60_000}
-    of = lambda study, arm: records.identity(runs(STUDIES[study], ["td3/ant"], [2], settings, [arm])[0].config)
+    of = lambda study, arm: store.identity(runs(STUDIES[study], ["td3/ant"], [2], settings, [arm])[0].config)
     assert of("table3-nstep", "3-step") == of("table2", "rlx2") == of("buffer", "dynamic")
     assert of("table3-topology", "dense") == of("buffer", "dense")
 
@@ -194,42 +196,42 @@ def test_a_search_chooses_its_arms_itself():
 
 def test_records_are_appended_once_and_found_by_every_study(tmp_path):
     first, second = line(seed=0), line(seed=1)
-    records.append(tmp_path / "table2", [first])
-    records.append(tmp_path / "table2", [first, second])
-    assert records.read(tmp_path / "table2") == [first, second]
+    store.append(tmp_path / "table2", [first])
+    store.append(tmp_path / "table2", [first, second])
+    assert store.read(tmp_path / "table2") == [first, second]
     (run,) = runs(STUDIES["buffer"], ["td3/hopper"], [1], {"total_steps": 60_000}, ["dynamic"])
-    found = records.known(tmp_path)[records.identity(run.config)]
-    assert records.relabelled(found, "buffer", run) == {**second, "study": "buffer", "arm": "dynamic"}
+    found = store.known(tmp_path)[store.identity(run.config)]
+    assert store.relabelled(found, "buffer", run) == {**second, "study": "buffer", "arm": "dynamic"}
     # Another way of computing, saved more often, is the same run; another length is not.
     otherwise = dataclasses.replace(run.config, compute="packed", checkpoint_every=600)
-    assert records.identity(otherwise) == records.identity(run.config)
+    assert store.identity(otherwise) == store.identity(run.config)
     (saved,) = runs(
         STUDIES["buffer"], ["td3/hopper"], [1], {"total_steps": 60_000, "checkpoint_every": 600}, ["dynamic"]
     )
     assert saved.conditions == run.conditions
     (longer,) = runs(STUDIES["buffer"], ["td3/hopper"], [1], {"total_steps": 90_000}, ["dynamic"])
-    assert records.identity(longer.config) not in records.known(tmp_path)
+    assert store.identity(longer.config) not in store.known(tmp_path)
 
 
 def test_settings_that_are_newer_than_a_record_have_their_defaults_there(tmp_path):
     old = line()
     del old["config"]["sac_explore"]
-    records.append(tmp_path / "table2", [old])
-    assert list(records.known(tmp_path)) == [records.identity(resolve(Config.from_dict(old["config"])))]
+    store.append(tmp_path / "table2", [old])
+    assert list(store.known(tmp_path)) == [store.identity(resolve(Config.from_dict(old["config"])))]
     # And are no reason to record the run again.
-    records.append(tmp_path / "table2", [line()])
-    assert records.read(tmp_path / "table2") == [old]
+    store.append(tmp_path / "table2", [line()])
+    assert store.read(tmp_path / "table2") == [old]
 
 
 def test_a_run_that_is_given_twice_is_recorded_once(tmp_path):
-    records.append(tmp_path, [line(), line()])
-    assert records.read(tmp_path) == [line()]
+    store.append(tmp_path, [line(), line()])
+    assert store.read(tmp_path) == [line()]
 
 
 def test_a_damaged_record_is_refused(tmp_path):
-    (tmp_path / records.FILE).write_text('{"row": ')
+    (tmp_path / store.FILE).write_text('{"row": ')
     with pytest.raises(WorkdirError, match=r"runs.jsonl is damaged \(.*; restore it"):
-        records.read(tmp_path)
+        store.read(tmp_path)
 
 
 def test_a_runs_line_holds_its_score_and_evaluations_as_they_were(tmp_path):
@@ -237,7 +239,7 @@ def test_a_runs_line_holds_its_score_and_evaluations_as_they_were(tmp_path):
     rows = [{"env_steps": 1000 * k, "return_mean": 100.0 * k, "return_std": 1 / 3, "other": 1} for k in range(1, 9)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "summary.json").write_text(json.dumps({"finished": True, "commit": "c0ffee", "size_ratio": 0.1}))
-    found = records.of_directory(Run("td3/x", "rlx2", config), "table2", tmp_path, diverged=False)
+    found = store.of_directory(Run("td3/x", "rlx2", config), "table2", tmp_path, diverged=False)
     assert found["score"] == 700
     assert found["score_evaluations"] == 3
     assert found["best"] == 800
@@ -251,26 +253,26 @@ def test_what_diverged_counts_with_its_lowest_evaluation(tmp_path):
     rows = [{"env_steps": 1000 * k, "return_mean": 100.0 * k, "return_std": 1.0} for k in (2, 1, 3)]
     files.write_json_lines(tmp_path / "metrics.jsonl", rows)
     run = Run("td3/x", "rlx2", resolve(Config(total_steps=60_000)))
-    assert records.of_directory(run, "table2", tmp_path, diverged=True)["score"] == 100
-    assert records.of_directory(run, "table2", tmp_path / "none", diverged=True)["score"] == 0
+    assert store.of_directory(run, "table2", tmp_path, diverged=True)["score"] == 100
+    assert store.of_directory(run, "table2", tmp_path / "none", diverged=True)["score"] == 0
 
 
 def test_a_clone_is_not_the_run_of_its_configuration(tmp_path):
-    records.append(tmp_path / "tickets", [line("random", study="tickets") | {"kind": "cloning"}])
-    assert records.known(tmp_path) == {}
+    store.append(tmp_path / "tickets", [line("random", study="tickets") | {"kind": "cloning"}])
+    assert store.known(tmp_path) == {}
 
 
 def test_a_record_with_settings_that_are_gone_is_kept_and_found_by_no_run(tmp_path):
     old = line()
     old["config"]["gone"] = 1
-    records.append(tmp_path / "table2", [old, line()])
-    assert len(records.read(tmp_path / "table2")) == 2
-    assert list(records.known(tmp_path).values()) == [line()]
+    store.append(tmp_path / "table2", [old, line()])
+    assert len(store.read(tmp_path / "table2")) == 2
+    assert list(store.known(tmp_path).values()) == [line()]
 
 
 def test_a_report_says_what_the_statistics_say(tmp_path):
     scores = {"dense": [90.0, 100.0, 110.0, 140.0], "rlx2": [95.0, 105.0, 130.0, 135.0], "ss": [10.0, 20.0, 30.0, 90.0]}
-    records.append(
+    store.append(
         tmp_path, [line(arm, seed, score) for arm, values in scores.items() for seed, score in enumerate(values)]
     )
     report.write(tmp_path, "table2", STUDIES["table2"])
@@ -311,7 +313,7 @@ def test_only_runs_under_the_same_conditions_are_put_together():
 
 
 def test_sections_of_the_same_row_and_length_are_told_apart_by_their_settings(tmp_path):
-    records.append(tmp_path, [line(), line(gamma=0.9), line(gamma=0.9, batch_size=64), line(total_steps=120_000)])
+    store.append(tmp_path, [line(), line(gamma=0.9), line(gamma=0.9, batch_size=64), line(total_steps=120_000)])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     assert [row for row in text.splitlines() if row.startswith("## TD3")] == [
         "## TD3 on hopper, 60,000 steps, batch_size 256, gamma 0.99",
@@ -327,7 +329,7 @@ def test_runs_without_a_dense_agent_are_variants_of_those_that_differ_least(tmp_
     changed = [line("rlx2", 1, 202.0, n_step=1), line("rlx2", 0, 75.0, gamma=0.9, n_step=1, dynamic_buffer=False)]
     strange = [line("rlx2", 0, 1.0, total_steps=120_000), line("rlx2", 0, 1.0, "td3/ant"), line(backend="spring")]
     # In the order of the file a variant may stand before what it is one of.
-    records.append(tmp_path, [*changed, *arms, *others, *strange])
+    store.append(tmp_path, [*changed, *arms, *others, *strange])
     report.write(tmp_path, "table2", STUDIES["table2"])
     text = (tmp_path / "README.md").read_text()
     assert [row for row in text.splitlines() if "## TD3" in row] == [
@@ -350,7 +352,7 @@ def test_a_variant_that_is_a_reading_of_the_method_is_told_by_its_name(tmp_path)
     part = dict(list(release.items())[1:])
     readings = [release, release | {"gamma": 0.9}, part]
     variants = [line("rlx2", 0, score, **changed) for score, changed in enumerate(readings, start=1)]
-    records.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 90.0), *variants])
+    store.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 90.0), *variants])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     assert cells(text, "preset=release")[3] == "1.00"
     assert cells(text, "preset=release, gamma=0.9")[3] == "2.00"
@@ -358,9 +360,9 @@ def test_a_variant_that_is_a_reading_of_the_method_is_told_by_its_name(tmp_path)
 
 
 def test_a_searchs_report_does_not_call_an_interval_undecided_that_was_not_asked(tmp_path):
-    scores = {0.0: 100.0, **dict.fromkeys(frontier.GRID, 10.0)}
-    arms = {0.0: "dense", **{sparsity: f"rlx2@{sparsity:g}" for sparsity in frontier.GRID}}
-    records.append(
+    scores = {0.0: 100.0, **dict.fromkeys(search.GRID, 10.0)}
+    arms = {0.0: "dense", **{sparsity: f"rlx2@{sparsity:g}" for sparsity in search.GRID}}
+    store.append(
         tmp_path, [line(arms[s], k, score + k, study="frontier") for s, score in scores.items() for k in (0, 1)]
     )
     text = report.markdown(tmp_path, "frontier", STUDIES["frontier"])
@@ -370,7 +372,7 @@ def test_a_searchs_report_does_not_call_an_interval_undecided_that_was_not_asked
 
 def test_sections_are_told_apart_though_an_arm_sets_what_they_differ_in(tmp_path):
     arms = [line(arm, 0, 1.0) for arm in ("rigl", "rlx2", "dense")]
-    records.append(tmp_path, [*arms, *(line(arm, 0, 1.0, n_step=3) for arm in ("dense", "rlx2"))])
+    store.append(tmp_path, [*arms, *(line(arm, 0, 1.0, n_step=3) for arm in ("dense", "rlx2"))])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     assert [row for row in text.splitlines() if row.startswith("## TD3")] == [
         "## TD3 on hopper, 60,000 steps, n_step by arm",
@@ -381,28 +383,28 @@ def test_sections_are_told_apart_though_an_arm_sets_what_they_differ_in(tmp_path
 def test_a_dynamic_buffers_fewest_are_those_of_the_dynamic_arm(tmp_path):
     arms = [line(arm, 0, 1.0, "sac/hopper", "buffer") for arm in ("dense", "dynamic", "fixed-2k")]
     assert arms[1]["config"]["buffer_min"] > arms[2]["config"]["buffer_min"]
-    records.append(tmp_path, arms)
+    store.append(tmp_path, arms)
     text = report.markdown(tmp_path, "buffer", STUDIES["buffer"])
     assert f"and keeps {arms[1]['config']['buffer_min']:,}" in text
 
 
 def test_a_report_leaves_no_picture_of_an_earlier_one(tmp_path):
-    records.append(tmp_path, [line("rlx2", 0, 1.0), line("rlx2", 0, 1.0, gamma=0.9)])
+    store.append(tmp_path, [line("rlx2", 0, 1.0), line("rlx2", 0, 1.0, gamma=0.9)])
     report.write(tmp_path, "table2", STUDIES["table2"])
     assert {path.name for path in tmp_path.glob("*.png")} == {"td3-hopper-60000.png", "td3-hopper-60000-2.png"}
-    records.append(tmp_path, [line("dense", 0, 1.0), line("ss", 0, 1.0)])
+    store.append(tmp_path, [line("dense", 0, 1.0), line("ss", 0, 1.0)])
     report.write(tmp_path, "table2", STUDIES["table2"])
     assert {path.name for path in tmp_path.glob("*.png")} == {"td3-hopper-60000.png", "td3-hopper-60000-variants.png"}
 
 
 def test_a_variant_of_an_arm_that_the_section_has_not_is_measured_by_the_dense_agent(tmp_path):
-    records.append(tmp_path, [line("dense", 0, 100.0), line("rigl", 0, 50.0, gamma=0.9)])
+    store.append(tmp_path, [line("dense", 0, 100.0), line("rigl", 0, 50.0, gamma=0.9)])
     report.write(tmp_path, "table2", STUDIES["table2"])
     assert cells((tmp_path / "README.md").read_text(), "gamma=0.9")[1:8] == ["rigl", "1", "50.0", "-", "-", "-", "50.0"]
 
 
 def test_a_variant_names_a_setting_that_an_arm_of_the_section_has_of_its_own(tmp_path):
-    records.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 50.0), line("dense", 0, 20.0, n_step=3)])
+    store.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 50.0), line("dense", 0, 20.0, n_step=3)])
     report.write(tmp_path, "table2", STUDIES["table2"])
     row = cells((tmp_path / "README.md").read_text(), "n_step=3")
     assert row[1:] == ["dense", "1", "20.0", "100", "20.0", "-", "20.0", "20"]
@@ -410,12 +412,12 @@ def test_a_variant_names_a_setting_that_an_arm_of_the_section_has_of_its_own(tmp
 
 def test_a_variant_is_tested_against_the_same_arm_on_the_same_seeds(tmp_path):
     arms = [line(arm, k, s + k) for arm, s in (("dense", 200.0), ("rlx2", 100.0)) for k in range(4)]
-    records.append(tmp_path, [*arms, *(line("rlx2", k, 50.0 + k, n_step=1) for k in range(3))])
+    store.append(tmp_path, [*arms, *(line("rlx2", k, 50.0 + k, n_step=1) for k in range(3))])
     assert cells(report.markdown(tmp_path, "table2", STUDIES["table2"]), "n_step=1")[6] == "0.10"
 
 
 def test_a_variant_may_differ_in_a_setting_that_is_a_list(tmp_path):
-    records.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 50.0), line("rlx2", 0, 20.0, hidden=(64, 64))])
+    store.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 50.0), line("rlx2", 0, 20.0, hidden=(64, 64))])
     report.write(tmp_path, "table2", STUDIES["table2"])
     assert cells((tmp_path / "README.md").read_text(), "hidden=[64, 64]")[4] == "50.0"
 
@@ -429,7 +431,7 @@ def test_rows_are_averaged_only_if_their_runs_were_made_alike(tmp_path):
         for k in (0, 1)
     ]
     longer = [line(arm, 0, 5.0, total_steps=90_000) for arm in ("dense", "rlx2")]
-    records.append(tmp_path, [*both, *longer])
+    store.append(tmp_path, [*both, *longer])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     (heading,) = [row for row in text.splitlines() if row.endswith("together")]
     assert heading == "## TD3 on hopper, TD3 on walker2d together"
@@ -442,7 +444,7 @@ def test_rows_are_averaged_only_if_their_runs_were_made_alike(tmp_path):
 
 def test_a_row_that_is_not_complete_takes_no_arm_from_the_others(tmp_path):
     rows = {"td3/hopper": ("dense", "rigl", "rlx2"), "td3/walker2d": ("dense", "rigl", "rlx2"), "td3/ant": ("dense",)}
-    records.append(tmp_path, [line(arm, 0, 1.0, row) for row, arms in rows.items() for arm in arms])
+    store.append(tmp_path, [line(arm, 0, 1.0, row) for row, arms in rows.items() for arm in arms])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     (heading,) = [row for row in text.splitlines() if row.endswith("together")]
     assert heading == "## TD3 on hopper, TD3 on walker2d together"
@@ -452,7 +454,7 @@ def test_a_row_that_is_not_complete_takes_no_arm_from_the_others(tmp_path):
 def test_rows_together_say_who_is_better_than_whom_and_leave_outliers_out(tmp_path):
     scores = {"dense": (100, 100, 100, 100), "rlx2": (100, 90, 100, 10)}
     rows = ("td3/hopper", "td3/ant")
-    records.append(
+    store.append(
         tmp_path,
         [line(arm, seed, float(s), row) for row in rows for arm, each in scores.items() for seed, s in enumerate(each)],
     )
@@ -466,11 +468,11 @@ def test_rows_together_say_who_is_better_than_whom_and_leave_outliers_out(tmp_pa
 def test_a_searchs_report_says_what_it_found(tmp_path):
     lines = []
     score = lambda sparsity, seed: (100.0 if sparsity <= 0.95 else 50.0) + 0.1 * seed
-    while (found := frontier.search(frontier.scores_of(lines), range(5))).missing is not None:
+    while (found := search.search(search.scores_of(lines), range(5))).missing is not None:
         sparsity, lacking = found.missing
         arm = f"rlx2@{sparsity:g}" if sparsity else "dense"
         lines += [line(arm, seed, score(sparsity, seed), study="frontier") for seed in lacking]
-    records.append(tmp_path, lines)
+    store.append(tmp_path, lines)
     text = report.markdown(tmp_path, "frontier", STUDIES["frontier"])
     assert "Largest sparsity of the grid that keeps 97 % of the dense return: 95 %." in text
     assert cells(text, "95 %")[-1] == "kept"
@@ -480,14 +482,14 @@ def test_a_searchs_report_says_what_it_found(tmp_path):
 def test_a_band_is_of_the_runs_that_have_the_evaluation():
     axis = Figure().subplots()
     runs = [{"steps": [1, 2, 3], "return_mean": [1, 2, 3]}, {"steps": [1, 2], "return_mean": [3, 4]}]
-    pictures._band(axis, [{"evaluations": run} for run in runs], "return_mean", "k", "label")
+    figures._band(axis, [{"evaluations": run} for run in runs], "return_mean", "k", "label")
     np.testing.assert_array_equal(axis.lines[0].get_xdata(), [1, 2, 3])
     np.testing.assert_array_equal(axis.lines[0].get_ydata(), [2, 3, 3])
 
 
 def test_a_curve_over_sparsities_is_drawn_whichever_arms_there_are(tmp_path):
     arms = ("rigl@0.9", "ss@0.95")
-    records.append(tmp_path, [line(arm, seed, study="sparsity-curve") for arm in arms for seed in (0, 1)])
+    store.append(tmp_path, [line(arm, seed, study="sparsity-curve") for arm in arms for seed in (0, 1)])
     report.write(tmp_path, "sparsity-curve", STUDIES["sparsity-curve"])
     assert (tmp_path / "td3-hopper-60000.png").exists()
 
@@ -495,7 +497,7 @@ def test_a_curve_over_sparsities_is_drawn_whichever_arms_there_are(tmp_path):
 def test_long_names_under_few_bars_are_broken():
     arms = {name: [line()] for name in ("dense", "rlx2@0.995", "winning-release", "fixed-16.7k", "rlx2 n_step=1")}
     estimates = {name: statistics.estimate(statistics.mean, [np.array([1.0])]) for name in arms}
-    figure = pictures.draw_arms(arms, estimates, None, "title", pictures.arm_colors(list(arms), "rlx2@0.995"))
+    figure = figures.draw_arms(arms, estimates, None, "title", figures.arm_colors(list(arms), "rlx2@0.995"))
     labels = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
     broken = ["winning-\nrelease\nn=1", "fixed-\n16.7k\nn=1", "rlx2\nn_\nstep=\n1\nn=1"]
     assert labels == ["dense\nn=1", "rlx2@0.995\nn=1", *broken]
@@ -516,12 +518,12 @@ def apart(label, other, renderer):
     return (boxes[1].x1 - boxes[0].x1) * math.sin(angle) > height
 
 
-@pytest.mark.parametrize("count", [2, 5, pictures.SLANTED + 1, 12])
+@pytest.mark.parametrize("count", [2, 5, figures.SLANTED + 1, 12])
 def test_long_names_under_bars_do_not_touch(count):
     names = [*(f"arm{i}" for i in range(count - 2)), "rlx2 evolve_interval=10000", "winning-release"]
     arms = {name: [line()] for name in names}
     estimates = {name: statistics.estimate(statistics.mean, [np.array([1.0])]) for name in names}
-    figure = pictures.draw_arms(arms, estimates, None, "", dict.fromkeys(names, "C0"))
+    figure = figures.draw_arms(arms, estimates, None, "", dict.fromkeys(names, "C0"))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     labels = figure.axes[-1].get_xticklabels()
@@ -532,36 +534,36 @@ def test_long_names_under_bars_do_not_touch(count):
 
 def test_an_arm_has_one_colour_whichever_arms_have_runs(tmp_path, monkeypatch):
     used = []
-    monkeypatch.setattr(pictures, "_band", lambda axis, lines, column, color, name: used.append((name, color)))
+    monkeypatch.setattr(figures, "_band", lambda axis, lines, column, color, name: used.append((name, color)))
     every = [arm.name for arm in STUDIES["table2"].arms(60_000)]
-    records.append(tmp_path, [line(arm, 0, 1.0) for arm in every])
-    records.append(tmp_path, [line(arm, 0, 1.0, gamma=0.9) for arm in ("set", "rlx2")])
+    store.append(tmp_path, [line(arm, 0, 1.0) for arm in every])
+    store.append(tmp_path, [line(arm, 0, 1.0, gamma=0.9) for arm in ("set", "rlx2")])
     report.write(tmp_path, "table2", STUDIES["table2"])
     assert [name for name, _ in used] == [*every, "set", "set gamma=0.9", "rlx2", "rlx2 gamma=0.9"]
     assert len({(name.split()[0], color) for name, color in used}) == len({color for _, color in used}) == len(every)
 
 
 def test_a_dense_agent_that_has_not_learned_is_no_measure(tmp_path):
-    records.append(tmp_path, [line("dense", 0, -100.0), line("dense", 1, -110.0), line("rlx2", 0, -300.0)])
+    store.append(tmp_path, [line("dense", 0, -100.0), line("dense", 1, -110.0), line("rlx2", 0, -300.0)])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     assert cells(text, "rlx2")[4] == cells(text, "rlx2")[6] == "-"
 
 
 def test_one_run_has_no_interval(tmp_path):
-    records.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 90.0), line("ss", 0, 10.0)])
+    store.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 90.0), line("ss", 0, 10.0)])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     assert cells(text, "rlx2")[2:7] == ["90.0", "90.0", "90.0", "97", "-7.0"]
     assert cells(text, "ss")[7:10] == ["1.00", "-", "-"]
 
 
 def test_no_interval_where_any_part_is_one_run(tmp_path):
-    records.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 90.0), line("rlx2", 1, 80.0)])
+    store.append(tmp_path, [line("dense", 0, 100.0), line("rlx2", 0, 90.0), line("rlx2", 1, 80.0)])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     assert cells(text, "rlx2")[2].startswith("85.0 [")
     assert cells(text, "rlx2")[4] == "85.0"
     assert cells(text, "dense")[7] == "0.00"
     more = [line(arm, 0, 5.0, "td3/walker2d") for arm in ("dense", "rlx2")]
-    records.append(tmp_path, more)
+    store.append(tmp_path, more)
     together = report.markdown(tmp_path, "table2", STUDIES["table2"]).partition("together")[2]
     assert cells(together, "rlx2")[2:6] == ["92.5", "97.5", cells(together, "rlx2")[4], "-"]
     assert "[" not in cells(together, "rlx2")[4]
@@ -570,7 +572,7 @@ def test_no_interval_where_any_part_is_one_run(tmp_path):
 
 def test_the_papers_numbers_stand_beside_its_own_sparsities_alone(tmp_path):
     thinner = {"actor_sparsity": 0.5, "critic_sparsity": 0.5}
-    records.append(tmp_path, [line(arm, 0, 1.0, **settings) for arm in ("dense", "rlx2") for settings in ({}, thinner)])
+    store.append(tmp_path, [line(arm, 0, 1.0, **settings) for arm in ("dense", "rlx2") for settings in ({}, thinner)])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     assert "together" not in text, "one task is not two"
     own, other = text.split("## TD3 on hopper, 60,000 steps")[1:]
@@ -582,7 +584,7 @@ def test_the_papers_numbers_stand_beside_its_own_sparsities_alone(tmp_path):
 
 def test_agents_are_not_averaged(tmp_path):
     rows = ("td3/hopper", "td3/ant", "sac/hopper", "sac/ant")
-    records.append(tmp_path, [line(arm, 0, 1.0, row) for row in rows for arm in ("dense", "rlx2")])
+    store.append(tmp_path, [line(arm, 0, 1.0, row) for row in rows for arm in ("dense", "rlx2")])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     assert [row for row in text.splitlines() if row.endswith("together")] == [
         "## TD3 on hopper, TD3 on ant together",
@@ -593,7 +595,7 @@ def test_agents_are_not_averaged(tmp_path):
 def test_clones_are_measured_by_their_teachers(tmp_path):
     teachers = [line("dense", k, 100.0 + k, "td3/ant", "tickets") for k in (0, 1)]
     clone = lambda k: line("clone-random", k, 50.0, "td3/ant", "tickets") | {"kind": "cloning"}
-    records.append(tmp_path, [*teachers, clone(0), clone(1)])
+    store.append(tmp_path, [*teachers, clone(0), clone(1)])
     text = report.markdown(tmp_path, "tickets", STUDIES["tickets"])
     section = text[text.index("imitating the dense agent") :]
     assert cells(section, "clone-random")[4].startswith(f"{100 * 50 / 100.5:.1f} [")
@@ -601,13 +603,13 @@ def test_clones_are_measured_by_their_teachers(tmp_path):
 
 def test_a_run_that_diverged_at_once_leaves_a_report(tmp_path):
     nothing = line("ss", 1, 0.0) | {"diverged": True, "evaluations": {"steps": []}}
-    records.append(tmp_path, [line("ss", 0, 10.0), nothing])
+    store.append(tmp_path, [line("ss", 0, 10.0), nothing])
     report.write(tmp_path, "table2", STUDIES["table2"])
     assert "(1 diverged" in cells((tmp_path / "README.md").read_text(), "ss")[1]
 
 
 def test_findings_are_taken_over_and_a_diverged_run_is_told(tmp_path):
-    records.append(tmp_path, [line("rlx2", 0, 1.0), line("rlx2", 1, 2.0) | {"diverged": True}])
+    store.append(tmp_path, [line("rlx2", 0, 1.0), line("rlx2", 1, 2.0) | {"diverged": True}])
     (tmp_path / report.FINDINGS).write_text("It was the **buffer**.\n")
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     assert "## What was found\n\nIt was the **buffer**.\n" in text
@@ -616,16 +618,16 @@ def test_findings_are_taken_over_and_a_diverged_run_is_told(tmp_path):
 
 def test_scores_of_seeds_are_written_out(tmp_path):
     scores = (0.12345, 945.44, 3330.2, 10521.4, -20000.2)
-    records.append(tmp_path, [line("rlx2", seed, score) for seed, score in enumerate(scores)])
+    store.append(tmp_path, [line("rlx2", seed, score) for seed, score in enumerate(scores)])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     assert cells(text, "rlx2")[-1] == "0.1235, 945.4, 3330, 10521, -20000"
 
 
-@pytest.mark.parametrize("directory", sorted(RESULTS.glob(f"*/{records.FILE}")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("directory", sorted(RESULTS.glob(f"*/{store.FILE}")), ids=lambda path: path.parent.name)
 def test_committed_reports_are_those_of_the_committed_runs(directory):
     directory = directory.parent
     study = STUDIES[directory.name]
-    for run in records.read(directory):
+    for run in store.read(directory):
         unit = "env_steps" if run["kind"] == "learning" else "updates"
         assert run[unit] > 0
         assert {"agent", "env", "backend", "method", "actor_sparsity", "critic_sparsity", "seed", "score"} <= set(run)
@@ -641,10 +643,10 @@ def test_committed_reports_are_those_of_the_committed_runs(directory):
 
 def test_pictures_change_with_the_runs_of_their_section_alone(tmp_path):
     runs = [line("rlx2", 0, 1.0), line("dense", 0, 2.0), line("rlx2", 0, 1.0, row="td3/ant")]
-    records.append(tmp_path, runs)
+    store.append(tmp_path, runs)
     report.write(tmp_path, "table2", STUDIES["table2"])
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.png")}
-    records.append(tmp_path, [line("rlx2", 1, 3.0)])
+    store.append(tmp_path, [line("rlx2", 1, 3.0)])
     report.write(tmp_path, "table2", STUDIES["table2"])
     changed = {name for name, picture in before.items() if (tmp_path / name).read_bytes() != picture}
     assert changed == {name for name in before if "hopper" in name} < set(before)
@@ -718,7 +720,7 @@ def laboratory(request, monkeypatch, tmp_path):
 
             code, error, teacher = 0, "", policies.load(task.teacher)
             try:
-                conduct.cloning.clone(task.config, teacher, task.workdir, overwrite=True, say=say)
+                runner.cloning.clone(task.config, teacher, task.workdir, overwrite=True, say=say)
             except RlxError as problem:
                 code = workers.DIVERGED if isinstance(problem, DivergedError) else workers.REFUSED
                 error = str(problem).rstrip(".")
@@ -728,12 +730,12 @@ def laboratory(request, monkeypatch, tmp_path):
             if stop.received:
                 return
 
-    monkeypatch.setattr(conduct, "sweep", sweep)
+    monkeypatch.setattr(runner, "sweep", sweep)
     monkeypatch.setattr(plans, "build", lambda configs: None)
-    monkeypatch.setattr(conduct.cloning, "clone", clone)
-    monkeypatch.setattr(conduct.workers, "work", work)
+    monkeypatch.setattr(runner.cloning, "clone", clone)
+    monkeypatch.setattr(runner.workers, "work", work)
     parallel = getattr(request, "param", "processes")
-    return conduct.Place(tmp_path / "results" / "tickets", tmp_path / "work", parallel), made, broken
+    return runner.Place(tmp_path / "results" / "tickets", tmp_path / "work", parallel), made, broken
 
 
 CLONES = ("clone-dynamic", "clone-random", "clone-winning", "clone-winning-release")
@@ -745,23 +747,23 @@ def conducted(laboratory, seeds, arms=(), study="tickets", **settings):
     del made[:]
     said = []
     wanted = runs(STUDIES[study], ["td3/ant"], seeds, {"total_steps": 60_000, **settings}, arms)
-    assert conduct.conduct(STUDIES[study], wanted, place, said.append)
+    assert runner.conduct(STUDIES[study], wanted, place, said.append)
     return list(made), said
 
 
 def test_a_signal_while_the_last_runs_of_a_row_finish_keeps_the_next_row_back(laboratory, monkeypatch):
     place, made, _ = laboratory
-    sweep = conduct.sweep
+    sweep = runner.sweep
 
     def late(*arguments, **options):
         with StopSignals():
             signal.raise_signal(signal.SIGINT)
             return sweep(*arguments, **options)
 
-    monkeypatch.setattr(conduct, "sweep", late)
+    monkeypatch.setattr(runner, "sweep", late)
     wanted = runs(STUDIES["table2"], ["td3/ant", "td3/hopper"], [0], {"total_steps": 60_000}, ["dense", "rlx2"])
-    assert not conduct.conduct(STUDIES["table2"], wanted, place, print)
-    assert len(made) == len(records.read(place.directory)) == 2
+    assert not runner.conduct(STUDIES["table2"], wanted, place, print)
+    assert len(made) == len(store.read(place.directory)) == 2
 
 
 @pytest.mark.parametrize(("stopped", "made_of_the_second"), [(False, 4), (True, 0)])
@@ -769,15 +771,15 @@ def test_a_worker_that_dies_keeps_no_other_row_and_a_stop_keeps_all(laboratory, 
     place, made, broken = laboratory
     broken["td3-ant"] = stopped
     wanted = runs(STUDIES["table2"], ["td3/ant", "td3/hopper"], [0, 1], {"total_steps": 60_000}, ["dense", "rlx2"])
-    assert not conduct.conduct(STUDIES["table2"], wanted, place, print)
-    assert len(made) == len(records.read(place.directory)) == made_of_the_second
+    assert not runner.conduct(STUDIES["table2"], wanted, place, print)
+    assert len(made) == len(store.read(place.directory)) == made_of_the_second
 
 
 def test_a_search_that_gets_no_further_ends(laboratory):
     place, _, broken = laboratory
     broken["td3-ant"] = False
     wanted = runs(STUDIES["frontier"], ["td3/ant"], range(5), {"total_steps": 60_000})
-    assert not conduct.conduct(STUDIES["frontier"], wanted, place, print)
+    assert not runner.conduct(STUDIES["frontier"], wanted, place, print)
 
 
 @both_ways
@@ -788,7 +790,7 @@ def test_stages_come_in_order_and_nothing_is_made_twice_when_a_study_grows(labor
     kinds = [run[:3] for run in made]
     assert sorted(kinds[:3]) == [("dense", "fixed", False), ("rlx2", "fixed", False), ("rlx2", "gradient", False)]
     assert kinds[3:5] == [("rlx2", "fixed", True)] * 2
-    assert len(made) == len({run["arm"] for run in records.read(place.directory)}) == 9
+    assert len(made) == len({run["arm"] for run in store.read(place.directory)}) == 9
     assert conducted(laboratory, [0]) == ([], [])
     more, _ = conducted(laboratory, [0, 1])
     assert len(more) == 9
@@ -796,7 +798,7 @@ def test_stages_come_in_order_and_nothing_is_made_twice_when_a_study_grows(labor
     # Another length is another place; a part of what is there, or its order, is no reason to complain.
     assert len(conducted(laboratory, [0], total_steps=90_000)[0]) == 9
     assert conducted(laboratory, [1], ["dynamic", "winning"]) == ([], [])
-    assert len(records.read(place.directory)) == 27
+    assert len(store.read(place.directory)) == 27
 
 
 @both_ways
@@ -810,7 +812,7 @@ def test_a_ticket_is_that_of_its_own_arm_and_seed_and_so_is_a_teacher(laboratory
         (run,) = (p for p, c in configs.items() if c["seed"] == seed and all(c[k] == v for k, v in settings.items()))
         return run
 
-    lines = {(run["arm"], run["seed"]): run["config"] for run in records.read(place.directory)}
+    lines = {(run["arm"], run["seed"]): run["config"] for run in store.read(place.directory)}
     for seed in (0, 1):
         dynamic, clone = found(seed, topology="gradient"), home / "clones" / f"clone-dynamic-seed{seed}"
         for arm, source in {"winning": dynamic, "clone-winning": clone}.items():
@@ -842,7 +844,7 @@ def test_a_clone_that_diverges_is_recorded_and_what_needs_it_is_left_out(laborat
     place, *_ = laboratory
     _, said = conducted(laboratory, [7])
     assert any("clone-winning, seed 7, is left out: clone-dynamic of that seed did not finish" in line for line in said)
-    kept = {run["arm"]: run for run in records.read(place.directory)}
+    kept = {run["arm"]: run for run in store.read(place.directory)}
     assert kept["clone-dynamic"]["diverged"]
     assert "clone-winning" not in kept
     assert not kept["winning"]["diverged"]
@@ -853,39 +855,39 @@ def test_a_clone_that_diverges_is_recorded_and_what_needs_it_is_left_out(laborat
 @both_ways
 def test_a_clone_that_is_asked_to_stop_stops_all_and_is_made_again(laboratory, monkeypatch):
     place, made, _ = laboratory
-    clone = conduct.cloning.clone
+    clone = runner.cloning.clone
 
     def stopped(config, teacher, workdir, *, overwrite, say):
         signal.raise_signal(signal.SIGTERM)
         say("update 5: return 1")
         raise AssertionError("it went on")
 
-    monkeypatch.setattr(conduct.cloning, "clone", stopped)
+    monkeypatch.setattr(runner.cloning, "clone", stopped)
     said = []
     wanted = runs(STUDIES["tickets"], ["td3/ant"], [0], {"total_steps": 60_000})
-    assert not conduct.conduct(STUDIES["tickets"], wanted, place, said.append)
+    assert not runner.conduct(STUDIES["tickets"], wanted, place, said.append)
     assert not [line for line in said if "makes it again" in line]
-    assert len(made) == len(records.read(place.directory)) == 5
-    monkeypatch.setattr(conduct.cloning, "clone", clone)
+    assert len(made) == len(store.read(place.directory)) == 5
+    monkeypatch.setattr(runner.cloning, "clone", clone)
     assert [run[0] for run in conducted(laboratory, [0])[0]] == ["clone"] * 4
 
 
 @both_ways
 def test_a_clone_that_cannot_be_made_says_why_and_keeps_nothing_else(laboratory, monkeypatch):
     place, *_ = laboratory
-    monkeypatch.setattr(conduct.cloning, "clone", mock.Mock(side_effect=ConfigError("it cannot be; mend it.")))
+    monkeypatch.setattr(runner.cloning, "clone", mock.Mock(side_effect=ConfigError("it cannot be; mend it.")))
     said = []
     wanted = runs(STUDIES["tickets"], ["td3/ant"], [0], {"total_steps": 60_000})
-    assert not conduct.conduct(STUDIES["tickets"], wanted, place, said.append)
+    assert not runner.conduct(STUDIES["tickets"], wanted, place, said.append)
     assert "clone-random, seed 0: it cannot be; mend it" in said
     assert "clone-dynamic, seed 0: it cannot be; mend it" in said
     assert not [line for line in said if "makes it again" in line]
-    assert len(records.read(place.directory)) == 5
+    assert len(store.read(place.directory)) == 5
 
 
 def test_a_clone_whose_worker_died_is_made_again_and_keeps_no_other(laboratory, monkeypatch):
     place, *_ = laboratory
-    work = conduct.workers.work
+    work = runner.workers.work
 
     def deadly(tasks, count, stop, ended):
         for task in tasks:
@@ -894,13 +896,13 @@ def test_a_clone_whose_worker_died_is_made_again_and_keeps_no_other(laboratory, 
             else:
                 work([task], count, stop, ended)
 
-    monkeypatch.setattr(conduct.workers, "work", deadly)
+    monkeypatch.setattr(runner.workers, "work", deadly)
     said = []
     wanted = runs(STUDIES["tickets"], ["td3/ant"], [0], {"total_steps": 60_000})
-    assert not conduct.conduct(STUDIES["tickets"], wanted, place, said.append)
+    assert not runner.conduct(STUDIES["tickets"], wanted, place, said.append)
     assert "clone-dynamic, seed 0: its worker was ended by SIGKILL; the same command makes it again" in said
-    assert {run["arm"] for run in records.read(place.directory)} & set(CLONES) == {"clone-random"}
-    monkeypatch.setattr(conduct.workers, "work", work)
+    assert {run["arm"] for run in store.read(place.directory)} & set(CLONES) == {"clone-random"}
+    monkeypatch.setattr(runner.workers, "work", work)
     assert [run[0] for run in conducted(laboratory, [0])[0]] == ["clone"] * 3
 
 
@@ -922,8 +924,8 @@ def test_a_runs_record_is_gathered_from_its_files_without_training(laboratory):
     conducted(laboratory, [0])
     shutil.rmtree(place.directory)
     del made[:]
-    conduct.gather(runs(STUDIES["tickets"], ["td3/ant"], [0], {"total_steps": 60_000}), place)
-    assert len(records.read(place.directory)) == 9
+    runner.gather(runs(STUDIES["tickets"], ["td3/ant"], [0], {"total_steps": 60_000}), place)
+    assert len(store.read(place.directory)) == 9
     assert not made
 
 
@@ -947,8 +949,8 @@ def test_a_study_in_small_from_the_command_line_to_its_report_and_on(tmp_path):
     done = smoke("table2", tmp_path, run=launch_here)
     assert done.returncode == 0, done.stderr
     directory = tmp_path / "results" / "table2"
-    kept = (directory / records.FILE).read_text()
-    made = records.read(directory)
+    kept = (directory / store.FILE).read_text()
+    made = store.read(directory)
     assert sorted((run["arm"], run["seed"]) for run in made) == sorted(
         (arm, seed) for arm in ("dense", "tiny", "ss", "set", "rigl", "rlx2") for seed in (0, 1)
     )
@@ -965,7 +967,7 @@ def test_a_study_in_small_from_the_command_line_to_its_report_and_on(tmp_path):
         again = smoke("table2", tmp_path, *flags, run=launch_here)
         assert again.returncode == 0, again.stderr
         assert (directory / "README.md").read_bytes() == text
-        assert (directory / records.FILE).read_text() == kept
+        assert (directory / store.FILE).read_text() == kept
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -985,12 +987,12 @@ def test_every_other_study_in_small(study, flags, tmp_path):
     asked = flags[-1].removeprefix("--arms=").split(",") if flags else None
     names = {arm.name for arm in STUDIES[study].arms(1200) if asked is None or arm.name in asked}
     if STUDIES[study].search:
-        names &= {run["arm"] for run in records.read(directory)}
+        names &= {run["arm"] for run in store.read(directory)}
         assert len(names) > 3
-    assert {run["arm"] for run in records.read(directory)} == names
+    assert {run["arm"] for run in store.read(directory)} == names
     # Nothing that is kept says where the files of a run were.
-    assert str(tmp_path) not in (directory / records.FILE).read_text()
-    for run in records.read(directory):
+    assert str(tmp_path) not in (directory / store.FILE).read_text()
+    for run in store.read(directory):
         ticket = run["config"]["ticket"]
         assert ticket is None or (len(ticket) == 16 and int(ticket, 16) >= 0)
     text = (directory / "README.md").read_text()

@@ -12,13 +12,13 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from rlx2_jax import files, policies
+from rlx2_jax import policies
+from rlx2_jax.config import METHODS
 from rlx2_jax.errors import DivergedError, WorkdirError
-from rlx2_jax.sparsity.methods import METHODS
-from rlx2_jax.sweeps import plan, product, sweep, worker, workers
+from rlx2_jax.io import files
+from rlx2_jax.sweeps import plans, product, sweep, worker, workers
 from rlx2_jax.sweeps import table as sweep_table
-from rlx2_jax.training import program as programs
-from rlx2_jax.training import train
+from rlx2_jax.training import programs, train
 from rlx2_jax.training.display import Display
 from tests.conftest import small
 
@@ -200,7 +200,7 @@ def test_a_workers_run_that_diverged_is_done_for_good(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "train", mock.Mock(side_effect=DivergedError("diverged.")))
     code = worker.main()
     assert code == workers.DIVERGED
-    laid_out = plan.lay_out(product(small()), parallel="processes")
+    laid_out = plans.lay_out(product(small()), parallel="processes")
     watch = workers._Watch(laid_out, tmp_path, Display(1, False), None)
     (run,) = laid_out.runs
     assert not watch.done(run.name)
@@ -211,9 +211,9 @@ def test_a_workers_run_that_diverged_is_done_for_good(tmp_path, monkeypatch):
 
 
 def test_a_tables_score_is_the_mean_of_the_last_evaluations(tmp_path):
-    laid_out = plan.lay_out(product(small(score_evaluations=2)))
+    laid_out = plans.lay_out(product(small(score_evaluations=2)))
     rows = [{"env_steps": 400 * k, "return_mean": float(k), "nonfinite": 0} for k in (1, 3, 2)]
-    (found,) = sweep_table.lines(laid_out, {laid_out.runs[0].name: sweep_table.Standing(rows)})
+    (found,) = sweep_table.lines(laid_out, {laid_out.runs[0].name: table.Standing(rows)})
     assert (found["score"], found["best"], found["last"]) == (2.5, 3, 2)
 
 

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlx2_jax.config import Config, make_schedule, resolve
+from rlx2_jax.config import METHODS, Config, make_schedule, resolve
 from rlx2_jax.errors import ConfigError, RlxError, WorkdirError
-from rlx2_jax.sparsity.methods import METHODS
-from rlx2_jax.sweeps import plan as plans
-from rlx2_jax.sweeps.plan import SHARED, build, lay_out, product
+from rlx2_jax.sweeps import plans
+from rlx2_jax.sweeps.plans import SHARED, build, lay_out, product
 from tests.conftest import small
 
 SWEPT = {"gamma": [0.9, 0.95], "actor_lr": [1e-3]}

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlx2_jax import targets
+from rlx2_jax.replay import targets
 
 BATCH = 4
 

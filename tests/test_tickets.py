@@ -14,16 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlx2_jax import policies, tickets
-from rlx2_jax.agents import base
-from rlx2_jax.config import AGENTS, Config, resolve, structure
+from rlx2_jax import policies
+from rlx2_jax.agents import base, masking
+from rlx2_jax.agents.structure import structure
+from rlx2_jax.config import AGENTS, Config, resolve
+from rlx2_jax.config.presets import make_config
 from rlx2_jax.errors import CheckpointError, ConfigError, WorkdirError
-from rlx2_jax.presets import make_config
-from rlx2_jax.sparsity import masks
-from rlx2_jax.sweeps import plan as plans
-from rlx2_jax.sweeps import product, sweep
-from rlx2_jax.training import program as programs
-from rlx2_jax.training import train
+from rlx2_jax.policies import tickets
+from rlx2_jax.sweeps import plans, product, sweep
+from rlx2_jax.training import programs, train
 from rlx2_jax.training.record import Record
 from tests.conftest import assert_zero_off_mask, cached, launch_here, small
 
@@ -215,15 +214,15 @@ def test_a_ticket_begins_with_the_masks_found_and_the_initial_values_of_the_dens
     for name, network in networks_of(start(from_ticket(found, agent, compute=compute))).items():
         chex.assert_trees_all_equal(network.mask, ticket.final[name])
         # Another program rounds its last operation differently.
-        expected = masks.apply(dense[name].params, ticket.final[name])
+        expected = masking.apply(dense[name].params, ticket.final[name])
         chex.assert_trees_all_close(network.params, expected, atol=1e-7, rtol=0)
         assert_zero_off_mask(network.params, ticket.final[name])
         for tree in (network.target, network.adam.mu, network.adam.nu):
             if tree is not None:
                 assert_zero_off_mask(tree, network.mask)
-        grown = [f & ~i for f, i in zip(*map(masks.kernels, (ticket.final[name], ticket.initial[name])), strict=True)]
+        grown = [f & ~i for f, i in zip(*map(masking.kernels, (ticket.final[name], ticket.initial[name])), strict=True)]
         assert any(g.any() for g in grown), "else there were nothing to see"
-        assert all(k[g].all() for k, g in zip(masks.kernels(network.params), grown, strict=True))
+        assert all(k[g].all() for k, g in zip(masking.kernels(network.params), grown, strict=True))
 
 
 @pytest.mark.parametrize("compute", ["masked", "packed"])
@@ -235,7 +234,7 @@ def test_the_releases_ticket_is_zero_exactly_where_the_first_mask_had_no_link(fo
     for name, network in released.items():
         chex.assert_trees_all_equal(network.mask, ticket.final[name])
         for kernel, whole, first, last in zip(
-            *map(masks.kernels, (network.params, initial[name].params, ticket.initial[name], ticket.final[name])),
+            *map(masking.kernels, (network.params, initial[name].params, ticket.initial[name], ticket.final[name])),
             strict=True,
         ):
             np.testing.assert_array_equal(kernel != 0, first & last)
@@ -249,7 +248,9 @@ def test_the_release_preset_has_its_tickets_weights_and_the_first_targets_of_a_d
     dense = networks_of(start(small(method="dense")))
     for name, network in networks_of(start(config)).items():
         chex.assert_trees_all_close(network.target, dense[name].params, atol=1e-7, rtol=0)
-        assert any((k == 0)[m].any() for k, m in zip(*map(masks.kernels, (network.params, network.mask)), strict=True))
+        assert any(
+            (k == 0)[m].any() for k, m in zip(*map(masking.kernels, (network.params, network.mask)), strict=True)
+        )
 
 
 @pytest.mark.parametrize("compute", ["masked", "packed"])

@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlx2_jax import native
+from rlx2_jax.agents import masking
+from rlx2_jax.runtime import native
 from rlx2_jax.sparse import drop_and_grow, topology
-from rlx2_jax.sparsity import masks
 
 SIDES = st.sampled_from([1, 3, 8])
 FRACTION = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1, width=32))
@@ -31,7 +31,7 @@ def events(draw, leading=()):
 @jax.jit
 def event(weight, mask, score, fraction):
     """One event on every matrix of a leaf with everything traced, the fraction too."""
-    return masks.per_matrix(lambda w, m, s: drop_and_grow(w, m, s, fraction))(weight, mask, score)
+    return masking.per_matrix(lambda w, m, s: drop_and_grow(w, m, s, fraction))(weight, mask, score)
 
 
 TOP = [

@@ -8,14 +8,12 @@ from unittest import mock
 
 import pytest
 
-from rlx2_jax import files
-from rlx2_jax.checkpoints import Checkpoints
 from rlx2_jax.config import resolve
 from rlx2_jax.errors import FileError, WorkdirError
-from rlx2_jax.sweeps import plan as plans
-from rlx2_jax.sweeps import sweep
-from rlx2_jax.training import train
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.io import files
+from rlx2_jax.io.checkpoints import Checkpoints
+from rlx2_jax.sweeps import plans, sweep
+from rlx2_jax.training import train, workdirs
 from rlx2_jax.training.events import Events
 from tests.conftest import small
 

@@ -7,7 +7,7 @@ forward pass therefore never multiplies by a mask, and `jax.grad` gives the dens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import flax.struct
@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from rlx2_jax import kernels, networks, tickets
-from rlx2_jax.config import Config, HParams, link_counts
-from rlx2_jax.replay import Batch
+from rlx2_jax import kernels
+from rlx2_jax.agents import masking, networks
+from rlx2_jax.agents.structure import link_counts
+from rlx2_jax.config import Config, HParams
+from rlx2_jax.replay.buffer import Batch
 from rlx2_jax.sparse import topology
-from rlx2_jax.sparsity import masks as masking
 
 T = TypeVar("T")
 
@@ -47,6 +48,10 @@ class FoundMasks(NamedTuple):
     """With which that run began."""
     final: masking.Masks
     """With which it ended, and this one begins."""
+
+
+Found = Mapping[str, FoundMasks]
+"""By network: `actor`, `critic`."""
 
 
 class AgentState(flax.struct.PyTreeNode):
@@ -151,11 +156,14 @@ def make_init(
     config: Config,
     *,
     actor_target: bool,
+    ticket: Found | None = None,
 ) -> Callable[[jax.Array, HParams], AgentState]:
-    """An agent's `init`: both networks sparse, packed if so configured, the temperature at 1."""
+    """An agent's `init`: both networks sparse, packed if so configured, the temperature at 1.
+
+    A ticket is what another run found, to begin with.
+    """
     packed = link_counts(config, observation_size, action_size) if config.compute == "packed" else None
-    ticket = tickets.load_for(config, observation_size, action_size)
-    found = lambda name: None if ticket is None else FoundMasks(ticket.initial[name], ticket.final[name])
+    found = lambda name: None if ticket is None else ticket[name]
 
     def init(key: jax.Array, hparams: HParams) -> AgentState:
         actor_key, critic_key, actor_mask_key, critic_mask_key = jax.random.split(key, 4)

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import kernels, networks
-from rlx2_jax.agents import base
+from rlx2_jax import kernels
+from rlx2_jax.agents import base, networks
 from rlx2_jax.config import Config, HParams
-from rlx2_jax.devices import Share
-from rlx2_jax.replay import Batch
+from rlx2_jax.replay.buffer import Batch
+from rlx2_jax.runtime.devices import Share
 
 
 class Noise(NamedTuple):
@@ -38,7 +38,7 @@ class Noise(NamedTuple):
     """`[..., B, A]`, of the actor's own step."""
 
 
-def make_sac(config: Config, observation_size: int, action_size: int) -> base.Agent:
+def make_sac(config: Config, observation_size: int, action_size: int, ticket: base.Found | None = None) -> base.Agent:
     """SAC's functions for a resolved configuration and an environment's sizes."""
     sizes = networks.actor_sizes("sac", observation_size, action_size, config.hidden)
     initial = networks.initial_of("sac", config.kernel_init)
@@ -176,5 +176,7 @@ def make_sac(config: Config, observation_size: int, action_size: int) -> base.Ag
         del hparams, multi_step
         return share.mean(jax.grad(actor_loss, has_aux=True)(state.actor.params, state, batch, draw(key, batch))[0])
 
-    init = base.make_init(actor_net, critic_net, observation_size, action_size, config, actor_target=False)
+    init = base.make_init(
+        actor_net, critic_net, observation_size, action_size, config, actor_target=False, ticket=ticket
+    )
     return base.Agent(init, explore, mode, updates, critic_gradient, actor_gradient)

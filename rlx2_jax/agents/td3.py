@@ -17,15 +17,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import kernels, networks
-from rlx2_jax.agents import base
+from rlx2_jax import kernels
+from rlx2_jax.agents import base, networks
+from rlx2_jax.agents.masking import Masks
 from rlx2_jax.config import Config, HParams
-from rlx2_jax.devices import Share
-from rlx2_jax.replay import Batch
-from rlx2_jax.sparsity.masks import Masks
+from rlx2_jax.replay.buffer import Batch
+from rlx2_jax.runtime.devices import Share
 
 
-def make_td3(config: Config, observation_size: int, action_size: int) -> base.Agent:
+def make_td3(config: Config, observation_size: int, action_size: int, ticket: base.Found | None = None) -> base.Agent:
     """TD3's functions for a resolved configuration and an environment's sizes."""
     sizes = networks.actor_sizes("td3", observation_size, action_size, config.hidden)
     initial = networks.initial_of("td3", config.kernel_init)
@@ -130,5 +130,7 @@ def make_td3(config: Config, observation_size: int, action_size: int) -> base.Ag
         first_mask = base.at(state.critic.mask, 0)
         return share.mean(jax.grad(actor_loss)(state.actor.params, state, batch, first_mask))
 
-    init = base.make_init(actor_net, critic_net, observation_size, action_size, config, actor_target=True)
+    init = base.make_init(
+        actor_net, critic_net, observation_size, action_size, config, actor_target=True, ticket=ticket
+    )
     return base.Agent(init, explore, mode, updates, critic_gradient, actor_gradient)

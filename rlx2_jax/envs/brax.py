@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 
-from rlx2_jax import numerics
 from rlx2_jax.envs.base import State
 from rlx2_jax.envs.quiet import quiet
+from rlx2_jax.runtime import numerics
 
 TASKS = ("ant", "halfcheetah", "hopper", "humanoid", "inverted_pendulum", "walker2d")
 """The tasks of the paper, and two more of the same family."""

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import numerics
 from rlx2_jax.envs import gym_tasks, mjx, mujoco
 from rlx2_jax.envs.base import State
 from rlx2_jax.envs.gym_tasks import Fields
+from rlx2_jax.runtime import numerics
 
 ENGINES = ("mujoco", "mjx")
 """The C library, for CPUs; MuJoCo in JAX, for other devices."""

@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax import native
 from rlx2_jax.envs.gym_tasks import Fields, Task
 from rlx2_jax.envs.quiet import quiet
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.runtime import native
 
 SLOWER = (
     "MuJoCo runs through Python, several times slower than from the compiled program: the native library was not built "

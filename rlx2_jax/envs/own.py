@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import numerics
 from rlx2_jax.envs.base import Environment, State
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.runtime import numerics
 
 Factory = Callable[[], Environment]
 """Makes an environment; called once per process."""

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import numerics
 from rlx2_jax.envs.base import State
 from rlx2_jax.envs.quiet import quiet
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.runtime import numerics
 
 TASKS = (
     "AcrobotSwingup",

@@ -17,8 +17,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import numerics
 from rlx2_jax.envs.base import State
+from rlx2_jax.runtime import numerics
 
 TASKS = ("action", "chain", "constant", "forever", "fragile", "observed")
 """Names after `probe/`."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlx2_jax import native, numerics
+from rlx2_jax.runtime import native, numerics
 
 B1, B2, EPSILON = 0.9, 0.999, 1e-8
 """Decays of the moments, and what keeps the division finite (paper appendix C.1)."""

@@ -15,7 +15,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax import native
+from rlx2_jax.runtime import native
 
 
 def take_rows(table: jax.Array, index: jax.Array) -> jax.Array:

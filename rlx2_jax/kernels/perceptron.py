@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from rlx2_jax import native, numerics
-from rlx2_jax.sparsity import links as packing
-from rlx2_jax.sparsity.links import Links
+from rlx2_jax.kernels import packing
+from rlx2_jax.kernels.packing import Links
+from rlx2_jax.runtime import native, numerics
 
 
 @numerics.by_usual_rules

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import native
+from rlx2_jax.runtime import native
 
 
 def top_connections(score: jax.Array, count: jax.Array, among: jax.Array | None = None) -> jax.Array:

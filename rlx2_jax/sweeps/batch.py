@@ -15,18 +15,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlx2_jax import files, tickets
-from rlx2_jax.checkpoints import Checkpoints
-from rlx2_jax.config import Schedule, make_hparams
+from rlx2_jax.agents.structure import make_hparams
+from rlx2_jax.config import Schedule
 from rlx2_jax.errors import FileError
+from rlx2_jax.io import files
+from rlx2_jax.io.checkpoints import Checkpoints
+from rlx2_jax.policies import tickets
 from rlx2_jax.sweeps import hosts
 from rlx2_jax.sweeps.layout import Compiled, Layout
-from rlx2_jax.sweeps.plan import Batch, Run
+from rlx2_jax.sweeps.plans import Batch, Run
 from rlx2_jax.sweeps.table import Standing
-from rlx2_jax.training import program as programs
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.training import programs, workdirs
 from rlx2_jax.training.display import Display
-from rlx2_jax.training.program import Program
+from rlx2_jax.training.programs import Program
 from rlx2_jax.training.record import Record, Totals, plain_row
 from rlx2_jax.training.signals import StopSignals
 

@@ -21,9 +21,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rlx2_jax import compilation
 from rlx2_jax.config import Schedule
-from rlx2_jax.training import program as programs
+from rlx2_jax.runtime import compilation
+from rlx2_jax.training import programs
 
 AXIS = "runs"
 

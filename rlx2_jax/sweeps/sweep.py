@@ -23,12 +23,13 @@ from typing import NamedTuple
 
 import jax
 
-from rlx2_jax import compilation, lock, memory, numerics
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, FileError, WorkdirError
-from rlx2_jax.sweeps import hosts, layout, plan, table, workers
+from rlx2_jax.io import lock
+from rlx2_jax.runtime import compilation, memory, numerics
+from rlx2_jax.sweeps import hosts, layout, plans, table, workers
 from rlx2_jax.sweeps.batch import BatchRun
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.training import workdirs
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.signals import StopSignals
 
@@ -36,7 +37,7 @@ from rlx2_jax.training.signals import StopSignals
 class Result(NamedTuple):
     """What a sweep gave."""
 
-    plan: plan.Plan
+    plan: plans.Plan
     table: list[table.Line]
     finished: bool
     """False if it was asked to stop, or a worker died; the same call continues it then."""
@@ -48,18 +49,18 @@ def make_plan(
     configs: Sequence[Config],
     workdir: str | Path,
     *,
-    parallel: str = plan.PARALLEL[0],
+    parallel: str = plans.PARALLEL[0],
     fields: Sequence[str] = (),
     devices: int | None = None,
     runs_per_device: int | None = None,
     worker_count: int | None = None,
-) -> plan.Plan:
+) -> plans.Plan:
     """What `sweep` would do; writes nothing.
 
     Args:
-      configs: resolved, as from `plan.product`.
+      configs: resolved, as from `plans.product`.
       workdir: of the sweep; what it holds is extended.
-      parallel: one of `plan.PARALLEL`.
+      parallel: one of `plans.PARALLEL`.
       fields: fields that differ between runs, beyond those that every table has.
       devices: as many of the devices as this, which must divide the runs; None for all, filling up with copies.
       runs_per_device: no more than this many at once, whatever the memory.
@@ -69,19 +70,21 @@ def make_plan(
       ConfigError: a sweep that cannot be.
       WorkdirError: the workdir holds another sweep.
     """
-    if parallel != plan.PARALLEL[0] and jax.process_count() > 1:
-        raise ConfigError(f"--parallel={parallel} serves one host; use --parallel={plan.PARALLEL[0]} with --multihost.")
+    if parallel != plans.PARALLEL[0] and jax.process_count() > 1:
+        raise ConfigError(
+            f"--parallel={parallel} serves one host; use --parallel={plans.PARALLEL[0]} with --multihost."
+        )
     check_way(parallel, worker_count)
     if parallel == "processes":
         for name, value in (("devices", devices), ("runs_per_device", runs_per_device)):
             if value is not None:
                 raise ConfigError(f"{name}={value} says nothing to --parallel=processes; leave it out.")
-        return plan.lay_out(configs, parallel=parallel, fields=fields, held=plan.read(Path(workdir)))
+        return plans.lay_out(configs, parallel=parallel, fields=fields, held=plans.read(Path(workdir)))
     if devices is not None and not 1 <= devices <= jax.device_count():
         raise ConfigError(f"devices={devices}: there are {jax.device_count()}; name one to as many.")
     if runs_per_device is not None and runs_per_device < 1:
         raise ConfigError(f"runs_per_device={runs_per_device}: use at least 1.")
-    return plan.lay_out(
+    return plans.lay_out(
         configs,
         parallel=parallel,
         fields=fields,
@@ -89,7 +92,7 @@ def make_plan(
         device_bytes=hosts.least(_device_bytes()),
         runs_per_device=runs_per_device,
         pad=devices is None,
-        held=plan.read(Path(workdir)),
+        held=plans.read(Path(workdir)),
     )
 
 
@@ -97,10 +100,10 @@ def check_way(parallel: str, worker_count: int | None) -> None:
     """Refuse a way of running in parallel that there is not.
 
     Raises:
-      ConfigError: another than `plan.PARALLEL`, or a number of workers that cannot be.
+      ConfigError: another than `plans.PARALLEL`, or a number of workers that cannot be.
     """
-    if parallel not in plan.PARALLEL:
-        raise ConfigError(f"unknown parallel {parallel!r}; valid: {', '.join(plan.PARALLEL)}.")
+    if parallel not in plans.PARALLEL:
+        raise ConfigError(f"unknown parallel {parallel!r}; valid: {', '.join(plans.PARALLEL)}.")
     if parallel == "processes":
         workers.core_groups(worker_count)
     elif worker_count is not None:
@@ -123,7 +126,7 @@ def sweep(
     configs: Sequence[Config],
     workdir: str | Path,
     *,
-    parallel: str = plan.PARALLEL[0],
+    parallel: str = plans.PARALLEL[0],
     fields: Sequence[str] = (),
     devices: int | None = None,
     runs_per_device: int | None = None,
@@ -136,7 +139,7 @@ def sweep(
     Args:
       configs: as for `make_plan`, like all but the following.
       workdir: made if it does not exist.
-      parallel: one of `plan.PARALLEL`.
+      parallel: one of `plans.PARALLEL`.
       fields: see `make_plan`.
       devices: see `make_plan`.
       runs_per_device: see `make_plan`.
@@ -175,11 +178,11 @@ def sweep(
         total = sum(run.config.total_steps or 0 for run in laid_out.runs)
         display = stack.enter_context(Display(total, show_progress and hosts.is_first()))
         stop = stack.enter_context(StopSignals(display.say))
-        for line in plan.describe(laid_out):
+        for line in plans.describe(laid_out):
             display.say(line)
         if parallel == "processes":
             assert held is not None
-            plan.write(directory, laid_out)
+            plans.write(directory, laid_out)
             try:
                 lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display, on_table)
             except FileError as error:
@@ -197,7 +200,7 @@ class _Sweep:
 
     def __init__(
         self,
-        laid_out: plan.Plan,
+        laid_out: plans.Plan,
         directory: Path,
         over: layout.Layout,
         display: Display,
@@ -229,21 +232,21 @@ class _Sweep:
         self.display.say(_last_words(self.plan, self.directory, finished, stop.received or "another host"))
         return Result(self.plan, self._table(), finished)
 
-    def _train(self, batch: plan.Batch, pool: ThreadPoolExecutor, stop: StopSignals) -> bool:
+    def _train(self, batch: plans.Batch, pool: ThreadPoolExecutor, stop: StopSignals) -> bool:
         """One batch; nothing of it stays on the devices."""
         with self._open(batch, pool) as run:
             finished = run.go(stop, self._evaluated)
         self._keep_table(run)
         return finished
 
-    def _open(self, batch: plan.Batch, pool: ThreadPoolExecutor) -> BatchRun:
+    def _open(self, batch: plans.Batch, pool: ThreadPoolExecutor) -> BatchRun:
         runs = [self.plan.run(name) for name in batch.runs]
-        program, schedule = plan.build([run.config for run in runs])
+        program, schedule = plans.build([run.config for run in runs])
         key = batch.program, batch.rows
         if key not in self.compiled:
             # One program at a time on the devices.
             self.compiled = {key: layout.compile_batch(self.layout, program, schedule, batch.rows, self.display.stage)}
-            self.plan = plan.count_compilation(self.plan)
+            self.plan = plans.count_compilation(self.plan)
             self._keep_plan()
             compiled = self.compiled[key]
             self.display.say(f"{batch.name}: {compilation.describe(compiled.parts, compiled.seconds)}")
@@ -253,7 +256,7 @@ class _Sweep:
 
     def _keep_plan(self) -> None:
         if hosts.is_first():
-            plan.write(self.directory, self.plan)
+            plans.write(self.directory, self.plan)
         hosts.barrier("plan written")
         if not (self.directory / "plan.json").exists():
             raise WorkdirError(
@@ -280,18 +283,18 @@ class _Sweep:
     def _table(self) -> list[table.Line]:
         return table.lines(self.plan, self.standings)
 
-    def _done(self, batch: plan.Batch) -> Path:
+    def _done(self, batch: plans.Batch) -> Path:
         return self.directory / "batches" / batch.name / "done.json"
 
-    def _read(self, batch: plan.Batch) -> None:
+    def _read(self, batch: plans.Batch) -> None:
         """Where the runs of a batch were when the sweep stopped."""
-        diverged = plan.read_diverged(self._done(batch), "diverged")
+        diverged = plans.read_diverged(self._done(batch), "diverged")
         for name in batch.runs:
             rows = workdirs.read_rows(self.directory / "runs" / name)
             finished = self._done(batch).exists() and name not in diverged
             self.standings[name] = table.Standing(rows, finished, diverged.get(name))
 
 
-def _last_words(laid_out: plan.Plan, directory: Path, finished: bool, why: str) -> str:
+def _last_words(laid_out: plans.Plan, directory: Path, finished: bool, why: str) -> str:
     end = "finished" if finished else f"stopped by {why}, the same command continues it"
     return f"sweep of {len(laid_out.runs)} runs {end}; table in {directory}/sweep.csv"

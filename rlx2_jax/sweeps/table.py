@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlx2_jax import files
-from rlx2_jax.sweeps.plan import Plan, Run
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.io import files
+from rlx2_jax.sweeps.plans import Plan, Run
+from rlx2_jax.training import workdirs
 from rlx2_jax.training.record import Row
 
 Line = dict[str, Any]

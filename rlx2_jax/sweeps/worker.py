@@ -15,9 +15,9 @@ import threading
 from pathlib import Path
 
 from rlx2_jax import envs, policies
-from rlx2_jax.compilation import use_cache
 from rlx2_jax.config import Config
 from rlx2_jax.errors import RlxError
+from rlx2_jax.runtime.compilation import use_cache
 from rlx2_jax.sweeps.workers import code_of
 from rlx2_jax.training.cloning import clone
 from rlx2_jax.training.run import train

@@ -22,12 +22,13 @@ from typing import IO, NamedTuple
 import jax
 
 import rlx2_jax
-from rlx2_jax import envs, files, limits
+from rlx2_jax import envs
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, DivergedError, RlxError
-from rlx2_jax.sweeps import plan as plans
-from rlx2_jax.sweeps import table
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.io import files
+from rlx2_jax.runtime import limits
+from rlx2_jax.sweeps import plans, table
+from rlx2_jax.training import workdirs
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.signals import StopSignals
 

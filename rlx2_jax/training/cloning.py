@@ -33,15 +33,16 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import envs, evaluation, files, memory, networks, numerics, policies, provenance, tickets
-from rlx2_jax.agents import SparseNetwork, base
+from rlx2_jax import envs, policies
+from rlx2_jax.agents import SparseNetwork, base, masking, networks
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, DivergedError
+from rlx2_jax.io import files, provenance
+from rlx2_jax.policies import tickets
+from rlx2_jax.runtime import memory, numerics
 from rlx2_jax.sparse import topology
-from rlx2_jax.sparsity import masks
-from rlx2_jax.training import compute
-from rlx2_jax.training import workdir as workdirs
-from rlx2_jax.training.program import ASIDE, agent_masks, crossed, make_program
+from rlx2_jax.training import compute, evaluation, workdirs
+from rlx2_jax.training.programs import ASIDE, agent_masks, crossed, make_program
 from rlx2_jax.training.record import Row, plain_row
 
 
@@ -287,7 +288,7 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
             "return_mean": returns.mean(),
             "return_std": returns.std(),
             "loss": state.loss / (config.eval_every or 1),
-            "actor_sparsity": masks.sparsity(state.actor.mask),
+            "actor_sparsity": masking.sparsity(state.actor.mask),
             "links_dropped": state.links_dropped,
             "links_grown": state.links_grown,
         }
@@ -298,7 +299,7 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
 
 
 def _check_teacher(teacher: policies.Policy, config: Config, env: envs.Environment) -> None:
-    kernels = masks.kernels(teacher.params)
+    kernels = masking.kernels(teacher.params)
     found = kernels[0].shape[0], kernels[-1].shape[1]
     agent = teacher.about["agent"]
     wanted = networks.actor_sizes(agent, env.observation_size, env.action_size, ())

@@ -21,11 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax import __version__, compilation, envs, files, kernels, networks, provenance
-from rlx2_jax.agents import AgentState
-from rlx2_jax.config import PACKED_DEPTH, Config, structure
-from rlx2_jax.sparsity import masks
-from rlx2_jax.training.program import Program
+from rlx2_jax import __version__, envs, kernels
+from rlx2_jax.agents import AgentState, masking, networks
+from rlx2_jax.agents.structure import structure
+from rlx2_jax.config import PACKED_DEPTH, Config
+from rlx2_jax.io import files, provenance
+from rlx2_jax.runtime import compilation
+from rlx2_jax.training.programs import Program
 
 MEASURED_SECONDS = 0.8
 """Time given to the measurement, compilation apart."""
@@ -100,7 +102,7 @@ def measure_break_even(seconds: float) -> float:
         for i, shape in enumerate(shapes)
     }
     params = jax.tree.map(lambda m: jnp.where(m, rng.normal(size=m.shape) / WIDTH**0.5, 0).astype(jnp.float32), mask)
-    links = masks.pack_masks(mask, [int(layer["kernel"].sum()) for layer in mask.values()])
+    links = masking.pack_masks(mask, [int(layer["kernel"].sum()) for layer in mask.values()])
     x = jnp.asarray(rng.normal(size=(BATCH, WIDTH)), jnp.float32)
     net = networks.MLP([shape[1] for shape in shapes])
 
@@ -109,7 +111,7 @@ def measure_break_even(seconds: float) -> float:
         step = jax.jit(lambda params: jax.tree.map(lambda p, g: p - 1e-9 * g, params, jax.grad(loss)(params)))
         return params, step
 
-    contenders = {"masked": contender(params, mask), "packed": contender(masks.pack(params, links), links)}
+    contenders = {"masked": contender(params, mask), "packed": contender(masking.pack(params, links), links)}
     times = race(contenders, seconds)
     # The fastest pass of each: what else the machine does slows the one more than the other, and this is remembered.
     return DENSITY * min(times["masked"]) / min(times["packed"])

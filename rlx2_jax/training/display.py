@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from rlx2_jax.streams import Stream
+from rlx2_jax.io.streams import Stream
 
 
 class _Column(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlx2_jax import files
+from rlx2_jax.io import files
 
 
 class Events:

@@ -10,10 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlx2_jax import accounting, compilation, files, networks, policies, provenance, tickets
+from rlx2_jax import policies
+from rlx2_jax.agents import networks
+from rlx2_jax.analysis import accounting
 from rlx2_jax.config import Config
 from rlx2_jax.envs import JAX, Environment
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.io import files, provenance
+from rlx2_jax.policies import tickets
+from rlx2_jax.runtime import compilation
+from rlx2_jax.training import workdirs
 from rlx2_jax.training.events import Events
 from rlx2_jax.viz import curves
 

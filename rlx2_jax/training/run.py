@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlx2_jax import compilation, envs, memory, numerics, policies
-from rlx2_jax.checkpoints import Checkpoints
+from rlx2_jax import envs, policies
 from rlx2_jax.config import Config
 from rlx2_jax.errors import CheckpointError, DivergedError, FileError
-from rlx2_jax.training import compute
-from rlx2_jax.training import program as programs
-from rlx2_jax.training import workdir as workdirs
+from rlx2_jax.io.checkpoints import Checkpoints
+from rlx2_jax.runtime import compilation, memory, numerics
+from rlx2_jax.training import compute, programs, workdirs
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.record import Record, Row, Totals, plain_row
 from rlx2_jax.training.signals import StopSignals

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rlx2_jax import statistics
+from rlx2_jax.analysis import statistics
 from rlx2_jax.envs import JAX
 from rlx2_jax.viz.curves import Rows, column, legible, plain_text, tidy
 

@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlx2_jax import files
+from rlx2_jax.io import files
 
 Rows = Sequence[Mapping[str, Any]]
 """Lines of a `metrics.jsonl`."""

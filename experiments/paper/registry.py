@@ -1,0 +1,408 @@
+"""The studies of the paper. Each is a table of arms, settings that differ, over rows, an agent on a task.
+
+| study | paper | arms, beside the dense agent |
+|---|---|---|
+| `table2` | Table 2 | Tiny, SS, SET, RigL, RLx2 at the row's sparsities |
+| `table3-topology` | Table 3, left | RLx2's value learning on Tiny, static, randomly and gradient-grown links |
+| `table3-nstep` | Table 3, right | RLx2 with targets of 1 to 5 steps |
+| `buffer` | section 4.2.2 | RLx2 with a dynamic buffer, with fixed ones, and with one that forgets nothing |
+| `sparsity-curve` | sensitivity to sparsity | RLx2, RigL and SS at sparsities from 80 to 99 % |
+| `tickets` | lottery tickets | random, winning and dynamic ticket, learning by reward and by imitation |
+| `mask-quality` | masks found | the mask a run begins with, and those that RigL and RLx2 found, trained anew |
+| `frontier` | ultimate compression ratio | RLx2 at the sparsities that a search asks for (see `frontier`) |
+
+To add one, add it here; runs, records and reports follow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from paper import search
+from rlx2_jax import envs
+from rlx2_jax.agents.structure import structure
+from rlx2_jax.config import PAPER_STEPS, Config, methods, presets, resolve
+from rlx2_jax.errors import ConfigError
+from rlx2_jax.training import workdirs
+
+Settings = Mapping[str, Any]
+"""Values of `Config` fields."""
+
+DENSE = "dense"
+"""The arm that scores are measured by."""
+
+
+class Arm(NamedTuple):
+    """One column of a study: what it changes in the row's configuration."""
+
+    name: str
+    settings: Settings
+    ticket: str | None = None
+    """The arm whose run, of the same seed, found the masks that this one begins with."""
+    teacher: str | None = None
+    """The arm whose run, of the same seed, this one imitates; None for reinforcement learning."""
+
+
+class Study(NamedTuple):
+    """A table or figure of the paper."""
+
+    title: str
+    question: str
+    """What it answers, in one or two sentences."""
+    rows: tuple[str, ...]
+    """`agent/env` in the order in which they are run by default."""
+    seeds: int
+    """How many, by default."""
+    arms: Callable[[int], tuple[Arm, ...]]
+    """Of a run of that many environment steps."""
+    hero: str
+    """The arm that the study is about."""
+    paper: Mapping[str, Mapping[str, float]] = {}
+    """By row and arm, the paper's return in percent of the dense agent's."""
+    figure: str | None = None
+    """What is drawn beside learning curves and bars: `buffer` or `sparsity`."""
+    search: bool = False
+    """Whether `search.search` chooses which arms are run, with how many seeds."""
+
+
+class Run(NamedTuple):
+    """One run of a study."""
+
+    row: str
+    arm: str
+    config: Config
+    """Resolved; of a run that begins with another one's masks, without their place."""
+    ticket: str | None = None
+    """As of its arm."""
+    teacher: str | None = None
+    """As of its arm."""
+    conditions: Mapping[str, Any] = {}
+    """Settings that all arms share, as far as leaving them out would change a run, and the number of steps: what runs
+    must agree in to be compared."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The arms whose runs have to be there before it."""
+        return tuple(arm for arm in (self.ticket, self.teacher) if arm is not None)
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Row, arm and seed."""
+        return self.row, self.arm, self.config.seed
+
+    @property
+    def sources(self) -> tuple[tuple[str, str, int], ...]:
+        """Keys of the runs that have to be there before it."""
+        return tuple((self.row, arm, self.config.seed) for arm in self.needs)
+
+
+TABLE_2 = {
+    "td3/halfcheetah": {"tiny": 86.3, "ss": 77.1, "set": 92.6, "rigl": 90.8, "rlx2": 99.8},
+    "td3/hopper": {"tiny": 64.5, "ss": 67.7, "set": 66.5, "rigl": 90.6, "rlx2": 97.0},
+    "td3/walker2d": {"tiny": 60.8, "ss": 42.9, "set": 39.3, "rigl": 35.7, "rlx2": 98.1},
+    "td3/ant": {"tiny": 16.5, "ss": 49.6, "set": 62.5, "rigl": 68.5, "rlx2": 103.9},
+    "sac/halfcheetah": {"tiny": 95.0, "ss": 75.4, "set": 94.8, "rigl": 89.8, "rlx2": 102.2},
+    "sac/hopper": {"tiny": 89.1, "ss": 81.6, "set": 103.9, "rigl": 110.0, "rlx2": 109.7},
+    "sac/walker2d": {"tiny": 73.8, "ss": 83.4, "set": 95.8, "rigl": 81.9, "rlx2": 103.2},
+    "sac/ant": {"tiny": 49.6, "ss": 49.3, "set": 79.8, "rigl": 90.9, "rlx2": 105.6},
+}
+
+_TD3_ROWS = ("td3/hopper", "td3/walker2d", "td3/ant", "td3/halfcheetah")
+_SAC_ROWS = ("sac/hopper", "sac/walker2d", "sac/halfcheetah", "sac/ant")
+
+
+def _by_row(**columns: tuple[float, ...]) -> dict[str, dict[str, float]]:
+    """Columns of Table 3, whose rows are HalfCheetah, Hopper, Walker2d, Ant."""
+    rows = ("td3/halfcheetah", "td3/hopper", "td3/walker2d", "td3/ant")
+    return {row: {arm.replace("_", "-"): column[i] for arm, column in columns.items()} for i, row in enumerate(rows)}
+
+
+def _methods(steps: int) -> tuple[Arm, ...]:
+    del steps
+    return tuple(Arm(name, {"method": name}) for name in methods.METHODS)
+
+
+def _topologies(steps: int) -> tuple[Arm, ...]:
+    del steps
+    value_learning = {"n_step": 3, "dynamic_buffer": True}
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        *(Arm(name, {"method": name, **value_learning}) for name in ("tiny", "ss", "set")),
+        Arm("rlx2", {"method": "rlx2"}),
+    )
+
+
+def _n_steps(steps: int) -> tuple[Arm, ...]:
+    del steps
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        *(Arm(f"{n}-step", {"method": "rlx2", "n_step": n}) for n in range(1, 6)),
+    )
+
+
+BUFFER_SHARES = (1 / 30, 1 / 10, 1 / 3)
+"""Capacities of the fixed buffers: 100,000, 300,000 and 1 million transitions of the paper's 3 million steps."""
+
+
+def _buffers(steps: int) -> tuple[Arm, ...]:
+    fixed = {"method": "rlx2", "dynamic_buffer": False}
+    sizes = [round(share * steps) for share in BUFFER_SHARES]
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        Arm("dynamic", {"method": "rlx2"}),
+        *(Arm(f"fixed-{_short(size)}", {**fixed, "buffer_max": size}) for size in sizes),
+        Arm("unlimited", {**fixed, "buffer_max": steps}),
+    )
+
+
+SPARSITIES = (0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
+
+
+def _sparsities(steps: int) -> tuple[Arm, ...]:
+    del steps
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        *(_thinned(method, sparsity) for method in ("rlx2", "rigl", "ss") for sparsity in SPARSITIES),
+    )
+
+
+def _frontier(steps: int) -> tuple[Arm, ...]:
+    del steps
+    return (Arm(DENSE, {"method": "dense"}), *(_thinned("rlx2", sparsity) for sparsity in search.GRID))
+
+
+_FIXED = {"method": "rlx2", "topology": "fixed"}
+"""Without a ticket it is the mask that RLx2 begins with: that of the largest initial weights, which lie at random. One
+drawn beside them would keep weights half as large as all other arms begin with, and differ in more than its links."""
+
+
+def _tickets(steps: int) -> tuple[Arm, ...]:
+    del steps
+    winning = {**_FIXED, "ticket_weights": "initial"}
+    release = {**_FIXED, "ticket_weights": "release"}
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        Arm("random", _FIXED),
+        Arm("winning", winning, ticket="dynamic"),
+        Arm("winning-release", release, ticket="dynamic"),
+        Arm("dynamic", {"method": "rlx2"}),
+        Arm("clone-random", _FIXED, teacher=DENSE),
+        Arm("clone-winning", winning, ticket="clone-dynamic", teacher=DENSE),
+        Arm("clone-winning-release", release, ticket="clone-dynamic", teacher=DENSE),
+        Arm("clone-dynamic", {"method": "rlx2"}, teacher=DENSE),
+    )
+
+
+def _mask_quality(steps: int) -> tuple[Arm, ...]:
+    del steps
+    found = {**_FIXED, "ticket_weights": "initial"}
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        Arm("rigl", {"method": "rigl"}),
+        Arm("rlx2", {"method": "rlx2"}),
+        Arm("mask-random", _FIXED),
+        Arm("mask-of-rigl", found, ticket="rigl"),
+        Arm("mask-of-rlx2", found, ticket="rlx2"),
+    )
+
+
+def _thinned(method: str, sparsity: float) -> Arm:
+    return Arm(f"{method}@{sparsity:g}", {"method": method, "actor_sparsity": sparsity, "critic_sparsity": sparsity})
+
+
+def _short(transitions: int) -> str:
+    return f"{transitions / 1e6:.3g}M" if transitions >= 1e6 else f"{transitions / 1e3:.3g}k"
+
+
+STUDIES: dict[str, Study] = {
+    "table2": Study(
+        title="Table 2: sparse agents beside the dense one",
+        question="At the paper's sparsities, which training schemes keep the dense agent's return?",
+        rows=(*_TD3_ROWS, *_SAC_ROWS),
+        seeds=8,
+        arms=_methods,
+        hero="rlx2",
+        paper=TABLE_2,
+    ),
+    "table3-topology": Study(
+        title="Table 3, left: what topology evolution does",
+        question="With RLx2's value learning kept, how much does it matter how links move?",
+        rows=_TD3_ROWS,
+        seeds=8,
+        arms=_topologies,
+        hero="rlx2",
+        paper=_by_row(
+            tiny=(93.3, 74.4, 84.1, 28.7),
+            ss=(86.1, 84.2, 83.8, 80.2),
+            set=(100.1, 88.8, 89.4, 83.5),
+            rlx2=(99.8, 97.0, 98.1, 103.9),
+        ),
+    ),
+    "table3-nstep": Study(
+        title="Table 3, right: the length of the TD target",
+        question="How many steps should a sparse agent's TD target span?",
+        rows=_TD3_ROWS,
+        seeds=8,
+        arms=_n_steps,
+        hero="3-step",
+        paper=_by_row(
+            **{
+                "1_step": (96.5, 77.9, 73.9, 103.9),
+                "2_step": (101.7, 91.7, 93.7, 105.1),
+                "3_step": (99.8, 97.0, 98.1, 103.9),
+                "4_step": (98.8, 84.0, 99.1, 96.7),
+                "5_step": (97.0, 87.5, 99.3, 94.5),
+            }
+        ),
+    ),
+    "buffer": Study(
+        title="The dynamic buffer beside fixed ones",
+        question="Does dropping old off-policy data help, and can a fixed capacity do the same?",
+        rows=("td3/hopper", "td3/ant"),
+        seeds=8,
+        arms=_buffers,
+        hero="dynamic",
+        figure="buffer",
+    ),
+    "sparsity-curve": Study(
+        title="Return over sparsity",
+        question="How far can actor and critics be thinned, both alike, before the return falls?",
+        rows=("td3/hopper", "td3/ant"),
+        seeds=8,
+        arms=_sparsities,
+        hero="rlx2@0.95",
+        figure="sparsity",
+    ),
+    "tickets": Study(
+        title="Lottery tickets",
+        question=(
+            "Does a sparse network that was found by training do well when it is trained anew with its links fixed "
+            "(winning ticket), beside one that keeps moving them (dynamic) and one that keeps those it began with "
+            "(random), under reinforcement learning and when it only has to imitate the trained dense agent (clone, "
+            "whose winning ticket is what the moving clone ended with)?"
+        ),
+        rows=("td3/ant",),
+        seeds=8,
+        arms=_tickets,
+        hero="dynamic",
+    ),
+    "mask-quality": Study(
+        title="Masks found by RigL and by RLx2",
+        question="Trained anew with RLx2's value learning and kept fixed, which method's masks are the better ones?",
+        rows=("td3/hopper", "td3/ant"),
+        seeds=8,
+        arms=_mask_quality,
+        hero="mask-of-rlx2",
+    ),
+    "frontier": Study(
+        title="The largest sparsity that keeps the return",
+        question="Up to which sparsity of actor and critics, both alike, does RLx2 keep 97 % of the dense return?",
+        rows=(*_TD3_ROWS, *_SAC_ROWS),
+        seeds=8,
+        arms=_frontier,
+        hero="rlx2@0.95",
+        figure="sparsity",
+        search=True,
+    ),
+}
+
+
+UNTOLD = frozenset({"agent", "env", "seed"}) | workdirs.HOW
+"""Fields that a row names, that differ between seeds, or that say how a run is computed."""
+
+SMOKE = {
+    "hidden": (64, 64),
+    "batch_size": 16,
+    "num_envs": 4,
+    "total_steps": 1200,
+    "warmup_steps": 200,
+    "episode_length": 10,
+    "eval_every": 400,
+    "eval_episodes": 4,
+    "reset_pool": 8,
+    "n_max": 5,
+}
+"""What `--smoke` sets, on the row of `SMOKE_ROW`: a minute for a study, most of it compilation of one program."""
+
+SMOKE_ROW = "td3/probe/action"
+
+
+def runs(
+    study: Study,
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    settings: Settings,
+    arms: Sequence[str] = (),
+    reading: Settings | None = None,
+) -> list[Run]:
+    """All runs of a study.
+
+    Args:
+      study: one of `STUDIES`.
+      rows: `agent/env` each, with the sparsities of Table 2 where it has the row.
+      seeds: of each arm of each row.
+      settings: what all runs have, over the row's own; the length of the paper's runs if no `total_steps` is named.
+      arms: these alone; empty for all.
+      reading: further settings of all runs, which give way to those of an arm (see `presets.READINGS`).
+
+    Raises:
+      ConfigError: a row, an arm or a setting that cannot be.
+    """
+    if study.search and arms:
+        raise ConfigError(f"arms={','.join(arms)}: this study searches, and chooses its arms itself; leave it out.")
+    found = []
+    for row in rows:
+        agent, _, env = row.partition("/")
+        if not env:
+            raise ConfigError(f"rows={row}: name an agent and a task, such as td3/hopper.")
+        values = {
+            **presets.PRESETS.get(row, {"agent": agent, "env": env, "total_steps": PAPER_STEPS}),
+            **(reading or {}),
+            **settings,
+        }
+        base = dataclasses.replace(Config(), **values)
+        steps = resolve(dataclasses.replace(base, method="dense")).total_steps
+        assert steps is not None
+        offered = study.arms(steps)
+        conditions = {**_conditions(base, offered), "total_steps": steps}
+        if unknown := sorted(set(arms) - {arm.name for arm in offered}):
+            raise ConfigError(f"unknown arms {unknown}; valid: {', '.join(arm.name for arm in offered)}.")
+        for arm in offered:
+            if clash := sorted(set(arm.settings) & set(settings)):
+                raise ConfigError(f"--{clash[0]} is what this study varies; leave it out.")
+            if arms and arm.name not in arms:
+                continue
+            if arms and (lacking := [name for name in (arm.ticket, arm.teacher) if name and name not in arms]):
+                raise ConfigError(f"arm {arm.name} begins with what {lacking[0]} leaves; name both.")
+            configs = [resolve(dataclasses.replace(base, **arm.settings, seed=seed)) for seed in seeds]
+            found += [Run(row, arm.name, config, arm.ticket, arm.teacher, conditions) for config in configs]
+    return found
+
+
+def check(runs: Sequence[Run]) -> None:
+    """Refuse runs of a task, or of layers, that cannot be, before any other is trained; makes every task once.
+
+    Raises:
+      ConfigError: one sentence on the first of them.
+    """
+    for run in runs:
+        task = envs.make(run.config.env, run.config.backend)
+        structure(run.config, task.observation_size, task.action_size)
+
+
+def _conditions(base: Config, arms: Sequence[Arm]) -> dict[str, Any]:
+    """The settings of a configuration without which some arm's run would be another, or could not be."""
+
+    def resolved(config: Config) -> list[Config] | None:
+        try:
+            return [resolve(dataclasses.replace(config, **arm.settings)) for arm in arms]
+        except ConfigError:
+            return None
+
+    defaults, runs = Config(), resolved(base)
+    values, plain = base.to_dict(), defaults.to_dict()
+    named = [name for name, value in values.items() if value != plain[name] and name not in UNTOLD]
+    without = lambda name: dataclasses.replace(base, **{name: getattr(defaults, name)})
+    return {name: values[name] for name in named if resolved(without(name)) != runs}

@@ -1,0 +1,578 @@
+"""A study's report: `README.md` and pictures, made of `runs.jsonl` alone, so that anyone can make them again.
+
+What people found out is in `findings.md` beside it, and is taken over as it stands. A section compares runs of the same
+length, backend and settings. Runs of other settings that compare nothing with a dense agent of their own are variants
+of a section that does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from paper import figures, search, store
+from paper.registry import DENSE, Study
+from paper.store import Line
+from rlx2_jax.analysis import accounting, statistics
+from rlx2_jax.analysis.statistics import Estimate
+from rlx2_jax.config import PAPER_STEPS, Config, presets
+from rlx2_jax.io import files
+from rlx2_jax.viz import curves
+
+FINDINGS = "findings.md"
+
+SCALED = ("warmup_steps", "evolve_interval", "n_step_delay", "buffer_check_interval")
+"""Points in time, named in every section."""
+
+
+SPARSITIES = ("actor_sparsity", "critic_sparsity")
+
+DISTANCES = {
+    "half_mse": "half the squared error per action dimension to the noise-free action stored",
+    "l2": "Euclidean distance to the action taken",
+}
+"""What `distance` says, in words."""
+
+READING = """\
+Intervals are 95 % percentile-bootstrap intervals over seeds, and too narrow for a handful of them: of normally
+distributed scores they hold the mean in 75 % of cases with three seeds, 81 % with four and 88 % with eight; that of
+three reaches from the lowest score to the highest. P(a better) is the share of pairs of seeds in which a scores more;
+[1.00, 1.00] says only that no seed of one reaches one of the other, which between three and three of the same kind
+happens once in ten times, between four and four once in 35. "p" is that of a two-sided permutation test of the means,
+exact up to eight seeds and eight; it cannot be below 0.1 between three and three, 0.029 between four and four. The
+interquartile mean of three seeds is their mean.
+"Difference" is ours minus the paper's in points, with the uncertainty of ours alone; "size" and "FLOPs" (of training;
+of acting) are relative to the dense agent, in brackets the paper's; "seeds" are the scores, in the order of the seeds.
+The paper's agents were trained for 3 million steps on MuJoCo's tasks, ours on Brax's, which are others: compare
+percentages of the dense agent, not returns."""
+"""How to read the tables."""
+
+
+class Group(NamedTuple):
+    """Runs that may be compared."""
+
+    row: str
+    kind: str
+    """`learning` or `cloning`; the teachers are among the runs then."""
+    conditions: dict[str, Any]
+    """What all of them share: settings that are not the defaults, and the number of steps."""
+    lines: tuple[Line, ...]
+
+    @property
+    def title(self) -> str:
+        """What they have in common, in short."""
+        agent, _, env = self.row.partition("/")
+        how = "" if self.kind == store.LEARNING else ", imitating the dense agent"
+        return f"{agent.upper()} on {env}{how}"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Of one of the runs, in what does not concern its arm."""
+        return self.lines[-1]["config"]
+
+    @property
+    def dynamic(self) -> dict[str, Any] | None:
+        """The configuration of a run with a dynamic buffer, if there is one."""
+        return next((line["config"] for line in self.lines if line["config"]["dynamic_buffer"]), None)
+
+    def arms(self, study: Study) -> dict[str, list[Line]]:
+        """Runs by arm, in the study's order, for the arms that have any."""
+        names = [arm.name for arm in study.arms(self.config["total_steps"])]
+        found = {name: [line for line in self.lines if line["arm"] == name] for name in names}
+        return {name: lines for name, lines in found.items() if lines}
+
+    def paper(self, study: Study) -> Mapping[str, float]:
+        """The paper's numbers by arm; none at other sparsities than the paper's."""
+        return study.paper.get(self.row, {}) if self.has_own_sparsities else {}
+
+    @property
+    def has_own_sparsities(self) -> bool:
+        """Whether the sparsities, where an arm does not say, are the row's own."""
+        row = presets.PRESETS.get(self.row, {})
+        return all(self.sparsity(name) == row.get(name, getattr(Config(), name)) for name in SPARSITIES)
+
+    def sparsity(self, name: str) -> float:
+        """That of `actor_sparsity` or `critic_sparsity` which arms have unless it is their own."""
+        return self.conditions.get(name, getattr(Config(), name))
+
+    def values(self, setting: str) -> set[str]:
+        """Of a setting, as JSON: one if all arms share it, and else the arms' own."""
+        return {json.dumps(self.conditions.get(setting, line["config"][setting])) for line in self.lines}
+
+    def told(self, setting: str) -> str:
+        """What all arms share of a setting, in words if each has its own."""
+        shared = self.conditions.get(setting, getattr(Config(), setting))
+        if shared is None:
+            value, *others = self.values(setting)
+            shared = "by arm" if others else json.loads(value)
+        return str(shared)
+
+    def sample(self, arm: str) -> list[np.ndarray]:
+        """Scores of one arm, fit for `statistics`."""
+        return [store.scores(self.lines, arm)]
+
+
+def groups(lines: Sequence[Line]) -> list[Group]:
+    """Runs by what they may be compared with, in the order of the file."""
+    found: dict[tuple[str, ...], list[Line]] = {}
+    for line in lines:
+        key = line["row"], line["kind"], json.dumps(line["conditions"], sort_keys=True)
+        found.setdefault(key, []).append(line)
+    for (row, kind, conditions), members in found.items():
+        if kind == store.CLONING:
+            # A clone is measured by its teacher.
+            teachers = found.get((row, store.LEARNING, conditions), [])
+            members[:0] = [line for line in teachers if line["arm"] == DENSE]
+    return [Group(row, kind, json.loads(about), tuple(members)) for (row, kind, about), members in found.items()]
+
+
+class Section(NamedTuple):
+    """A group, and its variants: those of other settings that compare nothing with a dense agent of their own."""
+
+    group: Group
+    variants: tuple[Group, ...] = ()
+
+    def differing(self, variant: Group) -> str:
+        """The settings of a variant that are not the section's, those of a whole reading of the method by its name."""
+        names = sorted({*self.group.conditions, *variant.conditions})
+        differ = {name: variant.told(name) for name in names if variant.values(name) != self.group.values(name)}
+        for preset, settings in presets.READINGS.items():
+            if settings and all(differ.get(name) == str(value) for name, value in settings.items()):
+                rest = {name: value for name, value in differ.items() if name not in settings}
+                differ = {"preset": preset, **rest}
+        return ", ".join(f"{name}={value}" for name, value in differ.items())
+
+
+def sections(found: Sequence[Group]) -> list[Section]:
+    """Groups in the order of the file, each variant with the group that it differs least from."""
+    variants: dict[int, list[Group]] = {i: [] for i, group in enumerate(found) if _rank(group) == _best(group, found)}
+    for group in found:
+        if _rank(group) < _best(group, found):
+            mains = [i for i in variants if _kin(found[i]) == _kin(group)]
+            nearest = min(mains, key=lambda i: Section(found[i]).differing(group).count("="))
+            variants[nearest].append(group)
+    return [Section(found[i], tuple(members)) for i, members in variants.items()]
+
+
+def _kin(group: Group) -> tuple[Any, ...]:
+    """What variants share."""
+    return group.row, group.kind, group.config["total_steps"], group.config["backend"]
+
+
+def _rank(group: Group) -> int:
+    """How much a group compares: 2 if other arms with the dense one, 1 if that stands alone, 0 without it."""
+    arms = {line["arm"] for line in group.lines}
+    return (DENSE in arms) + (DENSE in arms and len(arms) > 1)
+
+
+def _best(group: Group, found: Sequence[Group]) -> int:
+    return max(_rank(other) for other in found if _kin(other) == _kin(group))
+
+
+def write(directory: Path, name: str, study: Study) -> None:
+    """Make README.md and the pictures of a study's directory, and remove pictures of earlier reports."""
+    drawn = set()
+    for section, stem, title in _layout(store.read(directory)):
+        source = _digest(section)
+        for kind, figure in _pictures(section, study, title).items():
+            path = directory / f"{stem}{kind}.png"
+            curves.save(figure, path, source)
+            drawn.add(path)
+    for path in set(directory.glob("*.png")) - drawn:
+        path.unlink()
+    files.write_bytes(directory / "README.md", markdown(directory, name, study).encode())
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """Of the runs of each section, by how the names of its pictures begin; every picture holds that of its runs."""
+    return {stem: _digest(section) for section, stem, _ in _layout(store.read(directory))}
+
+
+def _digest(section: Section) -> str:
+    lines = [line for group in (section.group, *section.variants) for line in group.lines]
+    return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def markdown(directory: Path, name: str, study: Study) -> str:
+    """The text of README.md."""
+    lines = store.read(directory)
+    parts = [
+        f"# {study.title}",
+        study.question,
+        f"Made of [runs.jsonl](runs.jsonl) ({len(lines)} runs) by "
+        f"`python experiments/reproduce.py --study={name} --report_only`.",
+        READING,
+    ]
+    layout = _layout(lines)
+    for section, stem, title in layout:
+        parts += _section(section, study, stem, title)
+    parts += _across([section.group for section, _, _ in layout], study)
+    findings = directory / FINDINGS
+    if findings.exists():
+        parts += ["## What was found", findings.read_text(encoding="utf-8").strip()]
+    parts += ["## Where the runs come from", _provenance(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _layout(lines: Sequence[Line]) -> list[tuple[Section, str, str]]:
+    """What a report shows, in its order: each section, the name of its files, and its heading."""
+    found = sections(groups(lines))
+    mains = [section.group for section in found]
+    return list(zip(found, _stems(mains), _titles(mains), strict=True))
+
+
+def _section(section: Section, study: Study, stem: str, title: str) -> list[str]:
+    group = section.group
+    shown = [f"![learning curves and scores]({stem}.png)"]
+    if study.figure == "buffer" or (study.figure == "sparsity" and _by_sparsity(group, group.arms(study))):
+        shown.append(f"![{study.figure}]({stem}-{study.figure}.png)")
+    searched = [_search(group)] if study.search else []
+    parts = [f"## {title}", _conditions(group), *shown, *searched, _table(group, study)]
+    if section.variants:
+        parts += [
+            f"### {title}: variants",
+            "The same but for the settings named, compared with the arms above: with the same arm on the same seeds, "
+            "and with the dense agent as it is there.",
+            f"![learning curves and scores of variants]({stem}-variants.png)",
+            _variants(section, study),
+        ]
+    return parts
+
+
+def _variants(section: Section, study: Study) -> str:
+    rows = [["settings", "arm", "n", "score", "as above, same seeds", "% of that", "p", "% of dense above", "seeds"]]
+    dense = section.group.sample(DENSE)
+    for variant in section.variants:
+        for name, lines in variant.arms(study).items():
+            sample = variant.sample(name)
+            seeds = {line["seed"] for line in lines}
+            same = [line for line in section.group.lines if line["arm"] == name and line["seed"] in seeds]
+            above = [store.scores(same, name)] if same else None
+            rows.append(
+                [
+                    section.differing(variant),
+                    name,
+                    _count(lines),
+                    _shown(statistics.estimate(statistics.mean, sample)),
+                    _shown(statistics.estimate(statistics.mean, above) if above else None),
+                    _shown(_relative(statistics.ratio, sample, above) if above else None, 100, 1),
+                    _p_value(sample, above),
+                    _shown(_relative(statistics.ratio, sample, dense), 100, 1),
+                    _each(sample),
+                ]
+            )
+    return _markdown_table(rows)
+
+
+def _search(group: Group) -> str:
+    """What the search has found so far."""
+    seeds = sorted({line["seed"] for line in group.lines})
+    found = search.search(search.scores_of(group.lines), seeds)
+    rows = [["sparsity", "n", "% of dense, interval of a decision", "verdict"]]
+    for step in found.steps:
+        verdict = "kept" if step.kept else "lost"
+        few = step.ratio.n < search.FIRST_SEEDS
+        why = f"fewer than {search.FIRST_SEEDS} seeds decide nothing" if few else "its interval holds 97 %"
+        rows.append(
+            [
+                f"{100 * step.sparsity:g} %",
+                str(step.ratio.n),
+                _shown(step.ratio, 100, 1),
+                verdict if step.decided else f"{verdict}, by the ratio alone: {why}",
+            ]
+        )
+    if found.missing is not None:
+        sparsity, lacking = found.missing
+        end = f"Not at its end: next are {len(lacking)} runs at {100 * sparsity:g} %."
+    elif found.largest is None:
+        end = f"**No sparsity of the grid, from {100 * search.GRID[0]:g} % on, keeps 97 % of the dense return.**"
+    else:
+        end = f"**Largest sparsity of the grid that keeps 97 % of the dense return: {100 * found.largest:g} %.**"
+    if not found.learned:
+        end = "Not every dense agent scores above zero, so there is nothing to keep: train for longer."
+    if any(not step.decided for step in found.steps):
+        end += " Not all steps are decided by their intervals: more seeds may change this."
+    end += f" Searched with the {len(seeds)} seeds there are."
+    return "\n\n".join([_markdown_table(rows), end]) if found.steps else end
+
+
+def _conditions(group: Group) -> str:
+    c = group.config
+    told = {*SCALED, *SPARSITIES, "backend", "total_steps", "num_envs"}
+    special = [f"`{name}={value}`" for name, value in group.conditions.items() if name not in told]
+    actor, critic = (f"{100 * group.sparsity(name):g} %" for name in SPARSITIES)
+    settings = f"; sparse ones at {actor} in the actor and {critic} in the critics, unless named"
+    settings += f"; settings of all arms: {', '.join(special)}" if special else ""
+    if group.kind == store.CLONING:
+        return (
+            f"Actors that imitate the dense agent of their seed: {c['total_steps']:,} Adam steps on batches of "
+            f"{c['batch_size']} of its {c['buffer_max']:,} observations on Brax `{c['backend']}`, gathered with "
+            f"exploration noise {c['explore_noise']:g}; links move every {c['evolve_interval']:,} updates{settings}. "
+            f"Score: mean of the last {c['score_evaluations']} evaluations, every {c['eval_every']:,} updates, of "
+            f"{c['eval_episodes']} episodes each."
+        )
+    times = ", ".join(f"{name} {c[name]:,}" for name in SCALED)
+    return (
+        f"Brax `{c['backend']}`; {c['total_steps']:,} environment steps where the paper has {PAPER_STEPS:,}, its "
+        f"points in time times {c['schedule_scale']:.3g} unless named ({times}); {c['num_envs']} environments, "
+        f"{c['update_ratio']:g} update per step{_buffers(group)}{settings}. Score: mean of the last "
+        f"{c['score_evaluations']} evaluations, every {c['eval_every']:,} steps, of {c['eval_episodes']} episodes each "
+        "from fresh initial states."
+    )
+
+
+def _buffers(group: Group) -> str:
+    """The buffers of a group's runs, as part of a sentence."""
+    sizes = {line["config"]["buffer_max"] for line in group.lines}
+    size = f"of at most {max(sizes):,} transitions, not scaled" if len(sizes) == 1 else "of the arm's size"
+    text = f"; a buffer {size}"
+    if (c := group.dynamic) is not None:
+        what = f"the policy distance of its oldest is over {c['distance_threshold']:g} ({DISTANCES[c['distance']]})"
+        how = f"drops {100 * c['drop_ratio']:g} % at a check when" if c["drop_rule"] == "once" else "drops as long as"
+        text += f"; a dynamic one {how} {what}, and keeps {c['buffer_min']:,}"
+    return text
+
+
+def _table(group: Group, study: Study) -> str:
+    arms = group.arms(study)
+    paper = group.paper(study)
+    hero = _hero(group, study)
+    samples = {name: group.sample(name) for name in arms}
+    head = ["arm", "n", "score", "interquartile mean", "% of dense", "paper, %", "difference", f"P({hero} better)"]
+    rows = [[*head, f"p, {hero}", "p, dense", "size", "FLOPs, training", "FLOPs, test", "seeds"]]
+    for name, lines in arms.items():
+        sample = samples[name]
+        of_hero, of_dense = (None if other == name else samples.get(other) for other in (hero, DENSE))
+        relative = None if of_dense is None else _relative(statistics.ratio, sample, of_dense)
+        better = None if of_hero is None else statistics.estimate(statistics.improvement, of_hero, sample)
+        rows.append(
+            [
+                f"**{name}**" if name == hero else name,
+                _count(lines),
+                _shown(statistics.estimate(statistics.mean, sample)),
+                _shown(statistics.estimate(statistics.iqm, sample)),
+                _shown(relative, 100, 1),
+                f"{paper[name]:g}" if name in paper else "-",
+                _difference(relative, paper.get(name)),
+                _shown(better, 1, 2),
+                _p_value(sample, of_hero),
+                _p_value(sample, of_dense),
+                *_costs(lines[0], bool(paper)),
+                _each(sample),
+            ]
+        )
+    return _markdown_table(rows)
+
+
+def _hero(group: Group, study: Study) -> str:
+    """The arm that a group is about."""
+    return study.hero if group.kind == store.LEARNING else f"clone-{study.hero}"
+
+
+def _relative(
+    statistic: Callable[..., np.ndarray], sample: statistics.Sample, reference: statistics.Sample
+) -> Estimate | None:
+    """A ratio to other scores; None where those are no measure."""
+    return statistics.estimate(statistic, sample, reference) if statistics.is_measure(reference) else None
+
+
+def _p_value(sample: statistics.Sample, other: statistics.Sample | None) -> str:
+    """Of the permutation test; one run alone has none."""
+    if other is None or min(sample[0].size, other[0].size) == 1:
+        return "-"
+    p = statistics.permutation(sample, other)
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def _difference(relative: Estimate | None, paper: float | None) -> str:
+    """Ours minus the paper's, in points."""
+    if relative is None or paper is None:
+        return "-"
+    value, low, high = (f"{100 * number - paper:+.1f}" for number in (relative.value, relative.low, relative.high))
+    return f"{value} [{low}, {high}]" if relative.fewest > 1 else value
+
+
+def _across(found: Sequence[Group], study: Study) -> list[str]:
+    """Rows of an agent together, where runs on several tasks have the same arms, one of them dense, made in one way."""
+    alike: dict[str, list[Group]] = {}
+    for group in found:
+        if DENSE in group.arms(study) and group.kind == store.LEARNING:
+            own = SPARSITIES if group.has_own_sparsities else ()
+            same = {k: v for k, v in group.conditions.items() if k not in own}
+            agent = group.row.partition("/")[0]
+            # A row with other arms, such as one that is not complete, would leave the table those they share.
+            key = json.dumps([agent, bool(own), same, list(group.arms(study))], sort_keys=True)
+            alike.setdefault(key, []).append(group)
+    parts = []
+    for members in alike.values():
+        if len(members) > 1:
+            parts += [f"## {', '.join(group.title for group in members)} together", _together(members, study)]
+    return parts
+
+
+def _together(members: Sequence[Group], study: Study) -> str:
+    arms = members[0].arms(study)
+    dense = [group.sample(DENSE)[0] for group in members]
+    hero = [group.sample(study.hero)[0] for group in members] if study.hero in arms else None
+    head = [
+        "arm",
+        "runs",
+        "% of dense, mean of tasks",
+        "paper, mean of tasks",
+        "interquartile mean of runs, % of dense, tasks weighing the same",
+    ]
+    rows = [[*head, f"P({study.hero} better)"]]
+    for name in arms:
+        samples = [group.sample(name)[0] for group in members]
+        paper = [group.paper(study).get(name) for group in members]
+        better = None
+        if hero is not None and name != study.hero:
+            better = statistics.estimate(statistics.improvement, hero, samples)
+        rows.append(
+            [
+                name,
+                str(sum(map(len, samples))),
+                "100" if name == DENSE else _shown(_relative(statistics.ratio, samples, dense), 100, 1),
+                f"{np.mean([p for p in paper if p is not None]):.1f}" if None not in paper else "-",
+                "-" if name == DENSE else _shown(_relative(statistics.iqm_ratio, samples, dense), 100, 1),
+                _shown(better, 1, 2),
+            ]
+        )
+    return _markdown_table(rows)
+
+
+def _provenance(lines: Sequence[Line]) -> str:
+    counted: dict[tuple[str, ...], int] = {}
+    for line in lines:
+        p = line["provenance"]
+        stack = ", ".join(f"{name} {(p['versions'] or {}).get(name, '?')}" for name in ("python", "jax", "brax"))
+        key = f"`{p['command']}`", str(p["commit"]), str(p["device"]), str(p["compute"]), stack
+        counted[key] = counted.get(key, 0) + 1
+    rows = [["runs", "command", "commit", "device", "compute", "versions"]]
+    rows += [[str(count), *key] for key, count in counted.items()]
+    return _markdown_table(rows)
+
+
+def _pictures(section: Section, study: Study, title: str) -> dict[str, Figure]:
+    """All pictures of a section, by what their names end with."""
+    group = section.group
+    arms = group.arms(study)
+    estimates = {name: statistics.estimate(statistics.mean, group.sample(name)) for name in arms}
+    if study.figure == "sparsity":
+        shown = {name: lines for name, lines in arms.items() if name in (DENSE, study.hero)} or arms
+    elif group.kind == store.CLONING:
+        # The teacher's course is one of environment steps; its score is the line.
+        shown = {name: lines for name, lines in arms.items() if name != DENSE}
+    else:
+        shown = arms
+    names = [arm.name for arm in study.arms(group.config["total_steps"])]
+    colors = figures.arm_colors(names, _hero(group, study))
+    found = {"": figures.draw_arms(shown, estimates, estimates.get(DENSE), title, colors)}
+    if study.figure == "buffer":
+        kept = {name: lines for name, lines in arms.items() if name != DENSE}
+        c = group.dynamic or group.config
+        found["-buffer"] = figures.draw_buffer(kept, c["distance_threshold"], c["buffer_min"], title, colors)
+    if study.figure == "sparsity" and (relative := _by_sparsity(group, arms)):
+        found["-sparsity"] = figures.draw_sparsity(relative, title)
+    if section.variants:
+        found["-variants"] = _picture_of_variants(section, study, f"{title}: variants")
+    return found
+
+
+def _picture_of_variants(section: Section, study: Study, title: str) -> Figure:
+    """Each arm that has variants, as it is in the section, and these beside it."""
+    group = section.group
+    names = [arm.name for arm in study.arms(group.config["total_steps"])]
+    of_arm = figures.arm_colors(names, _hero(group, study))
+    shown: dict[str, Sequence[Line]] = {}
+    colors: dict[str, str] = {}
+    estimates: dict[str, Estimate] = {}
+    for name in names:
+        changed = [(f"{name} {section.differing(v)}", v) for v in section.variants if name in v.arms(study)]
+        own = [(name, group)] if changed and name in group.arms(study) else []
+        for label, members in own + changed:
+            shown[label] = members.arms(study)[name]
+            colors[label] = of_arm[name]
+            estimates[label] = statistics.estimate(statistics.mean, members.sample(name))
+    dense = statistics.estimate(statistics.mean, group.sample(DENSE))
+    return figures.draw_arms(shown, estimates, dense, title, colors)
+
+
+def _by_sparsity(group: Group, arms: Mapping[str, Sequence[Line]]) -> dict[str, dict[float, Estimate]]:
+    found: dict[str, dict[float, Estimate]] = {}
+    for name, lines in arms.items():
+        relative = None
+        if name != DENSE and DENSE in arms:
+            relative = _relative(statistics.ratio, group.sample(name), group.sample(DENSE))
+        if relative is not None:
+            found.setdefault(lines[0]["method"], {})[lines[0]["actor_sparsity"]] = relative
+    return found
+
+
+def _titles(found: Sequence[Group]) -> list[str]:
+    """A heading for each group; where two would be the same, with the settings in which these differ."""
+    plain = []
+    for group in found:
+        unit = "steps" if group.kind == store.LEARNING else "updates"
+        plain.append(f"{group.title}, {group.config['total_steps']:,} {unit}")
+    titles = []
+    for group, title in zip(found, plain, strict=True):
+        others = [other for other, same in zip(found, plain, strict=True) if same == title]
+        settings = sorted({name for other in others for name in other.conditions})
+        differ = [name for name in settings if any(other.values(name) != group.values(name) for other in others)]
+        titles.append(", ".join([title, *(f"{name} {group.told(name)}" for name in differ)]))
+    return titles
+
+
+def _stems(found: Sequence[Group]) -> list[str]:
+    """A file name for each group."""
+    taken: list[str] = []
+    for group in found:
+        kind = "" if group.kind == store.LEARNING else f"-{group.kind}"
+        stem = f"{group.row.replace('/', '-')}{kind}-{group.config['total_steps']}"
+        count = sum(other == stem or other.startswith(f"{stem}-") for other in taken)
+        taken.append(stem if count == 0 else f"{stem}-{count + 1}")
+    return taken
+
+
+def _count(lines: Sequence[Line]) -> str:
+    count = sum(line["diverged"] for line in lines)
+    return f"{len(lines)}" + (f" ({count} diverged, counted with the lowest evaluation)" if count else "")
+
+
+def _each(sample: statistics.Sample) -> str:
+    """The scores of one arm."""
+    return ", ".join(f"{score:.0f}" if abs(score) >= 1000 else f"{score:.4g}" for score in sample[0])
+
+
+def _costs(line: Line, compared: bool) -> list[str]:
+    """Size and FLOPs of a run; those of RLx2, which alone the paper tells, beside the paper's if they are compared."""
+    paper = accounting.TABLE_2.get(line["row"]) if compared and line["arm"] == "rlx2" else None
+    shown = []
+    for name in ("size", "flops_train", "flops_test"):
+        ours = line[f"{name}_ratio"]
+        beside = "" if paper is None else f" ({getattr(paper, name):.3f})"
+        shown.append("-" if ours is None else f"{ours:.3f}{beside}")
+    return shown
+
+
+def _shown(found: Estimate | None, factor: float = 1, digits: int | None = None) -> str:
+    """A number and its interval, which one run has not; with three digits unless told."""
+    if found is None:
+        return "-"
+    numbers = [factor * number for number in (found.value, found.low, found.high)]
+    if digits is None:
+        digits = max(0, 2 - int(np.log10(max(map(abs, numbers), default=1) or 1)))
+    value, low, high = (f"{number:.{digits}f}" for number in numbers)
+    return f"{value} [{low}, {high}]" if found.fewest > 1 else value
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])

@@ -1,0 +1,120 @@
+"""Links: a packed matrix's index arrays, and the exact conversions between masked and packed.
+
+A masked matrix `[in, out]` holds zeros where links are absent; a packed one holds its links' values alone, `[links]`,
+beside the `Links` that say where they stand. They are stored by output, inputs increasing within one, which makes the
+packed form of a mask unique:
+
+    values  [ v0  v1 | v2 | v3  v4  v5 ]         row_start [0, 2, 3, 6]
+    inputs  [  0   7 |  2 |  1   2   9 ]
+
+The number of links is a shape, fixed for the life of a program; which links they are is data. The functions here take
+one matrix; map them over leading axes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from rlx2_jax.runtime import native
+
+
+class Links(flax.struct.PyTreeNode):
+    """Where the links of one matrix `[in, out]` stand; twin critics have a leading axis on every field. All int32."""
+
+    row_start: jax.Array
+    """`[out + 1]`: first link of each output, and one past the last."""
+    inputs: jax.Array
+    """`[links]`, by output."""
+    column_start: jax.Array
+    """`[in + 1]`: first link of each input, when links are taken by input."""
+    outputs: jax.Array
+    """`[links]`, by input."""
+    order: jax.Array
+    """`[links]`, by input: where the link stands among those by output."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(in, out)` of one matrix."""
+        return self.column_start.shape[-1] - 1, self.row_start.shape[-1] - 1
+
+    @property
+    def count(self) -> int:
+        """Links of one matrix."""
+        return int(self.inputs.shape[-1])
+
+
+def from_mask(mask: jax.Array, count: int) -> Links:
+    """The links of a boolean matrix `[in, out]` that has exactly `count` of them."""
+    if native.available():
+        rows, columns = mask.shape
+        shapes = [jax.ShapeDtypeStruct((n,), jnp.int32) for n in (columns + 1, count, rows + 1, count, count)]
+        return Links(*jax.ffi.ffi_call(native.INDEX_LINKS, shapes, vmap_method="expand_dims")(mask))
+    return _from_mask(mask, count)
+
+
+def _from_mask(mask: jax.Array, count: int) -> Links:
+    before_in_column, per_output = _count_before(mask)
+    before_in_row, per_input = _count_before(mask.T)
+    row_start, column_start = _starts(per_output), _starts(per_input)
+    by_output = row_start[:-1] + before_in_column
+    by_input = jnp.where(mask, column_start[:-1, None] + before_in_row.T, count)
+    index_of = lambda axis: jax.lax.broadcasted_iota(jnp.int32, mask.shape, axis)
+    # Absent entries are sent past the end, where nothing is written.
+    place = lambda where, values: jnp.zeros(count, jnp.int32).at[where].set(values, mode="drop")
+    return Links(
+        row_start=row_start,
+        inputs=place(jnp.where(mask, by_output, count), index_of(0)),
+        column_start=column_start,
+        outputs=place(by_input, index_of(1)),
+        order=place(by_input, by_output),
+    )
+
+
+def to_mask(links: Links) -> jax.Array:
+    """The boolean matrix `[in, out]` of the links; inverse of `from_mask`."""
+    return jnp.zeros(links.shape, bool).at[links.inputs, outputs_by_output(links)].set(True)
+
+
+def pack(matrix: jax.Array, links: Links) -> jax.Array:
+    """The entries of a matrix `[in, out]` on the links: `[links]`, by output."""
+    return matrix[links.inputs, outputs_by_output(links)]
+
+
+def unpack(values: jax.Array, links: Links) -> jax.Array:
+    """The matrix `[in, out]` with the given values on the links and zeros elsewhere; inverse of `pack`."""
+    return jnp.zeros(links.shape, values.dtype).at[links.inputs, outputs_by_output(links)].set(values)
+
+
+def split(vector: jax.Array, links: Sequence[Links]) -> list[tuple[jax.Array, jax.Array]]:
+    """Values `[links]` and bias `[out]` of each layer, from the vector that holds them in turn."""
+    sizes = [size for link in links for size in (link.count, link.shape[1])]
+    parts = jnp.split(vector, list(itertools.accumulate(sizes))[:-1])
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def outputs_by_output(links: Links) -> jax.Array:
+    """`[links]`: the output of each link, in the order of the values."""
+    return jnp.zeros_like(links.outputs).at[links.order].set(links.outputs)
+
+
+def _count_before(flags: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How many of the rows before each one have a flag set, `[rows, ...]`, and how many do in all, `[...]`; int32.
+
+    A loop over rows, because XLA makes a tree of many kernels of a cumulative sum.
+    """
+
+    def add(seen: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return seen + row, seen
+
+    total, before = jax.lax.scan(add, jnp.zeros(flags.shape[1:], jnp.int32), flags.astype(jnp.int32))
+    return before, total
+
+
+def _starts(counts: jax.Array) -> jax.Array:
+    before, total = _count_before(counts)
+    return jnp.append(before, total)

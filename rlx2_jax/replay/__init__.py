@@ -1,0 +1,1 @@
+"""Experience on the device: the ring of transitions, n-step windows, dynamic capacity."""

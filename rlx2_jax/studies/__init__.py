@@ -1,5 +1,0 @@
-"""The paper's tables and figures as studies: which runs they are, what was recorded of them, and what that says."""
-
-from rlx2_jax.studies.catalogue import STUDIES, Arm, Run, Study, runs
-
-__all__ = ["STUDIES", "Arm", "Run", "Study", "runs"]
