@@ -31,12 +31,11 @@ import jax.numpy as jnp
 from absl import flags
 
 from rlx2_jax import envs
-from rlx2_jax.agents import networks, structure
-from rlx2_jax.agents.base import SparseNetwork
 from rlx2_jax.analysis import accounting, benchmarks
 from rlx2_jax.config import Config, command_line, presets
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.io import files, provenance
+from rlx2_jax.networks import SparseNetwork, structure
 from rlx2_jax.runtime import memory
 from rlx2_jax.training import compute
 from rlx2_jax.training.programs import Program, make_program
@@ -143,7 +142,7 @@ def mode_config(row: str, width: int, mode: str) -> Config:
     if mode == "tiny":
         # A program of the narrow shape itself, where the method `tiny` lies in the full shape; as narrow as the critic.
         env = envs.make(config.env, config.backend)
-        sizes = networks.critic_sizes(env.observation_size, env.action_size, config.hidden)
+        sizes = (env.observation_size + env.action_size, *config.hidden, 1)
         narrow = structure.tiny_width(sizes, config.critic_sparsity)
         return dataclasses.replace(config, hidden=(narrow, narrow), method="dense")
     return dataclasses.replace(config, compute="packed" if mode == "packed" else "masked")

@@ -28,10 +28,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from rlx2_jax.agents.structure import make_hparams
 from rlx2_jax.config import Config, command_line, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.io import files, provenance
+from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.runtime import memory, native
 from rlx2_jax.sweeps import layout, plans, workers
 from rlx2_jax.training.programs import make_program

@@ -24,8 +24,8 @@ import threadpoolctl
 from absl import flags
 from matplotlib.figure import Figure
 
-from rlx2_jax.agents import masking
 from rlx2_jax.config import Config
+from rlx2_jax.networks import masking
 from rlx2_jax.replay.buffer import Batch
 from rlx2_jax.runtime import compilation
 from rlx2_jax.training import record

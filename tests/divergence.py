@@ -13,8 +13,8 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax.agents import masking
 from rlx2_jax.config import Config
+from rlx2_jax.networks import masking
 from rlx2_jax.runtime import compilation
 from rlx2_jax.training import programs
 

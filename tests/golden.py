@@ -63,7 +63,7 @@ def frozen(**changes: Any) -> dict[str, str]:
         network = getattr(agent, name)
         parts = {"masks": network.mask, "parameters": network.params, "target": network.target, "moments": network.adam}
         found |= {f"{name}'s {part}": digest(tree) for part, tree in parts.items()}
-    return found | {"temperature": digest(agent.log_alpha), "replay": digest(state.replay)}
+    return found | {"temperature": digest(getattr(agent, "log_alpha", np.float32(0))), "replay": digest(state.replay)}
 
 
 def machine() -> dict[str, str]:

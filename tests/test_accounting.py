@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from rlx2_jax.agents import masking
-from rlx2_jax.agents.structure import make_hparams
 from rlx2_jax.analysis import accounting
 from rlx2_jax.analysis.accounting import PAPER_SIZES, TABLE_2, account
 from rlx2_jax.config import METHODS, Config, presets, resolve
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.networks import masking
+from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.replay import buffer
 from rlx2_jax.training.programs import make_program
 

@@ -9,9 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from rlx2_jax.agents import base, make_agent, masking, networks
-from rlx2_jax.agents.structure import make_hparams
+from rlx2_jax import networks
+from rlx2_jax.agents import base, make_agent
 from rlx2_jax.config import AGENTS, methods, resolve
+from rlx2_jax.networks import masking
+from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.replay import buffer
 from tests.conftest import (
     assert_finite,

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from rlx2_jax import policies
-from rlx2_jax.agents import base, masking
+from rlx2_jax.agents import base
 from rlx2_jax.config import AGENTS
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
 from rlx2_jax.io import files
+from rlx2_jax.networks import masking
 from rlx2_jax.policies import tickets
 from rlx2_jax.sparse import topology
 from rlx2_jax.sweeps import workers

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rlx2_jax.agents.structure import make_hparams
 from rlx2_jax.config import NEVER, Config, config, make_schedule, methods, resolve
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.sparse.densities import erdos_renyi_densities
 from tests.conftest import small
 

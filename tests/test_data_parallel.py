@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax.agents import make_agent, masking
-from rlx2_jax.agents.structure import make_hparams
+from rlx2_jax.agents import make_agent
 from rlx2_jax.config import AGENTS, resolve
 from rlx2_jax.errors import ConfigError, DivergedError
 from rlx2_jax.io import files
+from rlx2_jax.networks import masking
+from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.runtime import devices
 from rlx2_jax.runtime.devices import AXIS, WHOLE, Share
 from rlx2_jax.sweeps import plans

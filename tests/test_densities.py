@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rlx2_jax.agents import structure
+from rlx2_jax.networks import structure
 from rlx2_jax.sparse.densities import erdos_renyi_densities as erdos_renyi
 
 SHAPES = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=6)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from rlx2_jax import envs
-from rlx2_jax.agents import masking, networks
-from rlx2_jax.agents.structure import make_hparams
+from rlx2_jax import envs, networks
 from rlx2_jax.analysis import diagnostics
 from rlx2_jax.config import resolve
+from rlx2_jax.networks import masking
+from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.training import evaluation, programs
 from tests.conftest import operand_axes, small
 from tests.test_run import quiet

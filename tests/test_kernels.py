@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlx2_jax import kernels
-from rlx2_jax.agents import masking, networks
+from rlx2_jax import kernels, networks
 from rlx2_jax.kernels import packing, perceptron
+from rlx2_jax.networks import masking
 from rlx2_jax.replay import buffer
 from rlx2_jax.runtime import native
 from tests.conftest import ROOT

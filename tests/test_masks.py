@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlx2_jax.agents import masking, networks
+from rlx2_jax import networks
+from rlx2_jax.networks import masking
 from tests.conftest import assert_zero_off_mask, links_of
 
 SIZES = (5, 8, 8, 3)

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from rlx2_jax import kernels, policies
-from rlx2_jax.agents import base, masking
-from rlx2_jax.agents.structure import structure
+from rlx2_jax.agents import base
 from rlx2_jax.config import PACKED_DEPTH, presets, resolve
 from rlx2_jax.errors import ConfigError, WorkdirError
+from rlx2_jax.networks import masking
+from rlx2_jax.networks.structure import structure
 from rlx2_jax.runtime import memory, native
 from rlx2_jax.training import compute, programs, train
 from tests.conftest import ROOT, small

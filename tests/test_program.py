@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax.agents import masking, networks
-from rlx2_jax.agents.structure import make_hparams
+from rlx2_jax import networks
 from rlx2_jax.config import AGENTS, Config, make_schedule, resolve
+from rlx2_jax.networks import masking
+from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.replay import buffer
 from rlx2_jax.training import programs
 from tests.conftest import assert_finite, assert_sparse, census, equations, small

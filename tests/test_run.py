@@ -24,11 +24,11 @@ import numpy as np
 import pytest
 
 from rlx2_jax import policies
-from rlx2_jax.agents.base import SparseNetwork
 from rlx2_jax.config import resolve
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
 from rlx2_jax.io import files
 from rlx2_jax.io.checkpoints import Checkpoints
+from rlx2_jax.networks import SparseNetwork
 from rlx2_jax.runtime import memory
 from rlx2_jax.training import programs, train, workdirs
 from rlx2_jax.training.events import Events

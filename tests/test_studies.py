@@ -17,11 +17,11 @@ from paper import STUDIES, figures, report, runner, runs, search, store
 from paper.registry import TABLE_2, Run, check
 
 from rlx2_jax import envs, policies
-from rlx2_jax.agents.structure import structure
 from rlx2_jax.analysis import accounting, statistics
 from rlx2_jax.config import Config, presets, resolve
 from rlx2_jax.errors import ConfigError, DivergedError, RlxError, WorkdirError
 from rlx2_jax.io import files, lock, provenance
+from rlx2_jax.networks.structure import structure
 from rlx2_jax.policies import tickets
 from rlx2_jax.sweeps import plans, workers
 from rlx2_jax.training.signals import StopSignals

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from rlx2_jax.agents.structure import make_hparams
 from rlx2_jax.config import AGENTS
+from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.sweeps.layout import ROWS, STATE, Layout, compile_batch
 from rlx2_jax.sweeps.plans import build, product
 from tests.conftest import census, small

@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlx2_jax import policies
-from rlx2_jax.agents import base, masking
-from rlx2_jax.agents.structure import structure
+from rlx2_jax.agents import base
 from rlx2_jax.config import AGENTS, Config, resolve
 from rlx2_jax.config.presets import make_config
 from rlx2_jax.errors import CheckpointError, ConfigError, WorkdirError
+from rlx2_jax.networks import masking
+from rlx2_jax.networks.structure import structure
 from rlx2_jax.policies import tickets
 from rlx2_jax.sweeps import plans, product, sweep
 from rlx2_jax.training import programs, train

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlx2_jax.agents import masking
+from rlx2_jax.networks import masking
 from rlx2_jax.runtime import native
 from rlx2_jax.sparse import drop_and_grow, topology
 

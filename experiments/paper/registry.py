@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 from paper import search
 from rlx2_jax import envs
-from rlx2_jax.agents.structure import structure
 from rlx2_jax.config import PAPER_STEPS, Config, methods, presets, resolve
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.networks.structure import structure
 from rlx2_jax.training import workdirs
 
 Settings = Mapping[str, Any]

@@ -1,18 +1,21 @@
-"""Agents: TD3 and SAC as bundles of pure functions. To add one, write a `make_...` and name it here."""
+"""Agents: each is the class that its module calls `agent`. To add one, write a module here.
 
-from rlx2_jax.agents.base import Agent, AgentState, Found, SparseNetwork
-from rlx2_jax.agents.sac import make_sac
-from rlx2_jax.agents.td3 import make_td3
-from rlx2_jax.config import Config
+`base` says what an agent is; networks, replay and loops know no agent by name.
+"""
+
+from rlx2_jax.agents.base import AgentState, Found, FoundMasks, OffPolicyAgent
+from rlx2_jax.config import Config, registry
 
 
-def make_agent(config: Config, observation_size: int, action_size: int, ticket: Found | None = None) -> Agent:
-    """The agent a resolved configuration names.
+def make_agent(config: Config, observation_size: int, action_size: int) -> OffPolicyAgent:
+    """The agent that a resolved configuration names.
 
-    A ticket is what another run found, to begin with.
+    Raises:
+      ConfigError: there is none, or not with these settings.
     """
-    make = {"td3": make_td3, "sac": make_sac}[config.agent]
-    return make(config, observation_size, action_size, ticket)
+    made = registry.find(config.agent)(config, observation_size, action_size)
+    assert isinstance(made, OffPolicyAgent)
+    return made
 
 
-__all__ = ["Agent", "AgentState", "SparseNetwork", "make_agent", "make_sac", "make_td3"]
+__all__ = ["AgentState", "Found", "FoundMasks", "OffPolicyAgent", "make_agent"]

@@ -1,44 +1,32 @@
-"""What TD3 and SAC share: a sparse network with its optimiser, and the bundle of functions that is an agent.
+"""What agents share: an off-policy actor with two critics, all of them sparse, as pure functions.
 
-Invariant at every step boundary: parameters, target parameters and Adam moments are exactly zero off the mask. The
-forward pass therefore never multiplies by a mask, and `jax.grad` gives the dense gradient a topology event needs.
-(The `release` preset keeps the moments of dropped links and, until the first Polyak step, dense targets.)
+An agent is a class that says what is its own, `draw`, `critic_loss`, `actor_loss`, `act` and `explore`, its defaults
+and the passes it makes; the gradients, means over devices, steps and targets here are the same for all. Gradients are
+dense for a masked network, and used on its masks only (see `networks.forms`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 
-from rlx2_jax import kernels
-from rlx2_jax.agents import masking, networks
-from rlx2_jax.agents.structure import link_counts
+from rlx2_jax import networks
 from rlx2_jax.config import Config, HParams
+from rlx2_jax.config.registry import Defaults, Passes
+from rlx2_jax.networks import Net, SparseNetwork, forms, masking, structure
 from rlx2_jax.replay.buffer import Batch
-from rlx2_jax.sparse import topology
+from rlx2_jax.runtime.devices import Share
 
 T = TypeVar("T")
 
 Metrics = dict[str, jax.Array]
 """Scalars by name."""
-
-
-class SparseNetwork(flax.struct.PyTreeNode):
-    """Parameters with everything that must stay sparse along with them."""
-
-    params: networks.Params
-    mask: masking.Masks
-    """Booleans; for a packed network a tuple of `Links`, and then the other leaves are vectors (see `masks.pack`); None
-    for a dense network that pays for no masks, which cannot evolve."""
-    target: networks.Params
-    """Polyak average of the parameters; None where the algorithm has none (SAC's actor)."""
-    adam: optax.ScaleByAdamState
 
 
 class FoundMasks(NamedTuple):
@@ -55,52 +43,223 @@ Found = Mapping[str, FoundMasks]
 
 
 class AgentState(flax.struct.PyTreeNode):
-    """Everything that learning changes."""
+    """Everything that learning changes; agents add to it what is their own."""
 
     actor: SparseNetwork
     critic: SparseNetwork
     """Both critics: a leading axis of 2 on every leaf."""
-    log_alpha: jax.Array
-    """SAC's log temperature, scalar; unused zero for TD3."""
-    alpha_adam: optax.ScaleByAdamState
+
+    def learned(self) -> tuple[Any, ...]:
+        """Parameters and targets, and what else must be finite."""
+        return self.actor.params, self.actor.target, self.critic.params, self.critic.target
 
 
-class Agent(NamedTuple):
-    """An algorithm as pure functions. `updates` runs whole cycles: critic updates, then one actor update."""
+class Now(NamedTuple):
+    """What a loss may depend on beside parameters and experience."""
 
-    init: Callable[[jax.Array, HParams], AgentState]
-    """(key, hparams) -> state."""
-    explore: Callable[[AgentState, jax.Array, jax.Array, HParams], tuple[jax.Array, jax.Array]]
-    """(state, observation `[E, O]`, key, hparams) -> (action taken, its noise-free mean), `[E, A]` each."""
-    mode: Callable[[SparseNetwork, jax.Array], jax.Array]
-    """(actor, observation `[..., O]`) -> deterministic action `[..., A]`."""
-    updates: Callable[[AgentState, Batch, jax.Array, HParams, jax.Array], tuple[AgentState, Metrics]]
-    """(state, batches `[U, B, ...]`, key, hparams, multi_step) -> (state, mean metrics). `multi_step` is an unbatched
-    boolean: false promises windows of one step."""
-    critic_gradient: Callable[[AgentState, Batch, jax.Array, HParams, jax.Array], networks.Params]
-    """Gradient of the critic loss on one batch `[B, ...]`: the grow score of a topology event, dense for a critic that
-    is not packed."""
-    actor_gradient: Callable[[AgentState, Batch, jax.Array, HParams, jax.Array], networks.Params]
-    """The same of the actor loss."""
+    hparams: HParams
+    multi_step: jax.Array
+    """Unbatched boolean: false promises windows of one step."""
+    unchanging: Any
+    """What `OffPolicyAgent.unchanging` took of the state before the updates."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OffPolicyAgent:
+    """An agent of a resolved configuration, for observations and actions of given sizes."""
+
+    config: Config
+    observation_size: int
+    action_size: int
+
+    defaults: ClassVar[Defaults]
+    passes: ClassVar[Passes]
+    release_init: ClassVar[str]
+    """How networks begin in the paper's release (see `networks.MLP.initial`)."""
+    polyak_every_update: ClassVar[bool] = False
+    """Whether targets move after every critic update, not after the actor's."""
+
+    @staticmethod
+    def actor_outputs(action_size: int) -> int:
+        """Outputs of the actor's network."""
+        return action_size
+
+    @classmethod
+    def critic_module(cls, module: nn.Module) -> nn.Module:
+        """The network of a critic, of the one that the configuration asks for."""
+        return module
+
+    def draw(self, key: jax.Array, batches: Batch) -> Any:
+        """Noise of updates on batches `[..., B]`: a tree of arrays with the batches' leading axes."""
+        raise NotImplementedError
+
+    def critic_loss(
+        self, params: networks.Params, state: AgentState, batch: Batch, noise: Any, now: Now
+    ) -> tuple[jax.Array, jax.Array]:
+        """Loss of the critics with these parameters on one batch, and their mean value."""
+        raise NotImplementedError
+
+    def actor_loss(
+        self, params: networks.Params, state: AgentState, batch: Batch, noise: Any, now: Now
+    ) -> tuple[jax.Array, Any]:
+        """Loss of the actor with these parameters on one batch, and what `after_actor` needs of it."""
+        raise NotImplementedError
+
+    @staticmethod
+    def act(output: jax.Array) -> jax.Array:
+        """The noise-free action `[..., A]` of the actor's output."""
+        raise NotImplementedError
+
+    def explore(
+        self, state: AgentState, observation: jax.Array, key: jax.Array, hparams: HParams
+    ) -> tuple[jax.Array, jax.Array]:
+        """The action taken at observations `[E, O]`, and its noise-free mean, `[E, A]` each."""
+        raise NotImplementedError
+
+    def begin(self, actor: SparseNetwork, critic: SparseNetwork) -> AgentState:
+        """The state with these networks."""
+        return AgentState(actor=actor, critic=critic)
+
+    def unchanging(self, state: AgentState) -> Any:
+        """Parts of the state that losses take and updates leave as they are, so that no loop takes them every time."""
+        del state
+
+    def after_actor(self, state: AgentState, aside: Any, now: Now) -> tuple[AgentState, Metrics]:
+        """What else an update changes, given what the actor's loss left aside; and its metrics."""
+        del aside, now
+        return state, {}
+
+    @property
+    def share(self) -> Share:
+        """The devices that share the work of a batch."""
+        return Share(self.config.data_parallel)
+
+    def mode(self, actor: SparseNetwork, observation: jax.Array) -> jax.Array:
+        """Deterministic action `[..., A]` at observations `[..., O]`."""
+        return self.act(actor.apply(actor.params, observation))
+
+    def init(self, key: jax.Array, hparams: HParams, ticket: Found | None = None) -> AgentState:
+        """Both networks sparse from the first step on, packed if so configured.
+
+        Args:
+          key: of weights and masks.
+          hparams: whose numbers of links the networks get.
+          ticket: masks that another run found, to begin with.
+        """
+        actor_key, critic_key, *mask_keys = jax.random.split(key, 4)
+        nets = structure.nets(self.config, self.action_size)
+        inputs = {"actor": self.observation_size, "critic": self.observation_size + self.action_size}
+        params = {
+            name: nets[name].init(key, inputs[name]) for name, key in (("actor", actor_key), ("critic", critic_key))
+        }
+        has_target = {"actor": self.passes.actor_target, "critic": True}
+        created = {
+            name: create(
+                mask_key,
+                params[name],
+                nets[name],
+                getattr(hparams, f"{name}_links"),
+                getattr(hparams, f"{name}_width"),
+                self.config,
+                target=has_target[name],
+                found=None if ticket is None else ticket[name],
+            )
+            for name, mask_key in zip(nets, mask_keys, strict=True)
+        }
+        if self.config.compute == "packed":
+            counts = structure.link_counts(self.config, self.observation_size, self.action_size)
+            return self.begin(*(network.packed(counts[name]) for name, network in created.items()))
+        return self.begin(**created)
+
+    def updates(
+        self, state: AgentState, batches: Batch, key: jax.Array, hparams: HParams, multi_step: jax.Array
+    ) -> tuple[AgentState, Metrics]:
+        """Whole cycles of `delay` critic updates and one of the actor.
+
+        Args:
+          state: of the agent.
+          batches: `[U, B, ...]`, a whole multiple of the delay.
+          key: of all noise.
+          hparams: of the run.
+          multi_step: see `Now`.
+
+        Returns:
+          The state, and means of the metrics.
+        """
+        now, delay = Now(hparams, multi_step, self.unchanging(state)), self.config.delay
+
+        def cycle(state: AgentState, item: tuple[Batch, Any]) -> tuple[AgentState, Metrics]:
+            total_loss = total_q = jnp.zeros(())
+            for i in range(delay):
+                batch, noise = at(item, i)
+                (loss, q), gradient = self._critic_gradient(state, batch, noise, now)
+                critic = state.critic.descend(gradient, hparams.critic_lr)
+                state = state.replace(critic=critic.polyak(hparams.tau) if self.polyak_every_update else critic)
+                total_loss, total_q = total_loss + loss, total_q + q
+            (loss, aside), gradient = self._actor_gradient(state, batch, noise, now)
+            state, further = self.after_actor(state, aside, now)
+            actor, critic = state.actor.descend(gradient, hparams.actor_lr).polyak(hparams.tau), state.critic
+            state = state.replace(
+                actor=actor, critic=critic if self.polyak_every_update else critic.polyak(hparams.tau)
+            )
+            return state, {
+                "critic_loss": total_loss / delay,
+                "actor_loss": loss,
+                "q_mean": total_q / delay,
+                **further,
+            }
+
+        # All noise at once: drawn in the loop, it would be computed again in every operation that takes it.
+        items = cycles((batches, self.draw(key, batches)), delay)
+        state, metrics = jax.lax.scan(cycle, state, items)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    def gradient(
+        self, name: str, state: AgentState, batch: Batch, key: jax.Array, hparams: HParams, multi_step: jax.Array
+    ) -> networks.Params:
+        """Gradient of a network's loss on one batch: the grow score of a topology event, dense if it is masked.
+
+        Args:
+          name: `actor` or `critic`.
+          state: of the agent.
+          batch: `[B, ...]`.
+          key: of the noise.
+          hparams: of the run.
+          multi_step: see `Now`.
+        """
+        of = {"actor": self._actor_gradient, "critic": self._critic_gradient}[name]
+        now = Now(hparams, multi_step, self.unchanging(state))
+        return of(state, batch, self.draw(key, batch), now)[1]
+
+    def _critic_gradient(self, state: AgentState, batch: Batch, noise: Any, now: Now) -> tuple[Any, Any]:
+        of = jax.value_and_grad(self.critic_loss, has_aux=True)
+        return self.share.mean(of(state.critic.params, state, batch, noise, now))
+
+    def _actor_gradient(self, state: AgentState, batch: Batch, noise: Any, now: Now) -> tuple[Any, Any]:
+        of = jax.value_and_grad(self.actor_loss, has_aux=True)
+        return self.share.mean(of(state.actor.params, state, batch, noise, now))
 
 
 def create(
     key: jax.Array,
     params: networks.Params,
+    net: Net,
     links: tuple[jax.Array, ...],
     width: jax.Array,
     config: Config,
     *,
     target: bool,
     found: FoundMasks | None = None,
-) -> SparseNetwork:
+) -> forms.Masked:
     """A masked network, sparse from the first step on, from freshly initialised dense parameters.
 
     It begins with masks found by another run, if given, and else with masks of its own.
     """
-    params = networks.restrict(params, width, initial=networks.initial_of(config.agent, config.kernel_init))
+    if net.plain:
+        params = networks.restrict(params, width, initial=net.module.initial)
     if found is None:
-        mask = masking.initial_masks(key, params, links, width, random=config.initial_mask == "random")
+        random = config.initial_mask == "random"
+        mask = masking.initial_masks(key, params, links, width if net.plain else None, random=random)
     else:
         mask = jax.tree.map(jnp.asarray, found.final)
     sparse = masking.apply(params, mask)
@@ -108,158 +267,7 @@ def create(
         # The release stores initial weights only after masking them.
         sparse = masking.apply(sparse, found.initial)
     first_target = jax.tree.map(jnp.copy, sparse if config.mask_initial_targets else params)
-    return SparseNetwork(
-        params=sparse, mask=mask, target=first_target if target else None, adam=kernels.ADAM.init(sparse)
-    )
-
-
-def pack(network: SparseNetwork, counts: Sequence[int]) -> SparseNetwork:
-    """A masked network as a packed one, given how many links each matrix has, input to output."""
-    return _convert(network, masking.pack_masks(network.mask, counts), masking.pack)
-
-
-def unpack(network: SparseNetwork) -> SparseNetwork:
-    """Inverse of `pack`; a network that is not packed as it is."""
-    if not masking.is_packed(network.mask):
-        return network
-    unpacked = _convert(network, network.mask, masking.unpack)
-    return unpacked.replace(mask=masking.unpack_masks(network.mask))
-
-
-def counts(network: SparseNetwork) -> tuple[int, ...]:
-    """Links of each matrix of a packed network, input to output."""
-    return tuple(links.count for links in network.mask)
-
-
-def pack_like(network: SparseNetwork, other: SparseNetwork) -> SparseNetwork:
-    """A masked network in the form of another with as many links: packed if that one is."""
-    if not masking.is_packed(other.mask):
-        return network
-    return pack(network, counts(other))
-
-
-def _convert(network: SparseNetwork, mask: masking.Masks, function: Callable[[Any, Any], Any]) -> SparseNetwork:
-    adam = network.adam
-    return SparseNetwork(
-        params=function(network.params, mask),
-        mask=mask,
-        target=None if network.target is None else function(network.target, mask),
-        adam=adam._replace(mu=function(adam.mu, mask), nu=function(adam.nu, mask)),
-    )
-
-
-def make_init(
-    actor_net: nn.Module,
-    critic_net: nn.Module,
-    observation_size: int,
-    action_size: int,
-    config: Config,
-    *,
-    actor_target: bool,
-    ticket: Found | None = None,
-) -> Callable[[jax.Array, HParams], AgentState]:
-    """An agent's `init`: both networks sparse, packed if so configured, the temperature at 1.
-
-    A ticket is what another run found, to begin with.
-    """
-    packed = link_counts(config, observation_size, action_size) if config.compute == "packed" else None
-    found = lambda name: None if ticket is None else ticket[name]
-
-    def init(key: jax.Array, hparams: HParams) -> AgentState:
-        actor_key, critic_key, actor_mask_key, critic_mask_key = jax.random.split(key, 4)
-        observation = jnp.zeros((1, observation_size))
-        both = jnp.zeros((1, observation_size + action_size))
-        actor = actor_net.init(actor_key, observation)["params"]
-        critic = critic_net.init(critic_key, both)["params"]
-        log_alpha = jnp.zeros(())
-        h = hparams
-        actor_network = create(
-            actor_mask_key, actor, h.actor_links, h.actor_width, config, target=actor_target, found=found("actor")
-        )
-        critic_network = create(
-            critic_mask_key, critic, h.critic_links, h.critic_width, config, target=True, found=found("critic")
-        )
-        if packed is not None:
-            actor_network = pack(actor_network, packed["actor"])
-            critic_network = pack(critic_network, packed["critic"])
-        return AgentState(
-            actor=actor_network,
-            critic=critic_network,
-            log_alpha=log_alpha,
-            alpha_adam=kernels.ADAM.init(log_alpha),
-        )
-
-    return init
-
-
-def descend(network: SparseNetwork, gradient: networks.Params, step_size: jax.Array) -> SparseNetwork:
-    """One Adam step along the dense gradient's entries on the mask."""
-    if masking.is_packed(network.mask):
-        params, adam = kernels.adam_step(network.params, gradient, network.adam, step_size)
-        return network.replace(params=params, adam=adam)
-    direction, adam = kernels.ADAM.update(masking.apply(gradient, network.mask), network.adam)
-    moved = jax.tree.map(lambda p, d: p - step_size * d, network.params, direction)
-    # Masked again: with `reset_moments` off, dropped links still carry a direction.
-    params = masking.apply(moved, network.mask)
-    return network.replace(params=params, adam=adam)
-
-
-def polyak(network: SparseNetwork, tau: jax.Array) -> SparseNetwork:
-    """One step of the target towards the parameters, masked like them."""
-    moved = jax.tree.map(lambda t, p: t + tau * (p - t), network.target, network.params)
-    return network.replace(target=masking.apply(moved, network.mask))
-
-
-def evolve(
-    network: SparseNetwork,
-    gradient: networks.Params,
-    key: jax.Array,
-    fraction: jax.Array,
-    grow_gradient: jax.Array,
-    *,
-    reset_moments: bool,
-) -> tuple[SparseNetwork, jax.Array, jax.Array]:
-    """One topology event on all matrices of a network.
-
-    Args:
-      network: to be rewired, not packed.
-      gradient: dense gradient of its loss.
-      key: for random growth.
-      fraction: share of the links to move, traced.
-      grow_gradient: traced boolean, grow by gradient or at random.
-      reset_moments: zero the Adam moments of links that are gone.
-
-    Returns:
-      The network, and how many links went and came.
-    """
-    params, mask = dict(network.params), dict(network.mask)
-    for name, layer_key in zip(networks.layers(params), jax.random.split(key, len(params)), strict=True):
-        weight = params[name]["kernel"]
-        score = jnp.where(
-            grow_gradient,
-            gradient[name]["kernel"],
-            jax.random.uniform(layer_key, weight.shape, minval=0.5),
-        )
-        moved = masking.per_matrix(lambda w, m, s: topology.drop_and_grow(w, m, s, fraction))
-        weight, kernel_mask = moved(weight, mask[name]["kernel"], score)
-        params[name] = {**params[name], "kernel": weight}
-        mask[name] = {**mask[name], "kernel": kernel_mask}
-    count = lambda a, b: jnp.stack(
-        [jnp.sum(x & ~y) for x, y in zip(masking.kernels(a), masking.kernels(b), strict=True)]
-    ).sum()
-    adam = network.adam
-    if reset_moments:
-        adam = adam._replace(mu=masking.apply(adam.mu, mask), nu=masking.apply(adam.nu, mask))
-    target = None if network.target is None else masking.apply(network.target, mask)
-    evolved = SparseNetwork(params=params, mask=mask, target=target, adam=adam)
-    return evolved, count(network.mask, mask), count(mask, network.mask)
-
-
-def q_values(
-    network: nn.Module, params: networks.Params, mask: masking.Masks, observation: jax.Array, action: jax.Array
-) -> jax.Array:
-    """Values of state-action pairs: `[B]` of one critic, `[2, B]` of twins."""
-    return networks.forward(network, params, mask, observation, action)[..., 0]
+    return forms.fresh(sparse, mask, first_target if target else None, net)
 
 
 def weighted_mean(values: jax.Array, weight: jax.Array) -> jax.Array:

@@ -9,25 +9,28 @@ One update, on a batch (s, a, R, discount, s') spanning n steps, with the states
     log alpha: one Adam step on mean -log_alpha (log pi(a | s) + target entropy), target entropy -dim A
     targets: theta' <- theta' + tau (theta - theta')
 
-Gradients are dense and used on the mask only; see `base`. The release multiplies mean and log standard deviation of
-the Gaussian by the action bound; here the bound is 1, so there is nothing to choose.
+The release multiplies mean and log standard deviation of the Gaussian by the action bound; here the bound is 1, so
+there is nothing to choose.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
 
-from rlx2_jax import kernels
-from rlx2_jax.agents import base, networks
-from rlx2_jax.config import Config, HParams
+from rlx2_jax import kernels, networks
+from rlx2_jax.agents import base
+from rlx2_jax.config import HParams
+from rlx2_jax.config.registry import Defaults, Passes
+from rlx2_jax.networks import SparseNetwork
 from rlx2_jax.replay.buffer import Batch
-from rlx2_jax.runtime.devices import Share
 
 
-class Noise(NamedTuple):
+class Noise(flax.struct.PyTreeNode):
     """Standard normal noise of the actions that an update draws."""
 
     next: jax.Array
@@ -38,145 +41,135 @@ class Noise(NamedTuple):
     """`[..., B, A]`, of the actor's own step."""
 
 
-def make_sac(config: Config, observation_size: int, action_size: int, ticket: base.Found | None = None) -> base.Agent:
-    """SAC's functions for a resolved configuration and an environment's sizes."""
-    sizes = networks.actor_sizes("sac", observation_size, action_size, config.hidden)
-    initial = networks.initial_of("sac", config.kernel_init)
-    actor_net = networks.MLP(sizes[1:], initial)
-    critic_net = networks.TwinMLP(networks.critic_sizes(observation_size, action_size, config.hidden)[1:], initial)
-    target_entropy = -float(action_size)
-    delay = config.delay
-    share = Share(config.data_parallel)
+class State(base.AgentState):
+    """With the temperature."""
 
-    def outputs(actor: base.SparseNetwork, observation: jax.Array) -> jax.Array:
-        return networks.forward(actor_net, actor.params, actor.mask, observation)
+    log_alpha: jax.Array
+    """Its logarithm, scalar."""
+    alpha_adam: optax.ScaleByAdamState
 
-    def mode(actor: base.SparseNetwork, observation: jax.Array) -> jax.Array:
-        return networks.deterministic_action("sac", outputs(actor, observation))
+    def learned(self) -> tuple[Any, ...]:
+        """With the temperature."""
+        return *super().learned(), self.log_alpha
 
-    def draw(key: jax.Array, batches: Batch) -> Noise:
+
+class SAC(base.OffPolicyAgent):
+    """Soft actor-critic."""
+
+    defaults = Defaults(policy_delay=1, quick_steps=40_000, buffer_max=3_000_000, buffer_min=200_000)
+    passes = Passes(actor_target=False, critics_of_actor_loss=2, entropy_between=True)
+    release_init = "orthogonal"
+
+    @staticmethod
+    def actor_outputs(action_size: int) -> int:
+        """Mean and log standard deviation of each entry of an action."""
+        return 2 * action_size
+
+    def begin(self, actor: SparseNetwork, critic: SparseNetwork) -> State:
+        """The state with these networks, the temperature at 1."""
+        log_alpha = jnp.zeros(())
+        return State(actor=actor, critic=critic, log_alpha=log_alpha, alpha_adam=kernels.ADAM.init(log_alpha))
+
+    @staticmethod
+    def act(output: jax.Array) -> jax.Array:
+        """The mean, squashed."""
+        return jnp.tanh(networks.gaussian_head(output)[0])
+
+    def draw(self, key: jax.Array, batches: Batch) -> Noise:
+        """Noise of all actions that the updates draw."""
         shape, between = batches.action.shape, batches.between.shape
         keys = jax.random.split(kernels.fast_key(key), 3)
-        shapes = shape, (*between[:-1], action_size), shape
+        shapes = shape, (*between[:-1], self.action_size), shape
         axis = len(shape) - 2
-        return Noise(*(share.normal(k, s, axis) for k, s in zip(keys, shapes, strict=True)))
-
-    def sample(actor: base.SparseNetwork, observation: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return networks.sample_squashed(*networks.gaussian_head(outputs(actor, observation)), noise)
+        drawn = (self.share.normal(k, s, axis) for k, s in zip(keys, shapes, strict=True))
+        return Noise(**dict(zip(("next", "between", "policy"), drawn, strict=True)))
 
     def critic_loss(
-        params: networks.Params,
-        state: base.AgentState,
-        batch: Batch,
-        noise: Noise,
-        multi_step: jax.Array,
+        self, params: networks.Params, state: base.AgentState, batch: Batch, noise: Noise, now: base.Now
     ) -> tuple[jax.Array, jax.Array]:
-        alpha = jnp.exp(state.log_alpha)
-        action, log_prob = sample(state.actor, batch.next_observation, noise.next)
-        mask = state.critic.mask
-        next_q = base.q_values(critic_net, state.critic.target, mask, batch.next_observation, action).min(0)
+        """`mean (Q_i(s, a) - y)^2`, summed over both critics."""
+        target = self.target(state, batch, noise, now)
+        q = self.q(params, state, batch, noise)
+        return base.weighted_mean(((q - target) ** 2).sum(0), batch.weight), q.mean()
+
+    def target(self, state: base.AgentState, batch: Batch, noise: Noise, now: base.Now) -> jax.Array:
+        """The soft multi-step target y, `[B]`, without a gradient."""
+        assert isinstance(state, State)
+        alpha, actor = jnp.exp(state.log_alpha), state.actor
+        action, log_prob = sample(actor, actor.params, batch.next_observation, noise.next)
+        next_q = self.target_q(state, batch.next_observation, action, noise).min(0)
         # One-step windows hold no states in between; the branch saves the actor's passes over them.
         bonus = jax.lax.cond(
-            multi_step,
+            now.multi_step,
             lambda: (
                 -alpha
                 * jnp.sum(
-                    batch.between_discount * sample(state.actor, batch.between, noise.between)[1],
+                    batch.between_discount * sample(actor, actor.params, batch.between, noise.between)[1],
                     axis=-1,
                 )
             ),
             lambda: jnp.zeros_like(batch.partial_return),
         )
         soft_value = next_q - alpha * log_prob
-        target = batch.partial_return + bonus + batch.bootstrap_discount * soft_value
-        target = jax.lax.stop_gradient(target)
-        q = base.q_values(critic_net, params, mask, batch.observation, batch.action)
-        return base.weighted_mean(((q - target) ** 2).sum(0), batch.weight), q.mean()
+        return jax.lax.stop_gradient(batch.partial_return + bonus + batch.bootstrap_discount * soft_value)
+
+    def q(self, params: networks.Params, state: base.AgentState, batch: Batch, noise: Noise) -> jax.Array:
+        """Values by both critics, `[2, B]`, of these parameters, where they are learned."""
+        del noise
+        return state.critic.apply(params, batch.observation, batch.action)[..., 0]
+
+    def target_q(self, state: base.AgentState, observation: jax.Array, action: jax.Array, noise: Noise) -> jax.Array:
+        """Values by both target critics, `[2, B]`."""
+        del noise
+        return state.critic.apply(state.critic.target, observation, action)[..., 0]
 
     def actor_loss(
-        params: networks.Params, state: base.AgentState, batch: Batch, noise: Noise
+        self, params: networks.Params, state: base.AgentState, batch: Batch, noise: Noise, now: base.Now
     ) -> tuple[jax.Array, jax.Array]:
-        action, log_prob = sample(state.actor.replace(params=params), batch.observation, noise.policy)
-        critic = state.critic
-        q = base.q_values(critic_net, critic.params, critic.mask, batch.observation, action).min(0)
+        """`mean alpha log pi(a | s) - min_i Q_i(s, a)`, and the mean of `log pi(a | s) + target entropy`."""
+        assert isinstance(state, State)
+        action, log_prob = sample(state.actor, params, batch.observation, noise.policy)
+        q = self.value(state.critic.apply(state.critic.params, batch.observation, action)[..., 0])
         loss = base.weighted_mean(jnp.exp(state.log_alpha) * log_prob - q, batch.weight)
-        return loss, base.weighted_mean(log_prob + target_entropy, batch.weight)
+        return loss, base.weighted_mean(log_prob + self.target_entropy, batch.weight)
+
+    def value(self, q: jax.Array) -> jax.Array:
+        """What the actor ascends, `[B]`, of both critics' values `[2, B]`."""
+        return q.min(0)
+
+    def after_actor(
+        self, state: base.AgentState, aside: jax.Array, now: base.Now
+    ) -> tuple[base.AgentState, base.Metrics]:
+        """The temperature's step: d/d(log alpha) of `-log_alpha * excess` is `-excess`."""
+        assert isinstance(state, State)
+        alpha_step, alpha_adam = kernels.ADAM.update(-aside, state.alpha_adam)
+        log_alpha = state.log_alpha - now.hparams.alpha_lr * alpha_step
+        state = state.replace(log_alpha=log_alpha, alpha_adam=alpha_adam)
+        return state, {"alpha": jnp.exp(log_alpha), "entropy": self.target_entropy - aside}
 
     def explore(
-        state: base.AgentState, observation: jax.Array, key: jax.Array, hparams: HParams
+        self, state: base.AgentState, observation: jax.Array, key: jax.Array, hparams: HParams
     ) -> tuple[jax.Array, jax.Array]:
-        del hparams
-        output = outputs(state.actor, observation)
-        mean = networks.deterministic_action("sac", output)
-        if config.sac_explore == "mode":
+        """A sample, or the mode if so configured, and the mode."""
+        output = state.actor.apply(state.actor.params, observation)
+        mean = self.act(output)
+        if self.config.sac_explore == "mode":
             return mean, mean
         # Environments are not shared out.
         noise = jax.random.normal(key, mean.shape)
         return networks.sample_squashed(*networks.gaussian_head(output), noise)[0], mean
 
-    def updates(
-        state: base.AgentState,
-        batches: Batch,
-        key: jax.Array,
-        hparams: HParams,
-        multi_step: jax.Array,
-    ) -> tuple[base.AgentState, base.Metrics]:
-        def cycle(state: base.AgentState, item: tuple[Batch, Noise]) -> tuple[base.AgentState, base.Metrics]:
-            batches, noises = item
-            total_loss = total_q = jnp.zeros(())
-            for i in range(delay):
-                batch, noise = base.at(batches, i), base.at(noises, i)
-                (loss, q), gradient = share.mean(
-                    jax.value_and_grad(critic_loss, has_aux=True)(state.critic.params, state, batch, noise, multi_step)
-                )
-                state = state.replace(critic=base.descend(state.critic, gradient, hparams.critic_lr))
-                total_loss, total_q = total_loss + loss, total_q + q
-            (loss, excess), gradient = share.mean(
-                jax.value_and_grad(actor_loss, has_aux=True)(state.actor.params, state, batch, noise)
-            )
-            # d/d(log alpha) of -log_alpha * excess, where excess = mean log pi + target entropy.
-            alpha_step, alpha_adam = kernels.ADAM.update(-excess, state.alpha_adam)
-            state = state.replace(
-                actor=base.descend(state.actor, gradient, hparams.actor_lr),
-                critic=base.polyak(state.critic, hparams.tau),
-                log_alpha=state.log_alpha - hparams.alpha_lr * alpha_step,
-                alpha_adam=alpha_adam,
-            )
-            return state, {
-                "critic_loss": total_loss / delay,
-                "actor_loss": loss,
-                "q_mean": total_q / delay,
-                "alpha": jnp.exp(state.log_alpha),
-                "entropy": target_entropy - excess,
-            }
+    @property
+    def target_entropy(self) -> float:
+        """In nats."""
+        return -float(self.action_size)
 
-        # All at once: drawn in the loop, they would be computed again in every operation that takes them.
-        items = base.cycles((batches, draw(key, batches)), delay)
-        state, metrics = jax.lax.scan(cycle, state, items)
-        return state, jax.tree.map(jnp.mean, metrics)
 
-    def critic_gradient(
-        state: base.AgentState,
-        batch: Batch,
-        key: jax.Array,
-        hparams: HParams,
-        multi_step: jax.Array,
-    ) -> networks.Params:
-        del hparams
-        noise = draw(key, batch)
-        return share.mean(jax.grad(critic_loss, has_aux=True)(state.critic.params, state, batch, noise, multi_step)[0])
+def sample(
+    actor: SparseNetwork, params: networks.Params, observation: jax.Array, noise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """An action at observations `[..., O]` by standard normal noise `[..., A]`, and its log density `[...]`."""
+    return networks.sample_squashed(*networks.gaussian_head(actor.apply(params, observation)), noise)
 
-    def actor_gradient(
-        state: base.AgentState,
-        batch: Batch,
-        key: jax.Array,
-        hparams: HParams,
-        multi_step: jax.Array,
-    ) -> networks.Params:
-        del hparams, multi_step
-        return share.mean(jax.grad(actor_loss, has_aux=True)(state.actor.params, state, batch, draw(key, batch))[0])
 
-    init = base.make_init(
-        actor_net, critic_net, observation_size, action_size, config, actor_target=False, ticket=ticket
-    )
-    return base.Agent(init, explore, mode, updates, critic_gradient, actor_gradient)
+agent = SAC

@@ -12,7 +12,8 @@ Relative to the dense agent this is the actor's density.
 **FLOPs(train).** Per critic update and transition of its batch, averaged over a policy-delay cycle
 and over the run. Let `a` be the FLOPs of one forward pass of the actor and `c` of one critic, 2 per
 link. A backward pass costs two forward passes: one for the gradient of the weights, one for that of
-the inputs (the convention of Evci et al., 2020). The passes made by `agents.td3` and `agents.sac`:
+the inputs (the convention of Evci et al., 2020). The passes made
+by an update (what differs between agents they say as `passes`):
 
     critic update    actor at s'                                         a
                      actor at the states between s and s'                m a
@@ -51,9 +52,8 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-from rlx2_jax.agents import networks
-from rlx2_jax.agents.structure import Structure, structure
-from rlx2_jax.config import Config, presets, resolve
+from rlx2_jax.config import Config, presets, registry, resolve
+from rlx2_jax.networks.structure import Structure, structure
 from rlx2_jax.replay import buffer
 
 FLOAT_BYTES = 4
@@ -114,7 +114,7 @@ def account(config: Config, observation_size: int, action_size: int) -> Account:
     c = resolve(config)
     found = structure(c, observation_size, action_size)
     actor, critic = _Network.of(found["actor"]), _Network.of(found["critic"])
-    actors = 2 if c.agent == "td3" else 1  # Online and target; SAC's actor has no target.
+    actors = 1 + registry.find(c.agent).passes.actor_target  # Online and target.
     size = actors * actor.total_links + 4 * critic.total_links
     whole, whole_dense = (_train(c, actor, critic, dense=d, exact=False) for d in (False, True))
     exact, exact_dense = (_train(c, actor, critic, dense=d, exact=True) for d in (False, True))
@@ -144,35 +144,31 @@ def account(config: Config, observation_size: int, action_size: int) -> Account:
 
 @dataclasses.dataclass(frozen=True)
 class _Network:
-    """Links of one perceptron."""
+    """Links of one network."""
 
-    sizes: tuple[int, ...]
-    """Units of each layer, inputs first."""
-    live: tuple[int, ...]
-    """Those in use; fewer for the method `tiny` only."""
+    structure: Structure
     links: tuple[int, ...]
     """Of each matrix."""
 
     @classmethod
     def of(cls, found: Structure) -> _Network:
         """The network as a run has it."""
-        sizes = found.sizes
-        return cls(sizes, (sizes[0], *(min(found.width, h) for h in sizes[1:-1]), sizes[-1]), found.links)
+        return cls(found, found.links)
 
     @property
     def dense(self) -> _Network:
         """The same with all links."""
-        return _Network(self.sizes, self.sizes, self.weights)
+        return _Network(self.structure, self.weights)
 
     @property
     def weights(self) -> tuple[int, ...]:
         """Entries of each matrix."""
-        return tuple(i * o for i, o in networks.layer_shapes(self.sizes))
+        return tuple(i * o for i, o in self.structure.shapes)
 
     @property
     def biases(self) -> int:
-        """Biases of units in use."""
-        return sum(self.live[1:])
+        """Parameters of units in use that are in no matrix."""
+        return self.structure.others
 
     @property
     def total_links(self) -> int:
@@ -181,12 +177,12 @@ class _Network:
 
     def bytes_state(self, *, target: bool) -> int:
         """As arrays of the full shapes: value, two moments, maybe a target, a mask (biases too)."""
-        return (sum(self.weights) + sum(self.sizes[1:])) * ((3 + target) * FLOAT_BYTES + 1)
+        return (sum(self.weights) + self.structure.others_held) * ((3 + target) * FLOAT_BYTES + 1)
 
     def bytes_packed(self, *, target: bool) -> int:
         """As vectors of links and biases, with the index arrays of `kernels.packing.Links` for each matrix."""
-        values = (self.total_links + sum(self.sizes[1:])) * (3 + target) * FLOAT_BYTES
-        indices = 3 * self.total_links + sum(i + o + 2 for i, o in networks.layer_shapes(self.sizes))
+        values = (self.total_links + self.structure.others_held) * (3 + target) * FLOAT_BYTES
+        indices = 3 * self.total_links + sum(i + o + 2 for i, o in self.structure.shapes)
         return values + indices * INDEX_BYTES
 
 
@@ -200,21 +196,21 @@ def _train(config: Config, actor: _Network, critic: _Network, *, dense: bool, ex
       dense: of the dense one-step agent of that shape instead.
       exact: leave out the input gradients of first matrices.
     """
+    passes = registry.find(config.agent).passes
     between = event_rate = 0.0
     if dense:
         actor, critic = actor.dense, critic.dense
     else:
         steps = _known(config.total_steps) - _known(config.warmup_steps)
         one_step_share = _known(config.n_step_delay) / (steps * config.update_ratio)
-        if config.agent == "sac" and config.n_step != 1:
+        if passes.entropy_between and config.n_step != 1:
             between = (_known(config.n_max) - 1) * max(0.0, 1 - one_step_share)
         if config.topology != "fixed":
             event_rate = config.evolve_until / _known(config.evolve_interval)
     a, c = actor.total_links, critic.total_links
     a_inputs, c_inputs = (a - actor.links[0], c - critic.links[0]) if exact else (a, c)
-    critics_of_actor_loss = 2 if config.agent == "sac" else 1
     critic_loss = (1 + between) * a + 2 * c + 2 * (c + c + c_inputs)
-    actor_loss = a + a + a_inputs + critics_of_actor_loss * (c + c)
+    actor_loss = a + a + a_inputs + passes.critics_of_actor_loss * (c + c)
     critic_event = critic_loss + 2 * (sum(critic.weights) - c)
     actor_event = actor_loss + sum(actor.weights) - a
     per_critic_update = critic_loss + event_rate * critic_event

@@ -1,8 +1,10 @@
 """Diagnostics of a run: how its sparse networks are wired, which units work, and how far its values are off.
 
 Pure functions of masks, parameters and activations, cheap enough to be part of every report. Networks are masked ones
-here (`base.unpack` a packed one first). "Hidden units" are the live ones (see `networks.kernel_support`), and a share
-of them is one of all hidden layers together, of both critics: they count alike, wherever they stand.
+here. "Hidden units" are the live ones (see `networks.kernel_support`), and a share of them is one of all hidden layers
+together, of both critics: they count alike, wherever they stand. A hidden layer is what stands between a matrix and the
+next one that takes as many inputs as it has outputs; beside residual connections, a unit that is dead there may still
+be passed on.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax.agents import masking, networks
-from rlx2_jax.agents.masking import Masks
+from rlx2_jax import networks
+from rlx2_jax.networks import masking
+from rlx2_jax.networks.masking import Masks
 
 T = TypeVar("T")
 
@@ -52,6 +55,8 @@ def wiring(mask: Masks, width: jax.Array) -> Values:
     kernels = masking.kernels(mask)
     smallest, largest, spread, dead = [], [], [], []
     for before, after in itertools.pairwise(kernels):
+        if before.shape[-1] != after.shape[-2]:
+            continue
         into, out = before.sum(-2), after.sum(-1)
         live = _live(into, width)
         mean = jnp.mean(into, axis=-1, where=live)
@@ -77,23 +82,6 @@ def overlap(mask: Masks, first: Sequence[jax.Array]) -> jax.Array:
     now = compress(mask)
     count = lambda parts: jnp.stack([jax.lax.population_count(part).sum() for part in parts]).sum()
     return count([a & b for a, b in zip(now, first, strict=True)]) / count(now)
-
-
-def activations(params: networks.Params, inputs: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-    """A perceptron's hidden layers after their ReLU, `[..., B, units]` each, and its output `[..., B, outputs]`.
-
-    Args:
-      params: of one network or of twins, which come with their leading axis.
-      inputs: `[B, inputs]`.
-    """
-    hidden, x = [], inputs
-    names = networks.layers(params)
-    for name in names:
-        x = x @ params[name]["kernel"] + params[name]["bias"][..., None, :]
-        if name != names[-1]:
-            x = jax.nn.relu(x)
-            hidden.append(x)
-    return hidden, x
 
 
 def dormant(hidden: Sequence[jax.Array], width: jax.Array) -> jax.Array:

@@ -1,12 +1,10 @@
 """What a run is: what a person writes, what is derived from it, and the methods that are compared."""
 
 from rlx2_jax.config.config import (
-    AGENTS,
     METHOD,
     NEVER,
     PACKED_DEPTH,
     PAPER_STEPS,
-    QUICK_STEPS,
     QUICK_TASKS,
     TIMES,
     UNSEEN,
@@ -18,6 +16,7 @@ from rlx2_jax.config.config import (
     resolve,
 )
 from rlx2_jax.config.methods import METHODS
+from rlx2_jax.config.registry import AGENTS
 
 __all__ = [
     "AGENTS",
@@ -26,7 +25,6 @@ __all__ = [
     "NEVER",
     "PACKED_DEPTH",
     "PAPER_STEPS",
-    "QUICK_STEPS",
     "QUICK_TASKS",
     "TIMES",
     "UNSEEN",

@@ -26,14 +26,12 @@ import jax
 import jax.numpy as jnp
 
 from rlx2_jax import envs
-from rlx2_jax.config import methods
+from rlx2_jax.config import methods, registry
+from rlx2_jax.config.registry import AGENTS
 from rlx2_jax.errors import ConfigError
 
 PAPER_STEPS = 3_000_000
 """Length of the paper's runs, which its schedules belong to."""
-
-QUICK_STEPS = {"td3": 25_000, "sac": 40_000}
-"""Length of a run on the quick tasks and the probes, by agent."""
 
 PACKED_DEPTH = 15
 """Most hidden layers that packed compute takes."""
@@ -41,7 +39,6 @@ PACKED_DEPTH = 15
 NEVER = 2**31 - 1
 """A point in time that no run reaches (the counters are int32)."""
 
-AGENTS = ("td3", "sac")
 KERNEL_INITS = ("release", "lecun")
 COMPUTE = ("masked", "packed", "auto")
 QUICK_TASKS = ("inverted_pendulum", "InvertedPendulum-v4", "InvertedPendulum-v5")
@@ -101,7 +98,8 @@ class Config:
     )
 
     # Agent
-    agent: str = _field("td3", "learning algorithm: " + ", ".join(AGENTS))
+    agent: str = _field("td3", "learning algorithm: " + ", ".join(AGENTS) + ", or package.module:Class")
+    network: str = _field("mlp", "networks: mlp, layernorm, simba, or package.module:function")
     hidden: tuple[int, ...] = _field((256, 256), "widths of the hidden layers")
     batch_size: int = _field(256, "transitions per update")
     gamma: float = _field(0.99, "discount per step")
@@ -187,7 +185,7 @@ class Config:
     @property
     def delay(self) -> int:
         """Critic updates per actor update; the resolved `policy_delay`."""
-        return {"td3": 2, "sac": 1}[self.agent] if self.policy_delay is None else self.policy_delay
+        return registry.find(self.agent).defaults.policy_delay if self.policy_delay is None else self.policy_delay
 
     @property
     def iterations_per_chunk(self) -> int:
@@ -270,12 +268,13 @@ def resolve(config: Config) -> Config:
     _check_names(config)
     _check_numbers(config)
     mechanisms = methods.METHODS[config.method]
+    defaults = registry.find(config.agent).defaults
     c = config
     E = c.num_envs
 
     total, quick = c.total_steps, c.env in QUICK_TASKS or c.env.startswith("probe/")
     if total is None:
-        total = QUICK_STEPS[c.agent] if quick else 1_000_000
+        total = defaults.quick_steps if quick else 1_000_000
     _require(total >= E, f"total_steps={total} is less than one step of num_envs={E} environments; use at least {E}.")
     updates = total * c.update_ratio
     _require(updates <= NEVER, f"update_ratio={c.update_ratio:g} makes {updates:.2g} updates; use at most {NEVER}.")
@@ -316,8 +315,8 @@ def resolve(config: Config) -> Config:
     _require(total > warmup, f"total_steps={total} ends in the warm-up; use more than {warmup} steps.")
     buffer_max = c.buffer_max
     if buffer_max is None:
-        buffer_max = min({"td3": 1_000_000, "sac": 3_000_000}[c.agent], total)
-    buffer_min = scaled(c.buffer_min, {"td3": 100_000, "sac": 200_000}[c.agent], least=max(8 * c.batch_size, needed))
+        buffer_max = min(defaults.buffer_max, total)
+    buffer_min = scaled(c.buffer_min, defaults.buffer_min, least=max(8 * c.batch_size, needed))
     buffer_min = min(buffer_min, buffer_max) if c.buffer_min is None else buffer_min
     _require(
         buffer_max >= needed,
@@ -358,7 +357,6 @@ def resolve(config: Config) -> Config:
 
 def _check_names(c: Config) -> None:
     choices = {
-        "agent": AGENTS,
         "method": tuple(methods.METHODS),
         "compute": COMPUTE,
         "initial_mask": ("magnitude", "random"),

@@ -169,6 +169,19 @@ def implied_size(headers: Mapping[str, Announced], name: str, axis: int) -> int:
     return shape[axis]
 
 
+def sizes(values: Any, count: int) -> tuple[int, ...]:
+    """So many sizes that a description names.
+
+    Raises:
+      ValueError: they are none.
+    """
+    if type(values) is not list or len(values) != count:
+        raise ValueError("its description has impossible shapes")
+    if not all(type(size) is int and 1 <= size <= WIDEST for size in values):
+        raise ValueError("its description has impossible shapes")
+    return tuple(values)
+
+
 def require(about: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
     """Compare a description with the kinds of its values.
 

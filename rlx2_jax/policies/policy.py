@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax import __version__, envs
-from rlx2_jax.agents import networks
-from rlx2_jax.config import AGENTS, Config
+from rlx2_jax import __version__, envs, networks
+from rlx2_jax.config import AGENTS, Config, registry
 from rlx2_jax.errors import CheckpointError, ConfigError
 from rlx2_jax.io import archives
+from rlx2_jax.networks import masking
+from rlx2_jax.networks.structure import nets, templates
 from rlx2_jax.runtime import numerics
+from rlx2_jax.sparse import trees
 
 NAME = "policy.npz"
 """Of the file in a run's directory; `policy_best.npz` lies beside it."""
@@ -37,9 +40,18 @@ class Policy(NamedTuple):
     """A deterministic policy and where it comes from."""
 
     params: networks.Params
-    """`{"Dense_0": {"kernel": [in, out], "bias": [out]}, ...}`; absent links are zeros."""
+    """As Flax has them, such as `{"Dense_0": {"kernel": [in, out], "bias": [out]}, ...}`; absent links are zeros."""
     about: dict[str, Any]
     """As of `describe`."""
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Entries of an observation and of an action."""
+        if "sizes" in self.about:
+            return tuple(self.about["sizes"])
+        kernels = masking.kernels(self.params)
+        outputs = registry.find(self.about["agent"]).actor_outputs(1)
+        return kernels[0].shape[0], kernels[-1].shape[1] // outputs
 
     @numerics.by_usual_rules
     def act(self, observation: jax.Array) -> jax.Array:
@@ -48,21 +60,30 @@ class Policy(NamedTuple):
         Raises:
           ConfigError: an observation of another size.
         """
-        names = networks.layers(self.params)
-        features = [self.params[name]["bias"].shape[0] for name in names]
-        expected, found = self.params[names[0]]["kernel"].shape[0], jnp.shape(observation)
+        (expected, actions), found = self.sizes, jnp.shape(observation)
         if found[-1:] != (expected,):
             raise ConfigError(
                 f"this policy takes observations of shape [..., {expected}], not {list(found)}; give it those of the "
                 f"task it was trained on ({self.about.get('env')})."
             )
-        output = networks.forward(networks.MLP(features), self.params, None, jnp.asarray(observation, jnp.float32))
-        return networks.deterministic_action(self.about["agent"], output)
+        net = nets(Config.from_dict(self.about["config"]), actions)["actor"]
+        output = net.apply(self.params, jnp.asarray(observation, jnp.float32))
+        return registry.find(self.about["agent"]).act(output)
 
 
-def describe(config: Config, env_steps: int, return_mean: float | None) -> dict[str, Any]:
-    """What is saved with the policy or the masks of a run: what it takes to act, to train again, and the return."""
+def describe(
+    config: Config, env_steps: int, return_mean: float | None, sizes: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """What is saved with the policy or the masks of a run: what it takes to act, to train again, and the return.
+
+    Args:
+      config: of the run.
+      env_steps: that it was trained for.
+      return_mean: of the last evaluation, if there was one.
+      sizes: entries of an observation and of an action; without them, those of the outermost matrices are taken.
+    """
     return {
+        **({} if sizes is None else {"sizes": list(sizes)}),
         "agent": config.agent,
         "env": config.env,
         "backend": envs.choose_backend(config.env, config.backend),
@@ -75,11 +96,8 @@ def describe(config: Config, env_steps: int, return_mean: float | None) -> dict[
 
 
 def save(path: Path, params: networks.Params, about: Mapping[str, Any]) -> None:
-    """Write a policy: arrays named `Dense_0/kernel` and so on, and `about` as of `describe`."""
-    arrays = {
-        f"{layer}/{name}": np.asarray(array) for layer, leaves in params.items() for name, array in leaves.items()
-    }
-    archives.save(path, about, arrays)
+    """Write a policy: arrays named by their paths, such as `Dense_0/kernel`, and `about` as of `describe`."""
+    archives.save(path, about, {name: np.asarray(array) for name, array in _by_path(params).items()})
 
 
 def load(path: str | Path) -> Policy:
@@ -104,9 +122,13 @@ def load(path: str | Path) -> Policy:
             raise CheckpointError(
                 f"the policy {path} is damaged ({key} is not finite); restore a copy, or make its run again."
             )
-        layer, _, name = key.partition("/")
-        params.setdefault(layer, {})[name] = jnp.asarray(array)
+        *rooms, name = key.split("/")
+        functools.reduce(lambda tree, room: tree.setdefault(room, {}), rooms, params)[name] = jnp.asarray(array)
     return Policy(params, about)
+
+
+def _by_path(tree: networks.Params) -> dict[str, Any]:
+    return {trees.path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def check(about: Mapping[str, Any]) -> Config:
@@ -120,7 +142,7 @@ def check(about: Mapping[str, Any]) -> Config:
     config = Config.from_dict(about["config"])
     if not isinstance(config.hidden, tuple) or not all(type(width) is int and width >= 1 for width in config.hidden):
         raise ValueError(f"its description has hidden={str(config.hidden)[:40]}")
-    if about["agent"] not in AGENTS or config.agent != about["agent"]:
+    if (about["agent"] not in AGENTS and ":" not in about["agent"]) or config.agent != about["agent"]:
         raise ValueError(f"its description has agent={about['agent'][:40]}")
     return config
 
@@ -128,15 +150,16 @@ def check(about: Mapping[str, Any]) -> Config:
 def _arrays(
     about: dict[str, Any], headers: Mapping[str, archives.Announced]
 ) -> dict[str, tuple[tuple[int, ...], type[np.float32]]]:
-    """What a policy must hold: the widths are its configuration's, inputs and outputs its own."""
+    """What a policy must hold: the parameters of its configuration's actor, for its inputs and outputs."""
     config = check(about)
-    depth = len(config.hidden)
-    inputs = archives.implied_size(headers, "Dense_0/kernel", 0)
-    outputs = archives.implied_size(headers, f"Dense_{depth}/kernel", 1)
-    shapes = networks.layer_shapes((inputs, *config.hidden, outputs))
-    if outputs % networks.actor_sizes(config.agent, 1, 1, ())[-1]:
-        raise ValueError(f"{outputs} outputs are no mean and deviation each")
-    wanted: dict[str, tuple[tuple[int, ...], type[np.float32]]] = {}
-    for i, shape in enumerate(shapes):
-        wanted |= {f"Dense_{i}/kernel": (shape, np.float32), f"Dense_{i}/bias": (shape[1:], np.float32)}
-    return wanted
+    per_action = registry.find(config.agent).actor_outputs(1)
+    if "sizes" in about:
+        inputs, actions = archives.sizes(about["sizes"], 2)
+    else:
+        inputs = archives.implied_size(headers, "Dense_0/kernel", 0)
+        outputs = archives.implied_size(headers, f"Dense_{len(config.hidden)}/kernel", 1)
+        actions = outputs // per_action
+        if outputs % per_action:
+            raise ValueError(f"{outputs} outputs are no mean and deviation each")
+    template = templates(config, inputs, actions)["actor"]
+    return {path: (leaf.shape, np.float32) for path, leaf in _by_path(template).items()}

@@ -21,15 +21,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from rlx2_jax import policies
-from rlx2_jax.agents import masking, networks
 from rlx2_jax.agents.base import FoundMasks
-from rlx2_jax.agents.structure import Structure, structure
-from rlx2_jax.config import Config
+from rlx2_jax.config import Config, registry
 from rlx2_jax.errors import CheckpointError, ConfigError
 from rlx2_jax.io import archives
+from rlx2_jax.networks import masking
+from rlx2_jax.networks.structure import Structure, structure, templates
 
 NAME = "masks.npz"
 """Of the file in a run's directory."""
@@ -90,9 +91,12 @@ def load(path: str | Path) -> Ticket:
     except FileNotFoundError:
         raise CheckpointError(f"no masks at {path}; name the directory of a finished run, or its {NAME}.") from None
     try:
+        like = templates(*_described(about))
         initial, final = (
             {
-                network: _tree([_bits(arrays[f"{moment}/{network}/{i}"], shape) for i, shape in enumerate(shapes)])
+                network: _tree(
+                    [_bits(arrays[f"{moment}/{network}/{i}"], shape) for i, shape in enumerate(shapes)], like[network]
+                )
                 for network, shapes in about["shapes"].items()
             }
             for moment in ("initial", "final")
@@ -145,7 +149,8 @@ def load_for(config: Config, observation_size: int, action_size: int) -> dict[st
 
 def expand(compressed: Sequence[np.ndarray], like: masking.Masks) -> masking.Masks:
     """Masks of one network from their bytes, in the shapes of others of the same network."""
-    return _tree([_bits(part, kernel.shape) for part, kernel in zip(compressed, masking.kernels(like), strict=True)])
+    kernels = zip(compressed, masking.kernels(like), strict=True)
+    return _tree([_bits(part, kernel.shape) for part, kernel in kernels], like)
 
 
 def digest(path: str | Path) -> str:
@@ -185,21 +190,32 @@ def _arrays(
 
 
 def _structure(about: Mapping[str, Any]) -> dict[str, Structure]:
-    """What the configuration makes of the networks; the task's sizes are those of the actor's matrices.
+    """What the configuration makes of the networks.
+
+    Raises:
+      ValueError: there is no such configuration.
+    """
+    return structure(*_described(about))
+
+
+def _described(about: Mapping[str, Any]) -> tuple[Config, int, int]:
+    """The configuration, and the sizes of its task's observations and actions, of which the networks were made.
 
     Raises:
       ValueError: there is no such configuration.
     """
     config = policies.check(about)
+    if about["shapes"].keys() != {"actor", "critic"}:
+        raise ValueError("its description has impossible shapes")
+    if "sizes" in about:
+        observation_size, action_size = archives.sizes(about["sizes"], 2)
+        return config, observation_size, action_size
     try:
         inputs, outputs = about["shapes"]["actor"][0][0], about["shapes"]["actor"][-1][1]
     except (KeyError, IndexError, TypeError):
         raise ValueError("its description has no shapes of an actor") from None
-    if about["shapes"].keys() != {"actor", "critic"} or not all(
-        type(size) is int and 1 <= size <= archives.WIDEST for size in (inputs, outputs)
-    ):
-        raise ValueError("its description has impossible shapes")
-    return structure(config, inputs, outputs // networks.actor_sizes(config.agent, 1, 1, ())[-1])
+    inputs, outputs = archives.sizes([inputs, outputs], 2)
+    return config, inputs, outputs // registry.find(config.agent).actor_outputs(1)
 
 
 def _check_links(found: Networks, about: Mapping[str, Any]) -> None:
@@ -215,11 +231,8 @@ def _bits(packed: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.unpackbits(packed, count=count).astype(bool).reshape(shape)
 
 
-def _tree(kernels: Sequence[np.ndarray]) -> masking.Masks:
-    return {
-        f"Dense_{i}": {"kernel": kernel, "bias": np.ones((*kernel.shape[:-2], kernel.shape[-1]), bool)}
-        for i, kernel in enumerate(kernels)
-    }
+def _tree(kernels: Sequence[np.ndarray], like: masking.Masks) -> masking.Masks:
+    return masking.with_kernels(jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), like), kernels)
 
 
 def _plain(shapes: Sequence[tuple[int, ...]]) -> str:

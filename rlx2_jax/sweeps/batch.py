@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlx2_jax.agents.structure import make_hparams
 from rlx2_jax.config import Schedule
 from rlx2_jax.errors import FileError
 from rlx2_jax.io import files
 from rlx2_jax.io.checkpoints import Checkpoints
+from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.policies import tickets
 from rlx2_jax.sweeps import hosts
 from rlx2_jax.sweeps.layout import Compiled, Layout

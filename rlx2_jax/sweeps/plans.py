@@ -22,10 +22,10 @@ from typing import Any
 import jax
 
 from rlx2_jax import envs
-from rlx2_jax.agents.structure import structure
 from rlx2_jax.config import METHOD, VALUES, Config, Schedule, make_schedule, presets, resolve
 from rlx2_jax.errors import ConfigError, FileError, WorkdirError
 from rlx2_jax.io import files
+from rlx2_jax.networks.structure import structure
 from rlx2_jax.policies import tickets
 from rlx2_jax.runtime import memory
 from rlx2_jax.training import workdirs

@@ -33,17 +33,19 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax import envs, policies
-from rlx2_jax.agents import SparseNetwork, base, masking, networks
+from rlx2_jax import envs, networks, policies
 from rlx2_jax.config import Config
 from rlx2_jax.errors import ConfigError, DivergedError
 from rlx2_jax.io import files, provenance
+from rlx2_jax.networks import SparseNetwork, masking
 from rlx2_jax.policies import tickets
 from rlx2_jax.runtime import memory, numerics
 from rlx2_jax.sparse import topology
 from rlx2_jax.training import compute, evaluation, workdirs
-from rlx2_jax.training.programs import ASIDE, agent_masks, crossed, make_program
+from rlx2_jax.training.programs import make_program
 from rlx2_jax.training.record import Row, plain_row
+from rlx2_jax.training.state import ASIDE, agent_masks
+from rlx2_jax.training.trainer import crossed
 
 
 class Clone(NamedTuple):
@@ -163,7 +165,7 @@ def _clone(cloning: Cloning, teacher: policies.Policy, directory: Path | None, s
                 "a smaller --actor_lr."
             )
         say(f"update {row['updates']:,}: return {row['return_mean']:.1f}, error {row['loss']:.2g}")
-    actor = jax.device_get(jax.jit(base.unpack)(state.actor))
+    actor = jax.device_get(jax.jit(lambda actor: actor.masked())(state.actor))
     about = policies.describe(c, c.buffer_max or 0, rows[-1]["return_mean"]) | {"updates": c.total_steps}
     result = Clone(
         rows,
@@ -240,16 +242,15 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
         actor: SparseNetwork, examples: Examples, key: jax.Array, call: jax.Array
     ) -> tuple[SparseNetwork, jax.Array, jax.Array]:
         sample_key, grow_key = jax.random.split(key)
-        unpacked = base.unpack(actor)
-        evolved, dropped, grown = base.evolve(
-            unpacked,
-            jax.grad(error)(unpacked.params, unpacked, sample(examples, sample_key)),
+        masked = actor.masked()
+        evolved, dropped, grown = masked.evolve(
+            jax.grad(error)(masked.params, masked, sample(examples, sample_key)),
             grow_key,
             topology.drop_fraction_at(hparams.drop_fraction, call, evolve_end),
             hparams.grow_gradient,
             reset_moments=config.reset_moments,
         )
-        return base.pack_like(evolved, actor), dropped, grown
+        return evolved.like(actor), dropped, grown
 
     def update(state: State, examples: Examples) -> State:
         key, batch_key, event_key = jax.random.split(state.key, 3)
@@ -260,7 +261,7 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
             crossed(state.updates, call, program.schedule.evolve_interval) & (call < evolve_end),
             lambda actor: evolve(actor, examples, event_key, call),
             lambda actor: (actor, nothing, nothing),
-            base.descend(state.actor, gradient, hparams.actor_lr),
+            state.actor.descend(gradient, hparams.actor_lr),
         )
         return State(
             actor=actor,
@@ -288,7 +289,7 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
             "return_mean": returns.mean(),
             "return_std": returns.std(),
             "loss": state.loss / (config.eval_every or 1),
-            "actor_sparsity": masking.sparsity(state.actor.mask),
+            "actor_sparsity": masking.sparsity(state.actor.masked().mask),
             "links_dropped": state.links_dropped,
             "links_grown": state.links_grown,
         }
@@ -299,14 +300,11 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
 
 
 def _check_teacher(teacher: policies.Policy, config: Config, env: envs.Environment) -> None:
-    kernels = masking.kernels(teacher.params)
-    found = kernels[0].shape[0], kernels[-1].shape[1]
-    agent = teacher.about["agent"]
-    wanted = networks.actor_sizes(agent, env.observation_size, env.action_size, ())
-    if found != wanted:
+    if teacher.sizes != (env.observation_size, env.action_size):
         raise ConfigError(
-            f"the teacher maps {found[0]} numbers to {found[1]}, but env={config.env} needs {wanted[0]} to {wanted[1]} "
-            f"of {agent}; name a policy that was trained on this task."
+            f"the teacher takes {teacher.sizes[0]} numbers and gives {teacher.sizes[1]}, but env={config.env} has "
+            f"observations of {env.observation_size} and actions of {env.action_size}; name a policy that was trained "
+            "on this task."
         )
 
 

@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax import __version__, envs, kernels
-from rlx2_jax.agents import AgentState, masking, networks
-from rlx2_jax.agents.structure import structure
+from rlx2_jax import __version__, envs, kernels, networks
+from rlx2_jax.agents import AgentState
 from rlx2_jax.config import PACKED_DEPTH, Config
 from rlx2_jax.io import files, provenance
+from rlx2_jax.networks import SparseNetwork, forms, masking
+from rlx2_jax.networks.structure import nets, structure
 from rlx2_jax.runtime import compilation
 from rlx2_jax.training.programs import Program
 
@@ -66,6 +67,9 @@ def choose(config: Config, say: Callable[[str], None], cache: Path | None = None
     if len(config.hidden) > PACKED_DEPTH:
         say(f"compute: masked, because packed compute takes {PACKED_DEPTH} hidden layers")
         return masked
+    if not _packable(config):
+        say(f"compute: masked, because there is no packed form of {config.agent} with {config.network} networks")
+        return masked
     density, even = _density(config), _break_even(_default_cache() if cache is None else cache)
     which = "packed" if density < even else "masked"
     say(
@@ -73,6 +77,10 @@ def choose(config: Config, say: Callable[[str], None], cache: Path | None = None
         f"{100 * even:.2g} % here"
     )
     return dataclasses.replace(config, compute=which)
+
+
+def _packable(config: Config) -> bool:
+    return all(net.packable for net in nets(config, 1).values())
 
 
 def _density(config: Config) -> float:
@@ -96,22 +104,20 @@ def _break_even(cache: Path | None) -> float:
 def measure_break_even(seconds: float) -> float:
     """The same, measured: the time of a packed pass grows as its links, that of a masked one with none of them."""
     rng = np.random.default_rng(0)
-    shapes = networks.layer_shapes((WIDTH,) * 4)
-    mask = {
-        f"Dense_{i}": {"kernel": rng.random(shape) < DENSITY, "bias": np.ones(shape[1], bool)}
-        for i, shape in enumerate(shapes)
-    }
+    net = networks.Net(networks.MLP((WIDTH,) * 3))
+    template = jax.eval_shape(lambda key: net.init(key, WIDTH), jax.random.PRNGKey(0))
+    mask = masking.of_kernels(template, [rng.random(k.shape) < DENSITY for k in masking.kernels(template)])
     params = jax.tree.map(lambda m: jnp.where(m, rng.normal(size=m.shape) / WIDTH**0.5, 0).astype(jnp.float32), mask)
-    links = masking.pack_masks(mask, [int(layer["kernel"].sum()) for layer in mask.values()])
+    masked = forms.fresh(params, mask, None, net)
+    packed = masked.packed([int(kernel.sum()) for kernel in masking.kernels(mask)])
     x = jnp.asarray(rng.normal(size=(BATCH, WIDTH)), jnp.float32)
-    net = networks.MLP([shape[1] for shape in shapes])
 
-    def contender(params: Any, mask: Any) -> tuple[Any, Callable[[Any], Any]]:
-        loss = lambda params: jnp.sum(networks.forward(net, params, mask, x) ** 2)
+    def contender(network: SparseNetwork) -> tuple[Any, Callable[[Any], Any]]:
+        loss = lambda params: jnp.sum(network.apply(params, x) ** 2)
         step = jax.jit(lambda params: jax.tree.map(lambda p, g: p - 1e-9 * g, params, jax.grad(loss)(params)))
-        return params, step
+        return network.params, step
 
-    contenders = {"masked": contender(params, mask), "packed": contender(masking.pack(params, links), links)}
+    contenders = {"masked": contender(masked), "packed": contender(packed)}
     times = race(contenders, seconds)
     # The fastest pass of each: what else the machine does slows the one more than the other, and this is remembered.
     return DENSITY * min(times["masked"]) / min(times["packed"])

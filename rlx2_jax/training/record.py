@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlx2_jax import policies
-from rlx2_jax.agents import networks
+from rlx2_jax import networks, policies
 from rlx2_jax.analysis import accounting
 from rlx2_jax.config import Config
 from rlx2_jax.envs import JAX, Environment

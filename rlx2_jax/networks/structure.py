@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from rlx2_jax.agents import networks
-from rlx2_jax.config import NEVER, Config, HParams, methods
+from rlx2_jax.config import NEVER, Config, HParams, methods, registry
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.networks import masking, modules
+from rlx2_jax.networks.modules import Net, Params
 from rlx2_jax.sparse.densities import checked, erdos_renyi_densities, whole
 
 Shape = tuple[int, int]
@@ -20,43 +23,82 @@ Shape = tuple[int, int]
 class Structure(NamedTuple):
     """What the method and the sparsity make of one network."""
 
-    sizes: tuple[int, ...]
-    """Units of each layer, inputs first."""
+    shapes: tuple[Shape, ...]
+    """Of each matrix, in the order of `masking.kernels`."""
     links: tuple[int, ...]
-    """Of each matrix, input to output."""
+    """Of each matrix."""
     width: int
     """Live hidden units per layer; less than the widest layer for the method `tiny` only."""
+    others: int
+    """Parameters that are always dense, of units in use: biases, and what normalisation has."""
+    others_held: int
+    """The same of all units."""
 
-    @property
-    def shapes(self) -> tuple[tuple[int, int], ...]:
-        """Of each matrix."""
-        return networks.layer_shapes(self.sizes)
+
+def nets(config: Config, action_size: int) -> dict[str, Net]:
+    """The `actor`, and both critics as one `critic`.
+
+    Raises:
+      ConfigError: a network that there is not, or one that does not take these widths.
+    """
+    kind = registry.find(config.agent)
+    initial = kind.release_init if config.kernel_init == "release" else config.kernel_init
+    module = lambda outputs: modules.make(config.network, (*config.hidden, outputs), initial)
+    return {
+        "actor": Net(module(kind.actor_outputs(action_size))),
+        "critic": Net(kind.critic_module(module(1)), twins=True),
+    }
 
 
 def structure(config: Config, observation_size: int, action_size: int) -> dict[str, Structure]:
     """The `actor`, and one `critic`.
 
     Raises:
-      ConfigError: a sparsity that these layers cannot have.
+      ConfigError: a sparsity that these layers cannot have, or a network that cannot be.
     """
-    c = config
-    sizes = {
-        "actor": networks.actor_sizes(c.agent, observation_size, action_size, c.hidden),
-        "critic": networks.critic_sizes(observation_size, action_size, c.hidden),
+    inputs = {"actor": observation_size, "critic": observation_size + action_size}
+    return {
+        name: _structure(config, name, *_shapes(net.one, inputs[name]))
+        for name, net in nets(config, action_size).items()
     }
-    return {name: _structure(c, name, layers) for name, layers in sizes.items()}
 
 
-def _structure(c: Config, name: str, sizes: tuple[int, ...]) -> Structure:
+def templates(config: Config, observation_size: int, action_size: int) -> dict[str, Params]:
+    """Shapes and types of the parameters of the `actor`, and of both critics as one `critic`."""
+    inputs = {"actor": observation_size, "critic": observation_size + action_size}
+    return {name: _template(net, inputs[name]) for name, net in nets(config, action_size).items()}
+
+
+@functools.lru_cache(1024)
+def _template(net: Net, inputs: int) -> Params:
+    return jax.eval_shape(lambda key: net.init(key, inputs), jax.random.PRNGKey(0))
+
+
+def _shapes(net: Net, inputs: int) -> tuple[Net, tuple[Shape, ...], int]:
+    """The network, the shapes of its matrices, and how many other parameters it has."""
+    params = _template(net, inputs)
+    found = [kernel.shape for kernel in masking.kernels(params)]
+    if not found or any(len(shape) != 2 for shape in found):
+        raise ConfigError(f"the network has kernels {found}; give it matrices, as of flax.linen.Dense.")
+    shapes = tuple((inputs, outputs) for inputs, outputs in found)
+    held = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    return net, shapes, int(held - sum(map(math.prod, shapes)))
+
+
+def _structure(c: Config, name: str, net: Net, shapes: tuple[Shape, ...], others: int) -> Structure:
     sparsity = getattr(c, f"{name}_sparsity")
-    shapes = networks.layer_shapes(sizes)
-    if max(i * o for i, o in shapes) > NEVER:
+    if max(map(math.prod, shapes)) > NEVER:
         raise ConfigError(f"hidden={c.hidden} makes a matrix of over {NEVER} weights; use narrower layers.")
     try:
         if methods.METHODS[c.method].structure == "tiny":
+            if not net.plain:
+                raise ConfigError(f"method=tiny narrows an mlp, not {c.network}; use method=dense and narrower layers.")
+            sizes = (shapes[0][0], *(outputs for _, outputs in shapes))
             width = tiny_width(sizes, sparsity)
-            return Structure(sizes, tiny_links(sizes, width), width)
-        return Structure(sizes, whole_counts(shapes, erdos_renyi_densities(shapes, sparsity)), max(c.hidden))
+            live = sum(min(width, units) for units in sizes[1:-1]) + sizes[-1]
+            return Structure(shapes, tiny_links(sizes, width), width, live, others)
+        links = whole_counts(shapes, erdos_renyi_densities(shapes, sparsity))
+        return Structure(shapes, links, max(c.hidden), others, others)
     except ValueError as error:
         raise ConfigError(f"{name}_sparsity={sparsity}: {error}") from None
 

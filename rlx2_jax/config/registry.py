@@ -1,0 +1,89 @@
+"""Agents by name, and what is to be known of one before it is made.
+
+A module of `rlx2_jax.agents` is an agent of its name: the class that it calls `agent`. One of your own is
+`package.module:Class`. Configuration asks here instead of importing agents, which know of configurations.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from rlx2_jax.errors import ConfigError
+
+PLACE = Path(__file__).parents[1] / "agents"
+
+AGENTS = tuple(sorted(module.name for module in pkgutil.iter_modules([str(PLACE)]) if module.name != "base"))
+"""Names of the package's own agents."""
+
+
+class Defaults(NamedTuple):
+    """What an agent has of its own where nothing is asked for."""
+
+    policy_delay: int
+    """Critic updates per actor update."""
+    quick_steps: int
+    """Length of a run on the quick tasks and the probes."""
+    buffer_max: int
+    """Most transitions kept, at any length of run."""
+    buffer_min: int
+    """Fewest, in 3 million steps."""
+    update_ratio: float = 1.0
+    """Critic updates per environment step."""
+    network: str = "mlp"
+
+
+class Passes(NamedTuple):
+    """What an agent computes in an update beyond what all do: the FLOPs of `analysis.accounting`."""
+
+    actor_target: bool
+    """Whether there is a target actor."""
+    critics_of_actor_loss: int
+    """Critics that the actor's loss passes through, of the two."""
+    entropy_between: bool
+    """Whether a target passes the states inside its window through the actor."""
+
+
+class AgentKind(Protocol):
+    """An agent's class."""
+
+    defaults: ClassVar[Defaults]
+    passes: ClassVar[Passes]
+    release_init: ClassVar[str]
+    """How networks begin in the paper's release (see `networks.MLP.initial`)."""
+
+    def __call__(self, config: Any, observation_size: int, action_size: int) -> Any:
+        """The agent of a resolved configuration."""
+
+    @staticmethod
+    def actor_outputs(action_size: int) -> int:
+        """Outputs of the actor's network."""
+
+    @staticmethod
+    def act(output: Any) -> Any:
+        """The noise-free action `[..., A]` of the actor's output."""
+
+    @classmethod
+    def critic_module(cls, module: Any) -> Any:
+        """The network of a critic, of the one that the configuration asks for."""
+
+
+def find(name: str) -> AgentKind:
+    """The class of an agent.
+
+    Raises:
+      ConfigError: there is none of that name.
+    """
+    place, _, attribute = name.partition(":")
+    if not attribute and name not in AGENTS:
+        raise ConfigError(f"unknown agent {name!r}; valid: {', '.join(AGENTS)}.")
+    place, attribute = (place, attribute) if attribute else (f"rlx2_jax.agents.{name}", "agent")
+    try:
+        found = getattr(importlib.import_module(place), attribute)
+    except (ImportError, AttributeError) as error:
+        if name in AGENTS:
+            raise
+        raise ConfigError(f"agent={name}: {error}; name a class that can be imported from here.") from None
+    return found

@@ -1,0 +1,216 @@
+"""A sparse network with its optimiser, in one of two forms with the same methods: masked or packed.
+
+    Masked   Flax's parameters, dense arrays that are zero off boolean masks; any network, any device
+    Packed   of a perceptron, one vector of the values on the links and of the biases; work and memory by the link
+
+Invariant at every step boundary: parameters, target parameters and Adam moments are exactly zero off the masks. The
+forward pass therefore never multiplies by a mask, and `jax.grad` of a masked network gives the dense gradient that a
+topology event needs. (The `release` preset keeps the moments of dropped links and, until the first Polyak step, dense
+targets.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlx2_jax import kernels
+from rlx2_jax.kernels import packing
+from rlx2_jax.kernels.packing import Links
+from rlx2_jax.networks import masking
+from rlx2_jax.networks.masking import Masks
+from rlx2_jax.networks.modules import Net, Params
+from rlx2_jax.sparse import topology, trees
+
+
+class Masked(flax.struct.PyTreeNode):
+    """A network as Flax has it, beside masks."""
+
+    params: Params
+    mask: Masks
+    """Booleans; None for a dense network that pays for no masks, which cannot evolve."""
+    target: Params
+    """Polyak average of the parameters; None where the algorithm has none (SAC's actor)."""
+    adam: optax.ScaleByAdamState
+    net: Net = flax.struct.field(pytree_node=False)
+
+    def apply(self, params: Params, *inputs: jax.Array) -> jax.Array:
+        """Output `[..., outputs]` (twins `[2, ..., outputs]`) for parameters or targets, inputs `[..., size]` each."""
+        return self.net.apply(params, *inputs)
+
+    def descend(self, gradient: Params, step_size: jax.Array) -> Masked:
+        """One Adam step along the dense gradient's entries on the mask."""
+        direction, adam = kernels.ADAM.update(self._masked(gradient), self.adam)
+        moved = jax.tree.map(lambda p, d: p - step_size * d, self.params, direction)
+        # Masked again: with `reset_moments` off, dropped links still carry a direction.
+        return self.replace(params=self._masked(moved), adam=adam)
+
+    def polyak(self, tau: jax.Array) -> Masked:
+        """One step of the target towards the parameters, masked like them; none where there is no target."""
+        return self if self.target is None else self.replace(target=self._masked(_towards(self, tau)))
+
+    def first(self) -> Masked:
+        """The first of twins."""
+        return _first(self)
+
+    def masked(self) -> Masked:
+        """The network masked, as it is."""
+        return self
+
+    def like(self, other: SparseNetwork) -> SparseNetwork:
+        """The network in the form of another with as many links."""
+        return self.packed(other.counts) if isinstance(other, Packed) else self
+
+    def packed(self, counts: Sequence[int]) -> Packed:
+        """The network packed, given how many links each matrix has, in order. What is off the links is lost."""
+        links = tuple(
+            masking.per_matrix(lambda mask, count=count: packing.from_mask(mask, count))(mask)
+            for mask, count in zip(masking.kernels(self.mask), counts, strict=True)
+        )
+        return _convert(self, Packed, {"links": links}, lambda tree: _pack(tree, links, self.net))
+
+    def evolve(
+        self,
+        gradient: Params,
+        key: jax.Array,
+        fraction: jax.Array,
+        grow_gradient: jax.Array,
+        *,
+        reset_moments: bool,
+    ) -> tuple[Masked, jax.Array, jax.Array]:
+        """One topology event on all matrices.
+
+        Args:
+          gradient: dense gradient of the network's loss.
+          key: for random growth.
+          fraction: share of the links to move, traced.
+          grow_gradient: traced boolean, grow by gradient or at random.
+          reset_moments: zero the Adam moments of links that are gone.
+
+        Returns:
+          The network, and how many links went and came.
+        """
+        weights, masks, scores = map(masking.kernels, (self.params, self.mask, gradient))
+        moved = []
+        for weight, mask, score, layer_key in zip(
+            weights, masks, scores, jax.random.split(key, len(weights)), strict=True
+        ):
+            score = jnp.where(grow_gradient, score, jax.random.uniform(layer_key, weight.shape, minval=0.5))
+            one = masking.per_matrix(lambda w, m, s: topology.drop_and_grow(w, m, s, fraction))
+            moved.append(one(weight, mask, score))
+        params = masking.with_kernels(self.params, [weight for weight, _ in moved])
+        mask = masking.with_kernels(self.mask, [mask for _, mask in moved])
+        return self._rewired(params, mask, reset_moments), masking.lost(self.mask, mask), masking.lost(mask, self.mask)
+
+    def _rewired(self, params: Params, mask: Masks, reset_moments: bool) -> Masked:
+        adam, target = self.adam, self.target
+        if reset_moments:
+            adam = adam._replace(mu=masking.apply(adam.mu, mask), nu=masking.apply(adam.nu, mask))
+        target = None if target is None else masking.apply(target, mask)
+        return self.replace(params=params, mask=mask, target=target, adam=adam)
+
+    def _masked(self, tree: Any) -> Any:
+        return tree if self.mask is None else masking.apply(tree, self.mask)
+
+
+class Packed(flax.struct.PyTreeNode):
+    """A perceptron reduced to its links: parameters, target and moments are one vector each, `[parameters]`."""
+
+    params: jax.Array
+    links: tuple[Links, ...]
+    """Of each matrix, input to output. How many there are is a shape; which they are is data."""
+    target: jax.Array
+    """Polyak average of the parameters; None where the algorithm has none."""
+    adam: optax.ScaleByAdamState
+    net: Net = flax.struct.field(pytree_node=False)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Links of each matrix, input to output."""
+        return tuple(links.count for links in self.links)
+
+    def apply(self, params: jax.Array, *inputs: jax.Array) -> jax.Array:
+        """Output, as of `Masked.apply`."""
+        one = lambda params, links: kernels.perceptron(params, links, *inputs)
+        return trees.over(params.ndim - 1, one)(params, self.links)
+
+    def descend(self, gradient: jax.Array, step_size: jax.Array) -> Packed:
+        """One Adam step."""
+        params, adam = kernels.adam_step(self.params, gradient, self.adam, step_size)
+        return self.replace(params=params, adam=adam)
+
+    def polyak(self, tau: jax.Array) -> Packed:
+        """One step of the target towards the parameters; none where there is no target."""
+        return self if self.target is None else self.replace(target=_towards(self, tau))
+
+    def first(self) -> Packed:
+        """The first of twins."""
+        return _first(self)
+
+    def masked(self) -> Masked:
+        """The network masked, exactly: zeros off the links."""
+        params = _unpack(self.params, self.links, self.net)
+        to_mask = lambda links: trees.over(links.inputs.ndim - 1, packing.to_mask)(links)
+        mask = masking.of_kernels(params, [to_mask(links) for links in self.links])
+        return _convert(self, Masked, {"mask": mask}, lambda vector: _unpack(vector, self.links, self.net))
+
+    def like(self, other: SparseNetwork) -> SparseNetwork:
+        """The network in the form of another with as many links."""
+        return self if isinstance(other, Packed) else self.masked()
+
+
+SparseNetwork = Masked | Packed
+
+
+def fresh(params: Params, mask: Masks, target: Params, net: Net) -> Masked:
+    """A network at its beginning; the parameters are zero off the masks already."""
+    return Masked(params=params, mask=mask, target=target, adam=kernels.ADAM.init(params), net=net)
+
+
+def _towards(network: Any, tau: jax.Array) -> Any:
+    return jax.tree.map(lambda t, p: t + tau * (p - t), network.target, network.params)
+
+
+def _first(network: Any) -> Any:
+    return jax.tree.map(lambda x: x[0], network.replace(adam=None)).replace(net=network.net.one)
+
+
+def _convert(network: Any, form: type, where: dict[str, Any], convert: Callable[[Any], Any]) -> Any:
+    adam = network.adam
+    return form(
+        params=convert(network.params),
+        target=None if network.target is None else convert(network.target),
+        adam=adam._replace(mu=convert(adam.mu), nu=convert(adam.nu)),
+        net=network.net,
+        **where,
+    )
+
+
+def _pack(tree: Any, links: tuple[Links, ...], net: Net) -> jax.Array:
+    """A tree like the parameters as a vector: of each layer in turn, the values on its links and the biases."""
+
+    def one(tree: Any, links: tuple[Links, ...]) -> jax.Array:
+        parts: list[jax.Array] = []
+        for i, link in enumerate(links):
+            layer = tree[f"Dense_{i}"]
+            parts += [packing.pack(layer["kernel"], link), layer["bias"]]
+        return jnp.concatenate(parts)
+
+    return trees.over(int(net.twins), one)(tree, links)
+
+
+def _unpack(vector: jax.Array, links: tuple[Links, ...], net: Net) -> Any:
+    """Inverse of `_pack`: zeros off the links."""
+
+    def one(vector: jax.Array, links: tuple[Links, ...]) -> Any:
+        return {
+            f"Dense_{i}": {"kernel": packing.unpack(values, link), "bias": bias}
+            for i, (link, (values, bias)) in enumerate(zip(links, packing.split(vector, links), strict=True))
+        }
+
+    return trees.over(int(net.twins), one)(vector, links)

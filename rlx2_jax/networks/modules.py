@@ -1,0 +1,334 @@
+"""The networks of agents: any Flax module, and those there are by name.
+
+| name | what |
+|---|---|
+| `mlp` | ReLU perceptron, as in the paper's release |
+| `layernorm` | the same with layer normalisation before each ReLU |
+| `simba` | residual blocks with layer normalisation (Lee et al., 2025), without running statistics of observations |
+
+A network of one's own is `package.module:function`, a function `(features, initial) -> nn.Module` of the widths, output
+last, and of how weights begin (see `MLP`); the module maps `[..., inputs]` to `[..., outputs]`. Sparse are its leaves
+named `kernel`, as Flax's layers name their matrices. The two critics are one network with a leading axis of 2 on every
+leaf. Weights that are absent are zeros, and nothing here needs to know which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rlx2_jax.errors import ConfigError
+
+Params = Any
+"""A pytree of arrays as linen makes it."""
+
+Initializer = Callable[..., jax.Array]
+
+LOG_STD_RANGE = (-5.0, 2.0)
+"""Bounds of the Gaussian actor's log standard deviation."""
+
+EXPANSION = 4
+"""Units inside a residual block, for each of the units that it adds to."""
+
+
+def layer_shapes(sizes: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """`(in, out)` of each matrix of a perceptron."""
+    return tuple(itertools.pairwise(sizes))
+
+
+class MLP(nn.Module):
+    """Perceptron with ReLU between its layers and a linear output.
+
+    Attributes:
+      features: widths of the layers, output last.
+      initial: `uniform`, `+-1/sqrt(fan_in)` for kernels and biases (PyTorch's default, the release's TD3); `orthogonal`
+        (its SAC) or `lecun`, normal with variance `1/fan_in`, both with zero biases.
+      normalised: with layer normalisation before each ReLU.
+      dropout: share of the hidden units that are left out before each normalisation and ReLU, while `training`.
+      training: whether units are left out, for which `apply` needs a key named `dropout`.
+    """
+
+    features: tuple[int, ...]
+    initial: str = "uniform"
+    normalised: bool = False
+    dropout: float = 0.0
+    training: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map `[..., inputs]` to `[..., outputs]`."""
+        *hidden, outputs = self.features
+        for width in hidden:
+            x = dense(width, self.initial, x)
+            if self.dropout:
+                x = nn.Dropout(self.dropout, deterministic=not self.training)(x)
+            x = nn.relu(nn.LayerNorm()(x) if self.normalised else x)
+        return dense(outputs, self.initial, x)
+
+
+class Residual(nn.Module):
+    """Residual blocks on a stream of units: `x + W_2 relu(W_1 LN(x))`, a last normalisation, a linear output.
+
+    Attributes:
+      features: width of the stream once for each block, output last.
+      initial: as in `MLP`.
+    """
+
+    features: tuple[int, ...]
+    initial: str = "uniform"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map `[..., inputs]` to `[..., outputs]`."""
+        *blocks, outputs = self.features
+        x = dense(blocks[0], self.initial, x)
+        for width in blocks:
+            inner = nn.relu(dense(EXPANSION * width, self.initial, nn.LayerNorm()(x)))
+            x = x + dense(width, self.initial, inner)
+        return dense(outputs, self.initial, nn.LayerNorm()(x))
+
+
+def layernorm(features: tuple[int, ...], initial: str) -> nn.Module:
+    """Perceptron with layer normalisation."""
+    return MLP(features, initial, normalised=True)
+
+
+def simba(features: tuple[int, ...], initial: str) -> nn.Module:
+    """Residual blocks.
+
+    Raises:
+      ConfigError: widths that differ.
+    """
+    if len(set(features[:-1])) > 1:
+        raise ConfigError(f"hidden={features[:-1]}: blocks of simba add to one stream; name one width for all.")
+    return Residual(features, initial)
+
+
+NETWORKS: dict[str, Callable[[tuple[int, ...], str], nn.Module]] = {
+    "mlp": MLP,
+    "layernorm": layernorm,
+    "simba": simba,
+}
+
+
+def make(name: str, features: tuple[int, ...], initial: str) -> nn.Module:
+    """The module that a network's name stands for.
+
+    Raises:
+      ConfigError: there is none, or it is no Flax module.
+    """
+    module = _factory(name)(features, initial)
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"network={name} made a {type(module).__name__}; return a flax.linen module.")
+    return module
+
+
+def _factory(name: str) -> Callable[[tuple[int, ...], str], nn.Module]:
+    if name in NETWORKS:
+        return NETWORKS[name]
+    place, _, attribute = name.partition(":")
+    if not attribute:
+        raise ConfigError(f"unknown network {name!r}; valid: {', '.join(NETWORKS)}, or package.module:function.")
+    try:
+        found = getattr(importlib.import_module(place), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"network={name}: {error}; name a function that can be imported from here.") from None
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """One of an agent's networks, as functions of its parameters."""
+
+    module: nn.Module
+    """Of a single network."""
+    twins: bool = False
+    """Two of them, with a leading axis on every parameter and on the output."""
+
+    @property
+    def one(self) -> Net:
+        """Either of the twins."""
+        return Net(self.module)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a perceptron without normalisation: a narrow one can stand in its shapes (method `tiny`)."""
+        return isinstance(self.module, MLP) and not self.module.normalised
+
+    @property
+    def packable(self) -> bool:
+        """Whether there are packed kernels for it."""
+        return isinstance(self.module, MLP) and not self.module.dropout
+
+    @property
+    def normalised(self) -> bool:
+        """Whether it is a perceptron with layer normalisation."""
+        return isinstance(self.module, MLP) and self.module.normalised
+
+    def init(self, key: jax.Array, inputs: int) -> Params:
+        """Fresh parameters for so many inputs."""
+        return self._whole.init(key, jnp.zeros((1, inputs)))["params"]
+
+    def apply(self, params: Params, *inputs: jax.Array) -> jax.Array:
+        """Output `[..., outputs]`, of twins `[2, ..., outputs]`, for inputs `[..., size]`, the features in turn."""
+        output = self._whole.apply({"params": params}, jnp.concatenate(inputs, -1))
+        assert isinstance(output, jax.Array)
+        return output
+
+    def apply_training(self, params: Params, key: jax.Array, *inputs: jax.Array) -> jax.Array:
+        """The same with units left out at random."""
+        module = dataclasses.replace(self, module=self.module.clone(training=True))._whole
+        output = module.apply({"params": params}, jnp.concatenate(inputs, -1), rngs={"dropout": key})
+        assert isinstance(output, jax.Array)
+        return output
+
+    def activations(self, params: Params, inputs: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+        """What each matrix but the first reads, `[..., B, units]`, and the output `[..., B, outputs]`.
+
+        Args:
+          params: of the network; twins come with their leading axis.
+          inputs: `[B, inputs]`.
+        """
+
+        def one(params: Params) -> tuple[list[jax.Array], jax.Array]:
+            read: list[jax.Array] = []
+
+            def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+                if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
+                    read.append(args[0])
+                return call(*args, **kwargs)
+
+            with nn.intercept_methods(look):
+                output = self.one.apply(params, inputs)
+            return read[1:], output
+
+        return (jax.vmap(one) if self.twins else one)(params)
+
+    @functools.cached_property
+    def _whole(self) -> nn.Module:
+        if not self.twins:
+            return self.module
+        own = {f.name: getattr(self.module, f.name) for f in dataclasses.fields(self.module) if f.init}
+        pair = nn.vmap(
+            type(self.module),
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=None,
+            out_axes=0,
+            axis_size=2,
+        )
+        return pair(**{name: value for name, value in own.items() if name not in ("parent", "name")})
+
+
+def dense(width: int, initial: str, x: jax.Array) -> jax.Array:
+    """A layer of a module, applied: weights and biases that begin as `MLP.initial` says."""
+    kernel_init, bias_init = _initializers(initial, x.shape[-1])
+    return nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init)(x)
+
+
+def _initializers(init: str, fan_in: int) -> tuple[Initializer, Initializer]:
+    if init == "orthogonal":
+        return _orthogonal, nn.initializers.zeros
+    if init == "lecun":
+        return nn.initializers.lecun_normal(), nn.initializers.zeros
+    bound = fan_in**-0.5
+
+    def uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, tuple(shape), dtype, -bound, bound)
+
+    return uniform, uniform
+
+
+def _orthogonal(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    # One matrix at a time, for the reason told in `diagnostics`.
+    draw = jax.custom_batching.sequential_vmap(lambda key: nn.initializers.orthogonal()(key, tuple(shape), dtype))
+    return draw(key)
+
+
+def gaussian_head(output: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Split an actor's output `[..., 2A]` into mean and log standard deviation `[..., A]` before the squash.
+
+    The log standard deviation runs through tanh into `LOG_STD_RANGE`.
+    """
+    mean, log_std = jnp.split(output, 2, axis=-1)
+    low, high = LOG_STD_RANGE
+    return mean, low + 0.5 * (high - low) * (jnp.tanh(log_std) + 1)
+
+
+def sample_squashed(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A tanh-squashed Gaussian sample and its log-probability (Haarnoja et al., 2018, appendix C).
+
+    Args:
+      mean: `[..., A]`.
+      log_std: `[..., A]`.
+      noise: standard normal, `[..., A]`.
+
+    Returns:
+      Action in (-1, 1), `[..., A]`, and its log density, `[...]`.
+    """
+    raw = mean + jnp.exp(log_std) * noise
+    gaussian = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
+    # log(1 - tanh(u)^2), in the form that does not cancel for large |u|.
+    squash = 2 * (jnp.log(2.0) - raw - jax.nn.softplus(-2 * raw))
+    return jnp.tanh(raw), (gaussian - squash).sum(-1)
+
+
+def restrict(params: Params, width: jax.Array, initial: str) -> Params:
+    """Re-draw fresh parameters as those of a network with only `width` live units per hidden layer.
+
+    For the method `tiny`: a narrow dense network, embedded in the shapes of the full one so that both are the same
+    program. Live weights have the distribution of the narrow network's initialisation; dead ones are zero.
+
+    Args:
+      params: as initialised, kernels `[..., in, out]`.
+      width: live hidden units, a traced integer; the full width changes nothing.
+      initial: as in `MLP`.
+    """
+    result = {}
+    for i in range(len(params)):
+        name = f"Dense_{i}"
+        kernel, bias = params[name]["kernel"], params[name]["bias"]
+        support = kernel_support(kernel.shape, width, first=i == 0, last=i == len(params) - 1)
+        fan_in = kernel.shape[-2]
+        live_in = fan_in if i == 0 else jnp.minimum(width, fan_in)
+        live_out = jnp.any(support, axis=-2)
+        if initial == "orthogonal":
+            # The polar factor of a block of a Haar matrix is Haar on the block.
+            kernel = jax.lax.cond(
+                width < max(kernel.shape[-2:]),
+                jnp.vectorize(_polar_factor, signature="(i,o)->(i,o)"),
+                lambda k: k,
+                jnp.where(support, kernel, 0),
+            )
+        else:
+            stretch = jnp.sqrt(fan_in / live_in)
+            kernel, bias = kernel * stretch, bias * stretch
+        result[name] = {
+            "kernel": jnp.where(support, kernel, 0),
+            "bias": jnp.where(live_out, bias, 0),
+        }
+    return result
+
+
+def kernel_support(shape: Sequence[int], width: jax.Array, *, first: bool, last: bool) -> jax.Array:
+    """Which entries `[in, out]` of a kernel join live units, when every hidden layer has `width` of them."""
+    rows, cols = shape[-2:]
+    live_row = jnp.arange(rows) < (rows if first else width)
+    live_col = jnp.arange(cols) < (cols if last else width)
+    return live_row[:, None] & live_col[None, :]
+
+
+@jax.custom_batching.sequential_vmap
+def _polar_factor(matrix: jax.Array) -> jax.Array:
+    # One matrix at a time, for the reason told in `diagnostics`.
+    u, s, vh = jnp.linalg.svd(matrix, full_matrices=False)
+    # Singular values of an orthogonal matrix's block lie well above rounding, those of its zero frame do not.
+    return (u * (s > 1e-6)) @ vh
