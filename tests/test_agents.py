@@ -11,7 +11,7 @@ import pytest
 
 from rlx2_jax import networks
 from rlx2_jax.agents import base, make_agent
-from rlx2_jax.config import AGENTS, methods, resolve
+from rlx2_jax.config import AGENTS, methods, registry, resolve
 from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.replay import buffer
@@ -31,8 +31,8 @@ BATCHES = random_batch(0, (4, 16), O, A)
 ONE = base.at(BATCHES, 0)
 
 
-rewire = jax.jit(base.evolve, static_argnames="reset_moments")
-descend = jax.jit(base.descend)
+rewire = jax.jit(networks.Masked.evolve, static_argnames="reset_moments")
+descend = jax.jit(networks.Masked.descend)
 
 
 class Setup:
@@ -43,8 +43,8 @@ class Setup:
         self.agent = make_agent(self.config, O, A)
         self.init = jax.jit(self.agent.init)
         self.updates = jax.jit(self.agent.updates)
-        self.critic_gradient = jax.jit(self.agent.critic_gradient)
-        self.actor_gradient = jax.jit(self.agent.actor_gradient)
+        self.critic_gradient = jax.jit(functools.partial(self.agent.gradient, "critic"))
+        self.actor_gradient = jax.jit(functools.partial(self.agent.gradient, "actor"))
 
     def hparams(self, **changes):
         """Hyperparameters of another method or sparsity, for the same compiled functions."""
@@ -72,8 +72,8 @@ def output_bias_gradient(gradient):
 
 def q_values(config, params, observation, action):
     """Both critics' values by the plain network."""
-    net = networks.TwinMLP((*config.hidden, 1), networks.initial_of(config.agent, config.kernel_init))
-    return net.apply({"params": params}, jnp.concatenate([observation, action], -1))[..., 0]
+    net = networks.Net(networks.MLP((*config.hidden, 1)), twins=True)
+    return net.apply(params, observation, action)[..., 0]
 
 
 def squashed_sample(s, params, observation, key):
@@ -115,7 +115,8 @@ def test_everything_is_zero_off_the_mask_after_init_updates_and_events(name, met
 def test_the_first_mask_is_by_magnitude_or_random_as_configured(kind):
     config = resolve(small(initial_mask=kind))
     dense = {"Dense_0": {"kernel": jnp.arange(-5.5, 6).reshape(3, 4), "bias": jnp.zeros(4)}}
-    network = base.create(KEY, dense, (jnp.int32(4),), jnp.int32(16), config, target=False)
+    net = networks.Net(networks.MLP((4,)))
+    network = base.create(KEY, dense, net, (jnp.int32(4),), jnp.int32(16), config, target=False)
     kernel = np.abs(network.params["Dense_0"]["kernel"])
     assert (kernel > 0).sum() == 4
     assert (set(kernel[kernel > 0]) == {5.5, 4.5}) == (kind == "magnitude")
@@ -169,10 +170,10 @@ def test_tiny_is_a_really_narrow_network_within_the_shapes_of_the_full_one(name)
         }
         for i, (layer, leaf) in enumerate(sorted(state.critic.params.items()))
     }
-    net = networks.TwinMLP((width, width, 1))
+    net = networks.Net(networks.MLP((width, width, 1)), twins=True)
     inputs = jnp.concatenate([observation, BATCHES.action[0]], -1)
     np.testing.assert_allclose(
-        net.apply({"params": narrow}, inputs)[..., 0],
+        net.apply(narrow, inputs)[..., 0],
         q_values(s.config, state.critic.params, observation, BATCHES.action[0]),
         rtol=1e-5,
         atol=1e-6,
@@ -197,8 +198,8 @@ def test_tiny_weights_have_the_spread_of_a_narrow_networks_initialisation():
 
 def test_orthogonal_weights_are_drawn_one_matrix_at_a_time_however_many_runs_there_are():
     """As ranks are (see test_diagnostics)."""
-    twins = networks.TwinMLP((4, 2), "orthogonal")
-    init = jax.vmap(lambda key: twins.init(key, jnp.zeros(3)))
+    twins = networks.Net(networks.MLP((4, 2), "orthogonal"), twins=True)
+    init = jax.vmap(lambda key: twins.init(key, 3))
     keys = jax.random.split(jax.random.PRNGKey(0), 5)
     assert operand_axes("qr", init, keys) == [2, 2]
     # Those of a narrow network come from these.
@@ -221,7 +222,7 @@ def test_tiny_kernels_of_sac_are_orthogonal_like_a_narrow_networks():
 @pytest.mark.parametrize("agent", ["td3", "sac"])
 def test_restricting_to_the_full_width_changes_nothing(agent):
     params = setup(agent=agent).init(KEY, setup().hparams(method="dense")).critic.params
-    same = networks.restrict(params, jnp.int32(16), networks.initial_of(agent, "release"))
+    same = networks.restrict(params, jnp.int32(16), registry.find(agent).release_init)
     chex.assert_trees_all_close(same, params, rtol=1e-6, atol=1e-7)
 
 
@@ -241,7 +242,7 @@ def test_descend_is_adam_on_the_masked_gradient():
 def test_polyak_moves_the_target_by_tau_on_the_mask():
     network = setup().init(KEY, setup().hparams()).critic
     target = jax.tree.map(lambda x: x + 1.0, network.target)
-    moved = base.polyak(network.replace(target=target), jnp.float32(0.25)).target
+    moved = network.replace(target=target).polyak(jnp.float32(0.25)).target
     expected = jax.tree.map(lambda t, p: 0.75 * t + 0.25 * p, target, network.params)
     chex.assert_trees_all_close(moved, masking.apply(expected, network.mask), rtol=1e-6)
 

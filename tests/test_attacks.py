@@ -464,12 +464,12 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_undisturbed(tmp_path):
 def test_kernels_give_many_threads_what_they_give_one():
     """All doors at once, from Python threads that share nothing but the team of helpers."""
     from rlx2_jax import kernels
-    from rlx2_jax.networks import masking
+    from rlx2_jax.networks import forms
     from tests.test_kernels import random_network
 
     params, mask, counts = random_network(1, (7, 64, 3), 0.3)
-    links = masking.pack_masks(mask, counts)
-    vector = masking.pack(params, links)
+    links = forms.links_of(mask, counts)
+    vector = forms.pack(params, links)
     table = jnp.arange(4000.0).reshape(1000, 4)
 
     @jax.jit

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from rlx2_jax import policies
-from rlx2_jax.agents import base
 from rlx2_jax.config import AGENTS
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
 from rlx2_jax.io import files
@@ -110,9 +109,9 @@ def test_events_move_links_and_keep_their_number_until_they_end(changes):
     counts = links_of(first["actor"])
     moving = changes.get("method") not in ("ss", "dense")
     for late in (False, False, True):
-        before = masking.kernels(base.unpack(state.actor).mask)
+        before = masking.kernels(state.actor.masked().mask)
         learned = cloning.learn(state, examples)
-        actor = base.unpack(learned.actor)
+        actor = learned.actor.masked()
         assert_sparse(actor, counts)
         moved = sum(np.sum(a & ~b) for a, b in zip(before, masking.kernels(actor.mask), strict=True))
         assert (moved > 0) == (moving and not late)
@@ -139,10 +138,10 @@ def test_an_event_grows_the_links_of_largest_gradient_of_the_error_at_the_rate_o
     chex.assert_trees_all_equal(quiet.actor.mask, state.actor.mask)
     event = single(quiet)
     gradient = jax.grad(error)(quiet.actor.params, quiet.actor)
-    stepped = base.descend(quiet.actor, gradient, hparams.actor_lr)
+    stepped = quiet.actor.descend(gradient, hparams.actor_lr)
     gradient = jax.grad(error)(stepped.params, stepped)
     fraction = topology.drop_fraction_at(hparams.drop_fraction, jnp.int32(100), jnp.int32(600))
-    expected = base.evolve(stepped, gradient, jax.random.key(9), fraction, True, reset_moments=True)[0]
+    expected = stepped.evolve(gradient, jax.random.key(9), fraction, True, reset_moments=True)[0]
     chex.assert_trees_all_equal(event.actor.mask, expected.mask)
     chex.assert_trees_all_close(event.actor.params, expected.params, atol=1e-6)
     assert int(event.links_grown) > 0

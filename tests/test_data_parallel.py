@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from rlx2_jax.agents import make_agent
+from rlx2_jax.agents.td3 import TD3
 from rlx2_jax.config import AGENTS, resolve
 from rlx2_jax.errors import ConfigError, DivergedError
 from rlx2_jax.io import files
@@ -148,9 +149,9 @@ def test_grow_scores_are_those_of_the_whole_batch(agent):
     hparams = make_hparams(c, 3, 2)
     state = whole.init(KEY, hparams)
     batch = random_batch(0, (64,), 3, 2)
-    for name in ("critic_gradient", "actor_gradient"):
-        alone = getattr(whole, name)(state, batch, KEY, hparams, jnp.asarray(True))
-        gradient = getattr(shared, name)
+    for name in ("critic", "actor"):
+        alone = whole.gradient(name, state, batch, KEY, hparams, jnp.asarray(True))
+        gradient = functools.partial(shared.gradient, name)
 
         def own(batch, gradient=gradient):
             return gradient(state, jax.tree.map(lambda x: share.own(x, 0), batch), KEY, hparams, jnp.asarray(True))
@@ -257,20 +258,13 @@ def test_a_checksum_sees_every_link():
     assert len({int(checksum({"Dense_0": {"kernel": kernel}})) for kernel in crossed}) == 2
 
 
-def unlike(make_agent):
-    """Agents whose critic's grow scores are not the same on all devices."""
+class Unlike(TD3):
+    """An agent whose critic's grow scores are not the same on all devices."""
 
-    def make(*arguments):
-        agent = make_agent(*arguments)
-
-        def critic_gradient(*arguments):
-            gradient = agent.critic_gradient(*arguments)
-            key = jax.random.fold_in(KEY, jax.lax.axis_index(AXIS))
-            return jax.tree.map(lambda g: g + jax.random.normal(key, g.shape), gradient)
-
-        return agent._replace(critic_gradient=critic_gradient)
-
-    return make
+    def gradient(self, name, *arguments):
+        gradient = super().gradient(name, *arguments)
+        key = jax.random.fold_in(KEY, jax.lax.axis_index(AXIS))
+        return jax.tree.map(lambda g: g + jax.random.normal(key, g.shape), gradient)
 
 
 @over_devices
@@ -288,7 +282,7 @@ def test_devices_that_choose_different_links_end_the_run(tmp_path):
         r"one network; the checkpoint at step 200 is kept; .* --resume --data_parallel=1\.$"
     )
     run = config(data_parallel=2, checkpoint_every=200)
-    uneven = mock.patch.object(programs, "make_agent", unlike(programs.make_agent))
+    uneven = mock.patch.object(programs, "make_agent", Unlike)
     anew = mock.patch.object(programs, "_make_functions", programs._make_functions.__wrapped__)
     with uneven, anew, pytest.raises(DivergedError, match=sentence):
         quiet(run, tmp_path)

@@ -96,11 +96,11 @@ def test_first_masks_take_one_bit_per_weight():
 
 @pytest.mark.parametrize("twins", [False, True])
 def test_activations_are_those_of_the_network(twins):
-    network = (networks.TwinMLP if twins else networks.MLP)((5, 4, 2))
+    network = networks.Net(networks.MLP((5, 4, 2)), twins=twins)
     inputs = jax.random.normal(KEY, (7, 3))
-    params = network.init(KEY, inputs)["params"]
-    hidden, output = diagnostics.activations(params, inputs)
-    np.testing.assert_allclose(output, network.apply({"params": params}, inputs), rtol=1e-5, atol=1e-6)
+    params = network.init(KEY, 3)
+    hidden, output = network.activations(params, inputs)
+    np.testing.assert_allclose(output, network.apply(params, inputs), rtol=1e-5, atol=1e-6)
     assert [layer.shape[-1] for layer in hidden] == [5, 4]
     assert all((layer >= 0).all() and (layer == 0).any() for layer in hidden)
 
@@ -316,7 +316,7 @@ def test_a_report_says_of_packed_networks_what_it_says_of_masked_ones(agent):
     r = run(agent)
     after = states(agent)[2]
     packed = Run(agent=agent, compute="packed")
-    assert masking.is_packed(packed.pack(after).agent.critic.mask)
+    assert isinstance(packed.pack(after).agent.critic, networks.Packed)
     ours, theirs = packed.values(packed.pack(after)), r.values(after)
     assert set(ours) == set(theirs) >= COLUMNS
     chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -349,8 +349,8 @@ def test_the_value_bias_asks_the_critics_about_the_policys_own_actions(agent):
     state = states(agent)[2]
     first = state.envs.pool.observation[:4]
     action = r.program.agent.mode(state.agent.actor, first)
-    critic = networks.TwinMLP((16, 16, 1))
-    q = critic.apply({"params": state.agent.critic.params}, jnp.concatenate([first, action], -1))[..., 0].min(0)
+    critic = networks.Net(networks.MLP((16, 16, 1)), twins=True)
+    q = critic.apply(state.agent.critic.params, first, action)[..., 0].min(0)
     reward = 1 - (action - first / 2) ** 2
     np.testing.assert_allclose(r.values(state)["value_bias"], jnp.mean(q - reward[:, 0]), rtol=1e-4, atol=1e-5)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rlx2_jax import kernels, networks
 from rlx2_jax.kernels import packing, perceptron
-from rlx2_jax.networks import masking
+from rlx2_jax.networks import forms, masking
 from rlx2_jax.replay import buffer
 from rlx2_jax.runtime import native
 from tests.conftest import ROOT
@@ -73,10 +73,10 @@ networks_of_any_shape = st.tuples(
 @settings(max_examples=10)
 def test_packing_is_exact_and_has_one_form(network, twins):
     params, mask, counts = random_network(*network, twins)
-    links = masking.pack_masks(mask, counts)
-    vector = masking.pack(params, links)
-    jax.tree.map(np.testing.assert_array_equal, masking.unpack_masks(links), mask)
-    jax.tree.map(np.testing.assert_array_equal, masking.unpack(vector, links), params)
+    links = forms.links_of(mask, counts)
+    vector = forms.pack(params, links)
+    jax.tree.map(np.testing.assert_array_equal, forms.masks_of(links), masking.kernels(mask))
+    jax.tree.map(np.testing.assert_array_equal, forms.unpack(vector, links), params)
     for link in links:
         for one in range(2 if twins else 1):
             starts, inputs, columns, outputs, order = (
@@ -95,16 +95,16 @@ def test_packing_is_exact_and_has_one_form(network, twins):
 @settings(max_examples=15)
 def test_all_implementations_agree_with_masked_in_value_and_gradients(network, batch):
     params, mask, counts = random_network(*network)
-    links = masking.pack_masks(mask, counts)
+    links = forms.links_of(mask, counts)
     x = jnp.asarray(np.random.default_rng(network[0]).normal(size=(batch, network[1][0])), jnp.float32)
-    net = networks.MLP(network[1][1:])
+    net = networks.MLP(tuple(network[1][1:]))
 
     @jax.jit
     def all_of_them(params, x):
-        expected, (of_params, of_x) = value_and_gradients(lambda p, x: networks.forward(net, p, None, x), params, x)
-        vector = masking.pack(params, links)
+        expected, (of_params, of_x) = value_and_gradients(lambda p, x: net.apply({"params": p}, x), params, x)
+        vector = forms.pack(params, links)
         run = lambda name: lambda v, x: perceptron(v, links, x, implementation=name)
-        return (expected, (masking.pack(of_params, links), of_x)), {
+        return (expected, (forms.pack(of_params, links), of_x)), {
             name: value_and_gradients(run(name), vector, x) for name in ("portable", *NATIVE)
         }
 
@@ -119,8 +119,8 @@ def test_all_implementations_agree_with_masked_in_value_and_gradients(network, b
 @pytest.mark.parametrize("twins_share_input", [True, False])
 def test_mapping_is_a_loop(twins_share_input):
     params, mask, counts = random_network(3, (5, 24, 3), 0.3, twins=True)
-    links = masking.pack_masks(mask, counts)
-    vector = masking.pack(params, links)
+    links = forms.links_of(mask, counts)
+    vector = forms.pack(params, links)
     # Two seeds of twin networks, as in a sweep.
     vectors = jnp.stack([vector, 2 * vector])
     rng = np.random.default_rng(0)
@@ -142,8 +142,8 @@ def test_mapping_is_a_loop(twins_share_input):
 @pytest.mark.parametrize("wanted", [(1,), (2,), (0, 1, 2)])
 def test_several_inputs_are_their_concatenation(wanted):
     params, mask, counts = random_network(5, (9, 24, 3), 0.3)
-    links = masking.pack_masks(mask, counts)
-    vector = masking.pack(params, links)
+    links = forms.links_of(mask, counts)
+    vector = forms.pack(params, links)
     rng = np.random.default_rng(0)
     first, second = (jnp.asarray(rng.normal(size=(70, size)), jnp.float32) for size in (3, 6))
     together = lambda v, a, b: perceptron(v, links, jnp.concatenate([a, b], -1))
@@ -159,8 +159,8 @@ def test_several_inputs_are_their_concatenation(wanted):
 @needs_native
 def test_only_the_gradients_asked_for_are_computed():
     params, mask, counts = random_network(1, (5, 24, 3), 0.3)
-    links = masking.pack_masks(mask, counts)
-    vector, x = masking.pack(params, links), jnp.ones((4, 5))
+    links = forms.links_of(mask, counts)
+    vector, x = forms.pack(params, links), jnp.ones((4, 5))
 
     def results_of_backward(gradient_of):
         jaxpr = jax.make_jaxpr(jax.grad(lambda v, x: perceptron(v, links, x).sum(), gradient_of))(vector, x)
@@ -173,17 +173,17 @@ def test_only_the_gradients_asked_for_are_computed():
 @needs_native
 def test_nan_passes_through_as_in_a_dense_network():
     params, mask, counts = random_network(1, (3, 16, 2), 1.0)
-    links = masking.pack_masks(mask, counts)
+    links = forms.links_of(mask, counts)
     x = jnp.ones((3, 3)).at[1, 0].set(jnp.nan)
-    y = perceptron(masking.pack(params, links), links, x)
+    y = perceptron(forms.pack(params, links), links, x)
     np.testing.assert_array_equal(np.isnan(y), [[False] * 2, [True] * 2, [False] * 2])
 
 
 @needs_native
 def test_leading_axes_of_the_input_are_samples():
     params, mask, counts = random_network(1, (3, 16, 2), 0.5)
-    links = masking.pack_masks(mask, counts)
-    vector = masking.pack(params, links)
+    links = forms.links_of(mask, counts)
+    vector = forms.pack(params, links)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 3)), jnp.float32)
     flat = perceptron(vector, links, x.reshape(24, 3))
     np.testing.assert_array_equal(perceptron(vector, links, x), flat.reshape(4, 6, 2))
@@ -194,8 +194,8 @@ def test_leading_axes_of_the_input_are_samples():
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3)])
 def test_of_no_samples_there_is_no_output_and_no_gradient(shape):
     params, mask, counts = random_network(1, (3, 16, 2), 0.5)
-    links = masking.pack_masks(mask, counts)
-    vector, x = masking.pack(params, links), jnp.zeros(shape)
+    links = forms.links_of(mask, counts)
+    vector, x = forms.pack(params, links), jnp.zeros(shape)
     for name in ("portable", "native"):
         run = lambda v, x, name=name: perceptron(v, links, x, implementation=name)
         y, (of_vector, of_x) = jax.jit(lambda v, x, run=run: value_and_gradients(run, v, x))(vector, x)
@@ -222,8 +222,8 @@ def test_no_rows_no_windows_and_no_parameters_are_none():
 
 def test_wrong_arguments_are_refused_when_tracing():
     params, mask, counts = random_network(1, (3, 16, 2), 0.5)
-    links = masking.pack_masks(mask, counts)
-    vector, x = masking.pack(params, links), jnp.ones((4, 3))
+    links = forms.links_of(mask, counts)
+    vector, x = forms.pack(params, links), jnp.ones((4, 3))
     with pytest.raises(ValueError, match="layer 0 takes 3 inputs, but is given 5"):
         perceptron(vector, links, jnp.ones((4, 5)))
     with pytest.raises(ValueError, match=r"parameters of shape \(57,\)"):
@@ -241,8 +241,8 @@ def test_wrong_arguments_are_refused_when_tracing():
 @pytest.mark.parametrize("value", [-1, 10_000, -(2**31), 2**31 - 1])
 def test_indices_out_of_range_are_errors_of_the_call(field, value):
     params, mask, counts = random_network(1, (3, 16, 2), 0.5)
-    links = masking.pack_masks(mask, counts)
-    vector = masking.pack(params, links)
+    links = forms.links_of(mask, counts)
+    vector = forms.pack(params, links)
     bad = links[0].replace(**{field: getattr(links[0], field).at[2].set(value)})
     with pytest.raises(CALL_ERRORS, match=r"rlx2_jax kernels: .*(out of range|run from 0)"):
         jax.block_until_ready(jax.grad(lambda v: perceptron(v, (bad, links[1]), jnp.ones((4, 3))).sum())(vector))
@@ -252,8 +252,8 @@ def test_indices_out_of_range_are_errors_of_the_call(field, value):
 def test_operands_that_do_not_fit_are_errors_of_the_call():
     """Below the door that checks: the custom call itself."""
     params, mask, counts = random_network(1, (3, 16, 2), 0.5)
-    links = masking.pack_masks(mask, counts)
-    vector, x = masking.pack(params, links), jnp.ones((4, 3))
+    links = forms.links_of(mask, counts)
+    vector, x = forms.pack(params, links), jnp.ones((4, 3))
     indices = [index for link in links for index in (link.row_start, link.inputs)]
     result = jax.ShapeDtypeStruct((4, 2), jnp.float32)
 
@@ -431,7 +431,7 @@ def test_fast_keys_make_the_random_numbers_of_plain_ones(shape):
 
 def test_counts_of_links_are_shapes():
     _, mask, counts = random_network(1, (3, 16, 2), 0.5)
-    links = masking.pack_masks(mask, counts)
+    links = forms.links_of(mask, counts)
     assert [(link.count, link.shape) for link in links] == [(24, (3, 16)), (16, (16, 2))]
     assert packing.to_mask(links[0]).sum() == 24
 

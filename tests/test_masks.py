@@ -13,7 +13,7 @@ from tests.conftest import assert_zero_off_mask, links_of
 
 SIZES = (5, 8, 8, 3)
 KEY = jax.random.key(0)
-CRITICS = networks.TwinMLP(SIZES[1:]).init(jax.random.key(1), jnp.zeros((1, SIZES[0])))["params"]
+CRITICS = networks.Net(networks.MLP(SIZES[1:]), twins=True).init(jax.random.key(1), SIZES[0])
 
 
 @jax.jit

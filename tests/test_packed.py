@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from rlx2_jax import kernels, policies
-from rlx2_jax.agents import base
 from rlx2_jax.config import PACKED_DEPTH, presets, resolve
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.networks import masking
@@ -45,7 +44,7 @@ def test_packing_a_whole_state_is_exact_both_ways(agent):
     program = programs.make_program(small(agent=agent, compute="packed", **SPARSE))
     packed = jax.jit(program.pack)(state)
     chex.assert_trees_all_equal(jax.jit(programs.unpack)(packed), state)
-    assert masking.is_packed(packed.agent.critic.mask) and masking.is_packed(packed.agent.actor.mask)
+    assert isinstance(packed.agent.critic, networks.Packed) and isinstance(packed.agent.actor, networks.Packed)
 
 
 @pytest.mark.parametrize(
@@ -254,5 +253,5 @@ def test_installation_without_a_compiler_succeeds_and_trains_portably(tmp_path):
 def test_counts_are_those_of_the_configuration():
     program = programs.make_program(small(compute="packed", **SPARSE))
     state = jax.eval_shape(program.init, KEY, program.hparams)
-    assert base.counts(state.agent.actor) == tuple(int(n) for n in program.hparams.actor_links)
-    assert base.counts(state.agent.critic) == tuple(int(n) for n in program.hparams.critic_links)
+    assert state.agent.actor.counts == tuple(int(n) for n in program.hparams.actor_links)
+    assert state.agent.critic.counts == tuple(int(n) for n in program.hparams.critic_links)

@@ -411,8 +411,8 @@ def test_critics_learn_what_a_probe_is_worth(agent, task):
     state, report = learn(agent, task)
     observation = jnp.array(list(VALUES[task]))[:, None]
     inputs = jnp.concatenate([observation, jnp.zeros_like(observation)], -1)
-    critic = networks.TwinMLP((*LEARNING["hidden"], 1))
-    found = critic.apply({"params": state.agent.critic.params}, inputs)[..., 0]
+    critic = networks.Net(networks.MLP((*LEARNING["hidden"], 1)), twins=True)
+    found = critic.apply(state.agent.critic.params, inputs)[..., 0]
     # SAC's temperature is by now too small for its entropy to count.
     assert report.get("alpha", 0.0) < 1e-3
     expected = list(VALUES[task].values())

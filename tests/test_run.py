@@ -28,7 +28,6 @@ from rlx2_jax.config import resolve
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
 from rlx2_jax.io import files
 from rlx2_jax.io.checkpoints import Checkpoints
-from rlx2_jax.networks import SparseNetwork
 from rlx2_jax.runtime import memory
 from rlx2_jax.training import programs, train, workdirs
 from rlx2_jax.training.events import Events
@@ -164,7 +163,7 @@ def test_the_policy_file_acts_as_the_trained_agent(finished):
     chex.assert_trees_all_equal(loaded.params, jax.device_get(result.policy.params))
     observation = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
     agent = programs.make_program(small()).agent
-    expected = agent.mode(SparseNetwork(result.policy.params, None, None, None), observation)
+    expected = agent.act(networks.MLP((16, 16, 1)).apply({"params": result.policy.params}, observation))
     np.testing.assert_allclose(loaded.act(observation), expected, atol=1e-6)
     assert loaded.about["env_steps"] == 1200
 

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlx2_jax import policies
-from rlx2_jax.agents import base
 from rlx2_jax.config import AGENTS, Config, resolve
 from rlx2_jax.config.presets import make_config
 from rlx2_jax.errors import CheckpointError, ConfigError, WorkdirError
@@ -371,4 +370,4 @@ def test_a_ticket_is_found_and_trained_from_the_command_line(tmp_path):
 def test_a_ticket_gives_the_counts_of_links_that_packed_compute_needs(found):
     program = programs.make_program(from_ticket(found, compute="packed"))
     state = jax.jit(program.init)(jax.random.PRNGKey(0), program.hparams)
-    assert base.counts(state.agent.actor) == tuple(map(int, program.hparams.actor_links))
+    assert state.agent.actor.counts == tuple(map(int, program.hparams.actor_links))

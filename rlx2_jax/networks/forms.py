@@ -68,11 +68,8 @@ class Masked(flax.struct.PyTreeNode):
 
     def packed(self, counts: Sequence[int]) -> Packed:
         """The network packed, given how many links each matrix has, in order. What is off the links is lost."""
-        links = tuple(
-            masking.per_matrix(lambda mask, count=count: packing.from_mask(mask, count))(mask)
-            for mask, count in zip(masking.kernels(self.mask), counts, strict=True)
-        )
-        return _convert(self, Packed, {"links": links}, lambda tree: _pack(tree, links, self.net))
+        links = links_of(self.mask, counts)
+        return _convert(self, Packed, {"links": links}, lambda tree: pack(tree, links))
 
     def evolve(
         self,
@@ -154,10 +151,8 @@ class Packed(flax.struct.PyTreeNode):
 
     def masked(self) -> Masked:
         """The network masked, exactly: zeros off the links."""
-        params = _unpack(self.params, self.links, self.net)
-        to_mask = lambda links: trees.over(links.inputs.ndim - 1, packing.to_mask)(links)
-        mask = masking.of_kernels(params, [to_mask(links) for links in self.links])
-        return _convert(self, Masked, {"mask": mask}, lambda vector: _unpack(vector, self.links, self.net))
+        mask = masking.of_kernels(unpack(self.params, self.links), masks_of(self.links))
+        return _convert(self, Masked, {"mask": mask}, lambda vector: unpack(vector, self.links))
 
     def like(self, other: SparseNetwork) -> SparseNetwork:
         """The network in the form of another with as many links."""
@@ -191,8 +186,24 @@ def _convert(network: Any, form: type, where: dict[str, Any], convert: Callable[
     )
 
 
-def _pack(tree: Any, links: tuple[Links, ...], net: Net) -> jax.Array:
-    """A tree like the parameters as a vector: of each layer in turn, the values on its links and the biases."""
+def links_of(masks: Masks, counts: Sequence[int]) -> tuple[Links, ...]:
+    """Boolean masks as `Links`, given how many links each matrix has, in order."""
+    return tuple(
+        masking.per_matrix(lambda mask, count=count: packing.from_mask(mask, count))(mask)
+        for mask, count in zip(masking.kernels(masks), counts, strict=True)
+    )
+
+
+def masks_of(links: tuple[Links, ...]) -> list[jax.Array]:
+    """The masks of the matrices, in order; inverse of `links_of`."""
+    return [trees.over(link.inputs.ndim - 1, packing.to_mask)(link) for link in links]
+
+
+def pack(tree: Any, links: tuple[Links, ...]) -> jax.Array:
+    """A tree like a perceptron's parameters as a vector, of twins as two; what is off the links is lost.
+
+    It holds of each layer in turn the values on its links, and the biases.
+    """
 
     def one(tree: Any, links: tuple[Links, ...]) -> jax.Array:
         parts: list[jax.Array] = []
@@ -201,11 +212,11 @@ def _pack(tree: Any, links: tuple[Links, ...], net: Net) -> jax.Array:
             parts += [packing.pack(layer["kernel"], link), layer["bias"]]
         return jnp.concatenate(parts)
 
-    return trees.over(int(net.twins), one)(tree, links)
+    return trees.over(links[0].inputs.ndim - 1, one)(tree, links)
 
 
-def _unpack(vector: jax.Array, links: tuple[Links, ...], net: Net) -> Any:
-    """Inverse of `_pack`: zeros off the links."""
+def unpack(vector: jax.Array, links: tuple[Links, ...]) -> Any:
+    """Inverse of `pack`: zeros off the links."""
 
     def one(vector: jax.Array, links: tuple[Links, ...]) -> Any:
         return {
@@ -213,4 +224,4 @@ def _unpack(vector: jax.Array, links: tuple[Links, ...], net: Net) -> Any:
             for i, (link, (values, bias)) in enumerate(zip(links, packing.split(vector, links), strict=True))
         }
 
-    return trees.over(int(net.twins), one)(vector, links)
+    return trees.over(links[0].inputs.ndim - 1, one)(vector, links)
