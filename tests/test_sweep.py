@@ -43,7 +43,7 @@ def count_traces(monkeypatch):
 
         return program._replace(chunk=chunk)
 
-    monkeypatch.setattr("rlx2_jax.sweeps.plan.make_program", counting)
+    monkeypatch.setattr("rlx2_jax.sweeps.plans.make_program", counting)
     return traces
 
 
