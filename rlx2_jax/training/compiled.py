@@ -10,7 +10,7 @@ from rlx2_jax.runtime import compilation
 
 
 class Compiled(NamedTuple):
-    """Functions of one run; of a batch, each of whose arguments and results has a row per run but the schedule."""
+    """Functions of one run, or of a batch: then keys, hyperparameters, states and what is made of them have rows."""
 
     init: Callable[..., Any]
     """(key, hparams) -> state."""
@@ -46,9 +46,9 @@ def compile_functions(
     Args:
       functions: of `jax.jit`, by name; those that take longest first.
       template: shapes of the state.
-      key: as `init` takes it, or its shape, like the following.
-      hparams: as all take them.
-      schedule: as all take it.
+      key: what `init` takes, or its shape.
+      hparams: the same, like the following.
+      schedule: of a run, or of a batch.
       began: when the work on them began, by `time.perf_counter`.
       say: see `compilation.compile_parts`.
       threads: see there.
