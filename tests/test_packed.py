@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import kernels, policies
+from rlx2_jax import kernels, networks, policies
 from rlx2_jax.config import PACKED_DEPTH, presets, resolve
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.networks import masking

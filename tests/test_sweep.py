@@ -43,7 +43,7 @@ def count_traces(monkeypatch):
 
         return program._replace(chunk=chunk)
 
-    monkeypatch.setattr("rlx2_jax.sweeps.plan.make_program", counting)
+    monkeypatch.setattr("rlx2_jax.sweeps.plans.make_program", counting)
     return traces
 
 
@@ -213,7 +213,7 @@ def test_a_workers_run_that_diverged_is_done_for_good(tmp_path, monkeypatch):
 def test_a_tables_score_is_the_mean_of_the_last_evaluations(tmp_path):
     laid_out = plans.lay_out(product(small(score_evaluations=2)))
     rows = [{"env_steps": 400 * k, "return_mean": float(k), "nonfinite": 0} for k in (1, 3, 2)]
-    (found,) = sweep_table.lines(laid_out, {laid_out.runs[0].name: table.Standing(rows)})
+    (found,) = sweep_table.lines(laid_out, {laid_out.runs[0].name: sweep_table.Standing(rows)})
     assert (found["score"], found["best"], found["last"]) == (2.5, 3, 2)
 
 

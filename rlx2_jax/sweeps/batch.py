@@ -1,4 +1,4 @@
-"""The host loop of one batch: many runs, one state on the devices, and each run's own files."""
+"""A batch of runs, as the loop drives it: many runs, one state on the devices, and each run's own files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,10 +21,11 @@ from rlx2_jax.io.checkpoints import Checkpoints
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.policies import tickets
 from rlx2_jax.sweeps import hosts
-from rlx2_jax.sweeps.layout import Compiled, Layout
+from rlx2_jax.sweeps.layout import Layout
 from rlx2_jax.sweeps.plans import Batch, Run
 from rlx2_jax.sweeps.table import Standing
-from rlx2_jax.training import programs, workdirs
+from rlx2_jax.training import loop, programs, workdirs
+from rlx2_jax.training.compiled import Compiled
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.programs import Program
 from rlx2_jax.training.record import Record, Totals, plain_row
@@ -35,7 +35,8 @@ from rlx2_jax.training.signals import StopSignals
 class BatchRun:
     """A batch on the devices, with the records of its runs. A context manager: it holds the batch's checkpoints.
 
-    Every host knows the rows of all runs, and writes the files of those on its own devices.
+    The loop drives it (see `loop.Executor`). Every host knows the rows of all runs, and writes the files of those on
+    its own devices.
     """
 
     def __init__(
@@ -49,8 +50,12 @@ class BatchRun:
         compiled: Compiled,
         display: Display,
         pool: ThreadPoolExecutor,
+        stop: StopSignals,
+        evaluated: Callable[[BatchRun], None],
     ):
         """Prepare the runs' directories and put the state on the devices: fresh, or from the last good checkpoint.
+
+        `evaluated` is called after each evaluation.
 
         Raises:
           WorkdirError: a run's directory that cannot be used.
@@ -64,14 +69,14 @@ class BatchRun:
         self.compiled = compiled
         self.display = display
         self.pool = pool
+        self.stop = stop
+        self.evaluated = evaluated
         self.mine = [row for row in layout.local_rows(batch.rows) if row < len(runs)]
         """Rows of runs whose files this host writes."""
         self.diverged: dict[str, int] = {}
-        self.steps = 0
+        self.clock = loop.Clock()
         self.saved_at = -1
-        self.training_seconds = self.earlier_seconds = 0.0
-        self.began = time.perf_counter()
-        self._speed = 0.0
+        self._rates = loop.Rates(0, 0)
 
         filled = [runs[min(row, len(runs) - 1)].config for row in range(batch.rows)]
         sizes = program.env.observation_size, program.env.action_size
@@ -100,75 +105,64 @@ class BatchRun:
             self.checkpoints.forget_incomplete()
         hosts.barrier("checkpoints looked at")
         if self.checkpoints.steps():
-            self.steps, self.state, clocks = self.checkpoints.restore(
+            self.saved_at, self.state, found = self.checkpoints.restore(
                 self.compiled.template,
                 warn=self.display.say,
                 barrier=hosts.barrier,
-                kinds={"training_seconds": float, "wall_seconds": float, "diverged": dict},
+                kinds=loop.SECONDS | {"diverged": dict},
             )
-            kept = clocks.get("rows", {})
-            self.saved_at = self.steps
-            self.training_seconds = clocks["training_seconds"]
-            self.earlier_seconds = clocks["wall_seconds"]
-            self.diverged = clocks["diverged"]
-            self.display.say(f"{self.batch.name}: resumed at step {self.steps:,}")
+            self.clock.resume(self.saved_at, found)
+            self.diverged = found["diverged"]
+            kept = found.get("rows", {})
+            self.display.say(f"{self.batch.name}: resumed at step {self.saved_at:,}")
         else:
             kept = {run.name: [] for run in self.runs}
             self.state = self.compiled.init(self.keys, self.hparams)
+        steps = self.clock.steps
         for row, (run, record) in enumerate(zip(self.runs, self.records, strict=True)):
             rows = kept.get(run.name)
-            if told := record.open(min(self.steps, self.diverged.get(run.name, self.steps + 1) - 1), rows):
+            if told := record.open(min(steps, self.diverged.get(run.name, steps + 1) - 1), rows):
                 self.display.say(told)
             if row not in self.mine and rows is None:
                 rows = files.read_json_lines(workdir / "runs" / run.name / "metrics.jsonl")
-                record.rows = [line for line in rows if line["env_steps"] <= self.steps]
+                record.rows = [line for line in rows if line["env_steps"] <= steps]
 
-    def go(self, stop: StopSignals, evaluated: Callable[[BatchRun], None]) -> bool:
-        """Run to the end, or until any host is asked to stop; `evaluated` is called after each evaluation.
-
-        Returns:
-          Whether it is done.
+    def go(self) -> bool:
+        """Run to the end, or until any host is asked to stop; whether it is done.
 
         Raises:
           FileError: something cannot be written; it is said what is kept.
           CheckpointError: a checkpoint cannot; it says so itself.
         """
         try:
-            return self._go(stop, evaluated)
+            return loop.go(self, self.clock, self.config)
         except FileError as error:
             kept = workdirs.kept(self.directory, self.saved_at)
             raise error.adding(f"of {self.batch.name}, {kept}") from None
 
-    def _go(self, stop: StopSignals, evaluated: Callable[[BatchRun], None]) -> bool:
-        c = self.config
-        assert c.total_steps and c.chunk_steps and c.eval_every and c.checkpoint_every
-        mark = self.steps, self._updates(), self.training_seconds
-        stopping = hosts.any_of(stop.received is not None)
-        while self.steps < c.total_steps and not stopping:
-            began = time.perf_counter()
-            self.state = self.compiled.chunk(self.compiled.renew(self.state), self.hparams, self.schedule)
-            healthy = self.layout.gather(self.compiled.finite(self.state))
-            self.training_seconds += time.perf_counter() - began
-            self.steps += c.chunk_steps
-            self._note_diverged(healthy)
-            if self.steps % c.eval_every == 0:
-                seconds = max(self.training_seconds - mark[2], 1e-9)
-                self._evaluate((self.steps - mark[0]) / seconds, (self._updates() - mark[1]) / seconds)
-                mark = self.steps, self._updates(), self.training_seconds
-                evaluated(self)
-            stopping = hosts.any_of(stop.received is not None)
-            passed = self.steps // c.checkpoint_every > (self.steps - c.chunk_steps) // c.checkpoint_every
-            if passed or stopping or self.steps == c.total_steps:
-                self._checkpoint()
-        done = self.steps >= c.total_steps
-        if not done:
-            self._checkpoint()
-        self._close(done)
-        return done
+    def advance(self) -> np.ndarray:
+        """Train for a chunk; which rows are finite."""
+        self.state = self.compiled.chunk(self.compiled.renew(self.state), self.hparams, self.schedule)
+        return self.layout.gather(self.compiled.finite(self.state))
+
+    def examine(self, finite: np.ndarray) -> None:
+        """Note runs that diverged; the others go on."""
+        for run, good in zip(self.runs, finite, strict=False):
+            if not good and run.name not in self.diverged:
+                self.diverged[run.name] = self.clock.steps
+                self.display.say(f"{run.name} diverged before step {self.clock.steps:,}; the others go on")
+
+    def updates(self) -> int:
+        """Updates that each run has made."""
+        return int(self.state.progress.critic_calls)
+
+    def stopping(self) -> bool:
+        """Whether a signal came to any host."""
+        return hosts.any_of(self.stop.received is not None)
 
     def standings(self) -> dict[str, Standing]:
         """Where each run is."""
-        ended = self.steps >= (self.config.total_steps or 0)
+        ended = self.clock.steps >= (self.config.total_steps or 0)
         return {
             run.name: Standing(record.rows, ended and run.name not in self.diverged, self.diverged.get(run.name))
             for run, record in zip(self.runs, self.records, strict=True)
@@ -176,30 +170,15 @@ class BatchRun:
 
     def speed(self) -> float:
         """Updates per second of all runs together, before the last evaluation."""
-        return self._speed * len(self.runs)
+        return self._rates.updates * len(self.runs)
 
-    def _updates(self) -> int:
-        return int(self.state.progress.critic_calls)
-
-    def _wall_seconds(self) -> float:
-        return self.earlier_seconds + time.perf_counter() - self.began
-
-    def _note_diverged(self, healthy: np.ndarray) -> None:
-        for run, good in zip(self.runs, healthy, strict=False):
-            if not good and run.name not in self.diverged:
-                self.diverged[run.name] = self.steps
-                self.display.say(f"{run.name} diverged before step {self.steps:,}; the others go on")
-
-    def _evaluate(self, steps_per_second: float, updates_per_second: float) -> None:
+    def evaluate(self, rates: loop.Rates) -> None:
+        """Make a row of each run that has not diverged, and its files."""
         self.state, reports = self.compiled.report(self.compiled.renew(self.state), self.hparams, self.schedule)
         reports = self.layout.gather(reports)
-        self._note_diverged(np.isfinite(reports["return_mean"]))
-        self._speed = updates_per_second
-        clocks = {
-            "steps_per_second": round(steps_per_second, 1),
-            "updates_per_second": round(updates_per_second, 1),
-            "wall_seconds": round(self._wall_seconds(), 2),
-        }
+        self.examine(np.isfinite(reports["return_mean"]))
+        self._rates = rates
+        clocks = self.clock.columns(rates)
         actors = self.layout.local(self.state.agent.actor.params)
         place = {row: k for k, row in enumerate(self.layout.local_rows(self.batch.rows))}
 
@@ -210,6 +189,7 @@ class BatchRun:
 
         going = [row for row, run in enumerate(self.runs) if run.name not in self.diverged]
         list(self.pool.map(add, going))
+        self.evaluated(self)
 
     def _masks(self) -> dict[int, tuple[tickets.Compressed, tickets.Networks]]:
         """First and present ones of each row on this host's devices."""
@@ -217,35 +197,32 @@ class BatchRun:
         rows = self.layout.local_rows(self.batch.rows)
         return {row: jax.tree.map(lambda x, k=k: x[k], local) for k, row in enumerate(rows)}
 
-    def _checkpoint(self) -> None:
-        if self.saved_at == self.steps:
+    def checkpoint(self) -> None:
+        """Save the state of all rows and the rows so far, unless they are saved already."""
+        step = self.clock.steps
+        if self.saved_at == step:
             return
         for row in self.mine:
             if (directory := self.records[row].directory) is not None:
                 workdirs.require_still_there(directory)
-        clocks: dict[str, Any] = {
-            "training_seconds": self.training_seconds,
-            "wall_seconds": self._wall_seconds(),
-            "diverged": self.diverged,
-            "rows": {run.name: record.history() for run, record in zip(self.runs, self.records, strict=True)},
-        }
-        self.checkpoints.save(self.steps, self.state, clocks)
-        self.saved_at = self.steps
+        history = {run.name: record.history() for run, record in zip(self.runs, self.records, strict=True)}
+        record = self.clock.seconds() | {"diverged": self.diverged, "rows": history}
+        self.checkpoints.save(step, self.state, record)
+        self.saved_at = step
 
-    def _close(self, done: bool) -> None:
-        """Summaries and curves; a batch that is done needs its checkpoints no more."""
+    def finish(self, done: bool) -> None:
+        """Write summaries and curves; a batch that is done needs its checkpoints no more."""
         nonfinite = self.layout.gather(self.state.nonfinite)
         masks = self._masks() if done else {}
 
         for row in self.mine:
             totals = Totals(
-                env_steps=self.steps,
-                updates=self._updates(),
+                env_steps=self.clock.steps,
+                updates=self.updates(),
                 nonfinite=int(nonfinite[row]),
-                training_seconds=self.training_seconds,
-                wall_seconds=self._wall_seconds(),
                 compile_seconds=self.compiled.seconds,
                 compilation=self.compiled.parts,
+                **self.clock.seconds(),
             )
             finished = done and self.runs[row].name not in self.diverged
             if finished:

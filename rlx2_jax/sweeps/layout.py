@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,8 +22,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rlx2_jax.config import Schedule
-from rlx2_jax.runtime import compilation
 from rlx2_jax.training import programs
+from rlx2_jax.training.compiled import Compiled, compile_functions
 
 AXIS = "runs"
 
@@ -133,25 +133,6 @@ def _mapped(
     return jax.jit(over, in_shardings=shardings, donate_argnums=donated)
 
 
-class Compiled(NamedTuple):
-    """A program's functions for a batch of so many rows, each compiled once."""
-
-    init: Callable[..., Any]
-    """(keys, hparams) -> states."""
-    renew: Callable[..., Any]
-    chunk: Callable[..., Any]
-    report: Callable[..., Any]
-    """(states, hparams, schedule) -> (states, reports): each scalar with a row per run."""
-    finite: Callable[..., Any]
-    """states -> boolean rows."""
-    template: Any
-    """Shapes of the states on devices, with their shardings."""
-    seconds: float
-    """That all of it took."""
-    parts: dict[str, compilation.Seconds]
-    """What each function took of it."""
-
-
 def compile_batch(
     layout: Layout,
     program: programs.Program,
@@ -165,17 +146,17 @@ def compile_batch(
     template = layout.shapes(jax.eval_shape(program.init, key, program.hparams), rows, STATE)
     keys, hparams = (layout.shapes(jax.eval_shape(lambda x=x: x), rows) for x in (key, program.hparams))
     times = layout.shapes(jax.eval_shape(lambda: schedule), rows, None)
-    step, arguments, part = (STATE, ROWS, None), (template, hparams, times), compilation.Part
-    parts = {
-        "chunk": part(layout.map(program.chunk, step, STATE, donate=True), arguments),
-        "report": part(layout.map(program.report, step, (STATE, ROWS), donate=True), arguments),
-        "renew": part(layout.map(program.renew, (STATE,), STATE, donate=True), (template,)),
-        "init": part(layout.map(program.init, (ROWS, ROWS), STATE, donate=False), (keys, hparams)),
-        "finite": part(layout.map(programs.finite, (STATE,), ROWS, donate=False), (template,)),
+    step = (STATE, ROWS, None)
+    functions = {
+        "chunk": layout.map(program.chunk, step, STATE, donate=True),
+        "report": layout.map(program.report, step, (STATE, ROWS), donate=True),
+        "renew": layout.map(program.renew, (STATE,), STATE, donate=True),
+        "init": layout.map(program.init, (ROWS, ROWS), STATE, donate=False),
+        "finite": layout.map(programs.finite, (STATE,), ROWS, donate=False),
     }
     # Hosts compile in the same order.
-    compiled, seconds = compilation.compile_parts(parts, say, threads=1 if jax.process_count() > 1 else None)
-    return Compiled(**compiled, template=template, seconds=time.perf_counter() - began, parts=seconds)
+    threads = 1 if jax.process_count() > 1 else None
+    return compile_functions(functions, template, keys, hparams, times, began=began, say=say, threads=threads)
 
 
 def _specs(axes: Axes) -> Any:

@@ -6,10 +6,10 @@
     workdir/batches/<name>/        checkpoints of a batch while it runs; done.json when it is done
 
 sweep = plan, refuse or extend what the workdir holds; then, for one batch after another,
-    compile, start or restore; until the end: one chunk;
-        every eval_every steps: report, and each run's files; the table
-        every checkpoint_every steps, and when asked to stop: checkpoint
-    summaries, curves, done
+    compile, start or restore; then the loop (see `training.loop`), in which
+        evaluate:   report, and each run's files; the table
+        checkpoint: the state and the rows of the whole batch
+        finish:     summaries, curves, done
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from rlx2_jax.runtime import compilation, memory, numerics
 from rlx2_jax.sweeps import hosts, layout, plans, table, workers
 from rlx2_jax.sweeps.batch import BatchRun
 from rlx2_jax.training import workdirs
+from rlx2_jax.training.compiled import Compiled
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.signals import StopSignals
 
@@ -212,7 +213,7 @@ class _Sweep:
         self.layout = over
         self.display = display
         self.standings: dict[str, table.Standing] = {}
-        self.compiled: dict[tuple[int, int], layout.Compiled] = {}
+        self.compiled: dict[tuple[int, int], Compiled] = {}
 
     def go(self, stop: StopSignals) -> Result:
         """Run to the end, or until asked to stop."""
@@ -234,12 +235,12 @@ class _Sweep:
 
     def _train(self, batch: plans.Batch, pool: ThreadPoolExecutor, stop: StopSignals) -> bool:
         """One batch; nothing of it stays on the devices."""
-        with self._open(batch, pool) as run:
-            finished = run.go(stop, self._evaluated)
+        with self._open(batch, pool, stop) as run:
+            finished = run.go()
         self._keep_table(run)
         return finished
 
-    def _open(self, batch: plans.Batch, pool: ThreadPoolExecutor) -> BatchRun:
+    def _open(self, batch: plans.Batch, pool: ThreadPoolExecutor, stop: StopSignals) -> BatchRun:
         runs = [self.plan.run(name) for name in batch.runs]
         program, schedule = plans.build([run.config for run in runs])
         key = batch.program, batch.rows
@@ -251,7 +252,17 @@ class _Sweep:
             compiled = self.compiled[key]
             self.display.say(f"{batch.name}: {compilation.describe(compiled.parts, compiled.seconds)}")
         return BatchRun(
-            batch, runs, self.directory, program, schedule, self.layout, self.compiled[key], self.display, pool
+            batch,
+            runs,
+            self.directory,
+            program,
+            schedule,
+            self.layout,
+            self.compiled[key],
+            self.display,
+            pool,
+            stop,
+            self._evaluated,
         )
 
     def _keep_plan(self) -> None:
@@ -265,7 +276,7 @@ class _Sweep:
 
     def _evaluated(self, run: BatchRun) -> None:
         means = self._keep_table(run)
-        self.display.say(f"{run.batch.name} {run.steps:>12,} steps  return {means}  {run.speed():,.0f} updates/s")
+        self.display.say(f"{run.batch.name} {run.clock.steps:>12,} steps  return {means}  {run.speed():,.0f} updates/s")
 
     def _keep_table(self, run: BatchRun | None = None) -> str:
         """Write the table and move the bar, which says each method's mean return."""

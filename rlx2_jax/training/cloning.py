@@ -23,15 +23,16 @@ teaches its standard deviation.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlx2_jax import envs, networks, policies
 from rlx2_jax.config import Config
@@ -41,7 +42,7 @@ from rlx2_jax.networks import SparseNetwork, masking
 from rlx2_jax.policies import tickets
 from rlx2_jax.runtime import memory, numerics
 from rlx2_jax.sparse import topology
-from rlx2_jax.training import compute, evaluation, workdirs
+from rlx2_jax.training import compute, evaluation, loop, workdirs
 from rlx2_jax.training.programs import make_program
 from rlx2_jax.training.record import Row, plain_row
 from rlx2_jax.training.state import ASIDE, agent_masks
@@ -140,41 +141,106 @@ def clone(
 
 
 def _clone(cloning: Cloning, teacher: policies.Policy, directory: Path | None, say: Callable[[str], None]) -> Clone:
-    began = time.perf_counter()
+    clock = loop.Clock()
     chosen = compute.choose(cloning.config, say)
     if chosen != cloning.config:
         cloning = make_cloning(chosen, teacher)
-    c = cloning.config
-    key = jax.random.PRNGKey(c.seed)
-    state, first = jax.jit(cloning.init)(key)
-    first = jax.device_get(first)
-    examples = jax.jit(cloning.collect)(teacher.params, key)
-    learn, report = (jax.jit(f, donate_argnums=0) for f in (cloning.learn, cloning.report))
-    rows: list[Row] = []
-    for _ in range(c.num_evaluations):
-        state, values = report(learn(state, examples))
+    run = _Run(cloning, teacher, directory, say, clock)
+    # A chunk is what is learned between two evaluations.
+    loop.go(run, clock, dataclasses.replace(chosen, chunk_steps=chosen.eval_every))
+    return run.result
+
+
+class _Run:
+    """One clone's host side: what the loop drives (see `loop.Executor`)."""
+
+    result: Clone
+    """Once it is finished."""
+
+    def __init__(
+        self,
+        cloning: Cloning,
+        teacher: policies.Policy,
+        directory: Path | None,
+        say: Callable[[str], None],
+        clock: loop.Clock,
+    ):
+        self.config = cloning.config
+        self.directory = directory
+        self.say = say
+        self.clock = clock
+        self.rows: list[Row] = []
+        key = jax.random.PRNGKey(self.config.seed)
+        self.state, first = jax.jit(cloning.init)(key)
+        self.first = jax.device_get(first)
+        self.examples = jax.jit(cloning.collect)(teacher.params, key)
+        self.learn, self.report = (jax.jit(f, donate_argnums=0) for f in (cloning.learn, cloning.report))
+
+    def advance(self) -> np.ndarray:
+        """Learn until the next evaluation."""
+        self.state = self.learn(self.state, self.examples)
+        return np.isfinite(self.state.loss)
+
+    def examine(self, finite: np.ndarray) -> None:
+        """End a clone that diverged."""
+        if not finite:
+            self._diverged()
+
+    def updates(self) -> int:
+        """Updates made so far, which are its steps."""
+        return self.clock.steps
+
+    def evaluate(self, rates: loop.Rates) -> None:
+        """Make a row, and write what there is."""
+        self.state, values = self.report(self.state)
         row = plain_row(values)
-        healthy = math.isfinite(row["loss"]) and math.isfinite(row["return_mean"])
-        if healthy:
-            rows.append(row)
-        if directory is not None:
-            _write_progress(directory, rows, c.compute, time.perf_counter() - began, finished=False)
-        if not healthy:
-            raise DivergedError(
-                f"cloning diverged before update {row['updates']:,}: its error or its actions are not finite; try "
-                "a smaller --actor_lr."
-            )
-        say(f"update {row['updates']:,}: return {row['return_mean']:.1f}, error {row['loss']:.2g}")
-    actor = jax.device_get(jax.jit(lambda actor: actor.masked())(state.actor))
-    about = policies.describe(c, c.buffer_max or 0, rows[-1]["return_mean"]) | {"updates": c.total_steps}
-    result = Clone(
-        rows,
-        policies.Policy(actor.params, about),
-        tickets.Ticket(first, first | {"actor": actor.mask}, about),
-    )
-    if directory is not None:
-        _write(directory, result, time.perf_counter() - began)
-    return result
+        if not math.isfinite(row["return_mean"]):
+            self._diverged()
+        self.rows.append(row)
+        self._write()
+        self.say(f"update {row['updates']:,}: return {row['return_mean']:.1f}, error {row['loss']:.2g}")
+
+    def checkpoint(self) -> None:
+        """Save nothing: a clone that was stopped begins anew."""
+
+    def stopping(self) -> bool:
+        """Whether it was asked to stop; it hears nothing, and its process is ended instead."""
+        return False
+
+    def finish(self, done: bool) -> None:
+        """Make the result, and write it."""
+        actor, c = jax.device_get(jax.jit(lambda actor: actor.masked())(self.state.actor)), self.config
+        about = policies.describe(c, c.buffer_max or 0, self.rows[-1]["return_mean"]) | {"updates": c.total_steps}
+        masks = tickets.Ticket(self.first, self.first | {"actor": actor.mask}, about)
+        self.result = Clone(self.rows, policies.Policy(actor.params, about), masks)
+        if self.directory is not None:
+            policies.save(self.directory / "policy.npz", actor.params, about)
+            tickets.save(self.directory / tickets.NAME, masks.initial, masks.final, about)
+        self._write(finished=done)
+
+    def _diverged(self) -> NoReturn:
+        self._write()
+        raise DivergedError(
+            f"cloning diverged before update {self.clock.steps:,}: its error or its actions are not finite; try "
+            "a smaller --actor_lr."
+        )
+
+    def _write(self, *, finished: bool = False) -> None:
+        if self.directory is None:
+            return
+        files.write_json_lines(self.directory / "metrics.jsonl", self.rows)
+        last: Mapping[str, Any] = self.rows[-1] if self.rows else {}
+        summary = {
+            "finished": finished,
+            "updates": last.get("updates", 0),
+            "best": max((row["return_mean"] for row in self.rows), default=None),
+            "last": last.get("return_mean"),
+            "loss": last.get("loss"),
+            "wall_seconds": self.clock.since_start(),
+            "compute": self.config.compute,
+            **provenance.about(),
+        }
+        files.write_json(self.directory / "summary.json", summary)
 
 
 def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
@@ -306,25 +372,3 @@ def _check_teacher(teacher: policies.Policy, config: Config, env: envs.Environme
             f"observations of {env.observation_size} and actions of {env.action_size}; name a policy that was trained "
             "on this task."
         )
-
-
-def _write(directory: Path, result: Clone, seconds: float) -> None:
-    policies.save(directory / "policy.npz", result.policy.params, result.policy.about)
-    tickets.save(directory / tickets.NAME, result.masks.initial, result.masks.final, result.masks.about)
-    _write_progress(directory, result.rows, result.policy.about["config"]["compute"], seconds, finished=True)
-
-
-def _write_progress(directory: Path, rows: Sequence[Row], computed: str, seconds: float, *, finished: bool) -> None:
-    files.write_json_lines(directory / "metrics.jsonl", rows)
-    last: Mapping[str, Any] = rows[-1] if rows else {}
-    summary = {
-        "finished": finished,
-        "updates": last.get("updates", 0),
-        "best": max((row["return_mean"] for row in rows), default=None),
-        "last": last.get("return_mean"),
-        "loss": last.get("loss"),
-        "wall_seconds": seconds,
-        "compute": computed,
-        **provenance.about(),
-    }
-    files.write_json(directory / "summary.json", summary)

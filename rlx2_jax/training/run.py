@@ -1,10 +1,9 @@
-"""The host loop: a run over compiled chunks, with everything a person and a restart need.
+"""A run over compiled chunks, with everything a person and a restart need.
 
-train = prepare the workdir, compile, start or restore; then
-    until the end: one chunk;
-        every eval_every steps: report, metrics.jsonl, TensorBoard, policy, curve;
-        every checkpoint_every steps, and when asked to stop: checkpoint
-    summary
+train = prepare the workdir, compile, start or restore; then the loop (see `training.loop`), in which
+    evaluate:   report, metrics.jsonl, TensorBoard, policy, curve
+    checkpoint: the whole state, and the rows so far
+    finish:     summary, and the masks of a run that came to its end
 """
 
 from __future__ import annotations
@@ -14,16 +13,18 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
+import numpy as np
 
 from rlx2_jax import envs, policies
 from rlx2_jax.config import Config
 from rlx2_jax.errors import CheckpointError, DivergedError, FileError
 from rlx2_jax.io.checkpoints import Checkpoints
 from rlx2_jax.runtime import compilation, memory, numerics
-from rlx2_jax.training import compute, programs, workdirs
+from rlx2_jax.training import compute, loop, programs, workdirs
+from rlx2_jax.training.compiled import Compiled, compile_functions
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.record import Record, Row, Totals, plain_row
 from rlx2_jax.training.signals import StopSignals
@@ -40,26 +41,6 @@ class Result(NamedTuple):
     """The policy at the end."""
     finished: bool
     """False if the run was asked to stop; resume it then."""
-
-
-class _Compiled(NamedTuple):
-    init: Callable[..., Any]
-    renew: Callable[..., Any]
-    chunk: Callable[..., Any]
-    report: Callable[..., Any]
-    finite: Callable[..., Any]
-    unpack: Callable[..., Any]
-    pack: Callable[..., Any]
-    actor: Callable[..., Any]
-    """The actor's parameters, unpacked."""
-    masks: Callable[..., Any]
-    """Of both networks, unpacked."""
-    template: Any
-    """Of a checkpoint: the state, unpacked, so that a run can be resumed in any way of computing."""
-    seconds: float
-    """That all of it took."""
-    parts: dict[str, compilation.Seconds]
-    """What each program took of it."""
 
 
 @numerics.by_usual_rules
@@ -118,13 +99,15 @@ def train(
         display.say(size_line)
         if rounded := _rounded(config, program.config):
             display.say(rounded)
-        run = _Run(program, Record(program.config, program.env, directory), checkpoints, display, on_report)
+        record = Record(program.config, program.env, directory)
+        told = resume_with or f"train(config, {str(workdir)!r}, resume=True)"
+        run = _Run(program, record, checkpoints, display, stop, on_report, told)
         run.start(resume)
-        return run.go(stop, resume_with or f"train(config, {str(workdir)!r}, resume=True)")
+        return run.go()
 
 
 class _Run:
-    """One run's host side. Its state is what the device holds, its record so far, and clocks."""
+    """One run's host side: what the loop drives. Its state is what the device holds, its record so far, and a clock."""
 
     def __init__(
         self,
@@ -132,43 +115,46 @@ class _Run:
         record: Record,
         checkpoints: Checkpoints | None,
         display: Display,
+        stop: StopSignals,
         on_report: Callable[[list[Row]], None] | None,
+        resume_with: str,
     ):
         self.program = program
         self.config = program.config
         self.record = record
         self.checkpoints = checkpoints
         self.display = display
+        self.stop = stop
         self.on_report = on_report
-        self.steps = 0
+        self.resume_with = resume_with
+        self.clock = loop.Clock()
         self.saved_at = -1
-        self.training_seconds = 0.0
-        self.trained_before = 0.0
-        self.evaluation_seconds = 0.0
-        self.earlier_seconds = 0.0
-        self.began = time.perf_counter()
+        self.summary: dict[str, Any] = {}
         self.compiled = _compile(program, display.stage)
         display.say(compilation.describe(self.compiled.parts, self.compiled.seconds))
         display.say(str(memory.need((self.compiled.chunk, self.compiled.report))))
+        # Checkpoints are unpacked and of one device, so that a run can be resumed in any way of computing.
+        plain = self.config.compute != "packed" and program.share.sharding is None
+        self.unpack = _same if plain else jax.jit(programs.unpack)
+        self.pack = _same if plain else jax.jit(program.pack)
+        self.actor = jax.jit(_actor)
         self.state: Any = None
 
     def start(self, resume: bool) -> None:
         """Put the state on the device: fresh, or from the last good checkpoint."""
         if resume and self._was_saved():
             assert self.checkpoints is not None
-            self.steps, restored, record = self.checkpoints.restore(
-                self.compiled.template, warn=self.display.say, kinds={"training_seconds": float, "wall_seconds": float}
-            )
+            template = _placed(jax.eval_shape(programs.unpack, self.compiled.template), self.program)
+            step, restored, record = self.checkpoints.restore(template, warn=self.display.say, kinds=loop.SECONDS)
             kept = record.get("rows")
-            self.state = self.compiled.pack(restored)
-            self.saved_at = self.steps
-            self.training_seconds = self.trained_before = record["training_seconds"]
-            self.earlier_seconds = record["wall_seconds"]
-            self.display.say(f"resumed at step {self.steps:,}")
+            self.state = self.pack(restored)
+            self.clock.resume(step, record)
+            self.saved_at = step
+            self.display.say(f"resumed at step {step:,}")
         else:
             kept = []
             self.state = self.compiled.init(jax.random.PRNGKey(self.config.seed), self.program.hparams)
-        if told := self.record.open(self.steps, kept):
+        if told := self.record.open(self.clock.steps, kept):
             self.display.say(told)
 
     def _was_saved(self) -> bool:
@@ -183,7 +169,7 @@ class _Run:
         self.display.say(f"nothing was saved in {directory} yet; the run begins at its start")
         return False
 
-    def go(self, stop: StopSignals, resume_with: str = "") -> Result:
+    def go(self) -> Result:
         """Run to the end, or until asked to stop; then it is said what to go on with.
 
         Raises:
@@ -191,117 +177,93 @@ class _Run:
           CheckpointError: a checkpoint cannot; it says so itself.
         """
         try:
-            return self._go(stop, resume_with)
+            finished = loop.go(self, self.clock, self.config)
         except FileError as error:
             raise error.adding(self._kept()) from None
+        about = self.record.about() | {"env_steps": self.clock.steps}
+        return Result(self.summary, self.record.rows, policies.Policy(self.actor(self.state), about), finished)
 
-    def _go(self, stop: StopSignals, resume_with: str) -> Result:
-        c = self.config
-        assert c.total_steps and c.chunk_steps and c.eval_every and c.checkpoint_every
-        mark_seconds, mark_steps = self.training_seconds, self.steps
-        mark_updates = self._updates()
-        while self.steps < c.total_steps and not stop.received:
-            began = time.perf_counter()
-            self.state = self.compiled.chunk(
-                self.compiled.renew(self.state), self.program.hparams, self.program.schedule
-            )
-            healthy = bool(self.compiled.finite(self.state))
-            self.training_seconds += time.perf_counter() - began
-            self.steps += c.chunk_steps
-            if self.state.apart is not None and self.state.apart:
-                self._came_apart()
-            if not healthy:
-                self._diverged("the networks' parameters are")
-            self.display.advance(self.steps, self._status(mark_steps, mark_seconds))
-            if self.steps % c.eval_every == 0:
-                seconds = max(self.training_seconds - mark_seconds, 1e-9)
-                self._evaluate((self.steps - mark_steps) / seconds, (self._updates() - mark_updates) / seconds)
-                mark_seconds, mark_steps = self.training_seconds, self.steps
-                mark_updates = self._updates()
-            if (
-                self.steps // c.checkpoint_every > (self.steps - c.chunk_steps) // c.checkpoint_every
-                or self.steps == c.total_steps
-            ):
-                self._checkpoint()
-        finished = self.steps >= c.total_steps
-        if not finished:
-            self._checkpoint()
-            self.display.say(f"stopped by {stop.received} at step {self.steps:,}")
-            if self.record.directory is not None:
-                self.display.say(f"go on with: {resume_with}")
-        return self._finish(finished)
+    def advance(self) -> np.ndarray:
+        """Train for a chunk (see `loop.Executor`, as for the following)."""
+        state = self.compiled.renew(self.state)
+        self.state = self.compiled.chunk(state, self.program.hparams, self.program.schedule)
+        return np.asarray(self.compiled.finite(self.state))
 
-    def _updates(self) -> int:
+    def examine(self, finite: np.ndarray) -> None:
+        """End a run whose devices came apart, or that diverged; else move the bar."""
+        if self.state.apart is not None and self.state.apart:
+            self._came_apart()
+        if not finite:
+            self._diverged("the networks' parameters are")
+        self.display.advance(self.clock.steps, self._status())
+
+    def updates(self) -> int:
+        """Updates made so far."""
         return int(self.state.progress.critic_calls)
 
-    def _wall_seconds(self) -> float:
-        return self.earlier_seconds + time.perf_counter() - self.began
-
-    def _times(self) -> str:
-        """What the time since this start went to, and how long the run took in all."""
-        here = time.perf_counter() - self.began
-        parts = {
-            "compiling": self.compiled.seconds,
-            "training": self.training_seconds - self.trained_before,
-            "evaluating": self.evaluation_seconds,
-        }
-        parts["else"] = here - sum(parts.values())
-        went = ", ".join(f"{seconds:.0f} {what}" for what, seconds in parts.items())
-        return (
-            f"{self._wall_seconds():,.0f} s in all ({went})"
-            if not self.earlier_seconds
-            else (f"{self._wall_seconds():,.0f} s in all, {here:.0f} since it was resumed ({went})")
-        )
-
-    def _status(self, mark_steps: int, mark_seconds: float) -> str:
-        speed = (self.steps - mark_steps) / max(self.training_seconds - mark_seconds, 1e-9)
-        last = self.record.rows[-1] if self.record.rows else None
-        score = f"return {last['return_mean']:.0f}" if last else "return -"
-        return (
-            f"{speed:,.0f} steps/s  {score}  sparsity {100 * self.config.actor_sparsity:.3g}%"
-            f"/{100 * self.config.critic_sparsity:.3g}%"
-        )
-
-    def _evaluate(self, steps_per_second: float, updates_per_second: float) -> None:
-        began = time.perf_counter()
-        self.state, report = self.compiled.report(
-            self.compiled.renew(self.state), self.program.hparams, self.program.schedule
-        )
-        row = plain_row(report)
-        self.evaluation_seconds += time.perf_counter() - began
+    def evaluate(self, rates: loop.Rates) -> None:
+        """Report, and all that is made of it."""
+        with self.clock.evaluation():
+            state = self.compiled.renew(self.state)
+            self.state, report = self.compiled.report(state, self.program.hparams, self.program.schedule)
+            row = plain_row(report)
         if not math.isfinite(row["return_mean"]):
             self._diverged("the evaluated policy's actions or their rewards are")
-        row["steps_per_second"] = round(steps_per_second, 1)
-        row["updates_per_second"] = round(updates_per_second, 1)
-        row["wall_seconds"] = round(self._wall_seconds(), 2)
-        self.record.add(row, self.compiled.actor(self.state))
+        row |= self.clock.columns(rates)
+        self.record.add(row, self.actor(self.state))
         self.display.row(row)
         self.record.draw()
         if self.on_report is not None:
             self.on_report(self.record.rows)
 
-    def _checkpoint(self) -> None:
-        if self.checkpoints is None or self.saved_at == self.steps:
+    def checkpoint(self) -> None:
+        """Save the state and the rows, where there is a workdir, unless they are saved already."""
+        step = self.clock.steps
+        if self.checkpoints is None or self.saved_at == step:
             return
         assert self.record.directory is not None
         workdirs.require_still_there(self.record.directory)
-        record = {
-            "training_seconds": self.training_seconds,
-            "wall_seconds": self._wall_seconds(),
-            "rows": self.record.history(),
-        }
-        self.checkpoints.save(self.steps, self.compiled.unpack(self.state), record)
-        self.saved_at = self.steps
+        record = self.clock.seconds() | {"rows": self.record.history()}
+        self.checkpoints.save(step, self.unpack(self.state), record)
+        self.saved_at = step
 
-    def _diverged(self, what: str) -> None:
-        self._finish(finished=False)
+    def stopping(self) -> bool:
+        """Whether a signal came."""
+        return self.stop.received is not None
+
+    def finish(self, done: bool) -> None:
+        """Write the summary, and say how it ended."""
+        if not done:
+            self.display.say(f"stopped by {self.stop.received} at step {self.clock.steps:,}")
+            if self.record.directory is not None:
+                self.display.say(f"go on with: {self.resume_with}")
+        self._close(done)
+        if done:
+            self.display.say(self._last_words())
+
+    def _close(self, done: bool) -> None:
+        totals = Totals(
+            env_steps=self.clock.steps,
+            updates=self.updates(),
+            nonfinite=int(self.state.nonfinite),
+            compile_seconds=self.compiled.seconds,
+            compilation=self.compiled.parts,
+            **self.clock.seconds(),
+        )
+        if done:
+            masks = jax.jit(_masks)(self.state)
+            self.record.keep_masks(*jax.device_get((self.state.first_masks, masks)))
+        self.summary = self.record.close(totals, finished=done)
+
+    def _diverged(self, what: str) -> NoReturn:
+        self._close(done=False)
         raise DivergedError(
             f"diverged {self._lately()}: {what} no longer finite ({int(self.state.nonfinite):,} non-finite transitions "
             f"were kept out of replay); {self._kept()}; try smaller --critic_lr and --actor_lr."
         )
 
-    def _came_apart(self) -> None:
-        self._finish(finished=False)
+    def _came_apart(self) -> NoReturn:
+        self._close(done=False)
         raise DivergedError(
             f"{self.config.data_parallel} devices chose different links {self._lately()} ({int(self.state.apart)} "
             f"topology events), so they no longer train one network; {self._kept()}; look for a faulty device, or go "
@@ -309,66 +271,58 @@ class _Run:
         )
 
     def _lately(self) -> str:
-        return f"between steps {self.steps - (self.config.chunk_steps or 0):,} and {self.steps:,}"
+        return f"between steps {self.clock.steps - (self.config.chunk_steps or 0):,} and {self.clock.steps:,}"
 
     def _kept(self) -> str:
         return workdirs.kept(self.record.directory, self.saved_at)
 
-    def _finish(self, finished: bool) -> Result:
-        totals = Totals(
-            env_steps=self.steps,
-            updates=self._updates(),
-            nonfinite=int(self.state.nonfinite),
-            training_seconds=self.training_seconds,
-            wall_seconds=self._wall_seconds(),
-            compile_seconds=self.compiled.seconds,
-            compilation=self.compiled.parts,
+    def _status(self) -> str:
+        last = self.record.rows[-1] if self.record.rows else None
+        score = f"return {last['return_mean']:.0f}" if last else "return -"
+        return (
+            f"{self.clock.speed():,.0f} steps/s  {score}  sparsity {100 * self.config.actor_sparsity:.3g}%"
+            f"/{100 * self.config.critic_sparsity:.3g}%"
         )
-        if finished:
-            first, final = jax.device_get((self.state.first_masks, self.compiled.masks(self.state)))
-            self.record.keep_masks(first, final)
-        summary = self.record.close(totals, finished=finished)
-        directory = self.record.directory
-        if finished:
-            self.display.say(
-                f"score {summary['score']:.1f} (mean of the last {summary['score_evaluations']} evaluations), "
-                f"best {summary['best']:.1f}; size {summary['size_ratio']:.3f} of dense, FLOPs "
-                f"{summary['flops_train_ratio']:.3f} to train and {summary['flops_test_ratio']:.3f} to act; "
-                f"{summary['updates_per_second']:,.0f} updates/s, {self._times()}"
-                + ("" if directory is None else f"; files in {directory}")
-            )
-        about = self.record.about() | {"env_steps": self.steps}
-        return Result(summary, self.record.rows, policies.Policy(self.compiled.actor(self.state), about), finished)
+
+    def _last_words(self) -> str:
+        summary, directory = self.summary, self.record.directory
+        return (
+            f"score {summary['score']:.1f} (mean of the last {summary['score_evaluations']} evaluations), "
+            f"best {summary['best']:.1f}; size {summary['size_ratio']:.3f} of dense, FLOPs "
+            f"{summary['flops_train_ratio']:.3f} to train and {summary['flops_test_ratio']:.3f} to act; "
+            f"{summary['updates_per_second']:,.0f} updates/s, {self._times()}"
+            + ("" if directory is None else f"; files in {directory}")
+        )
+
+    def _times(self) -> str:
+        """What the time since this start went to, and how long the run took in all."""
+        clock, here = self.clock, self.clock.since_start()
+        parts = {"compiling": self.compiled.seconds, "training": clock.training, "evaluating": clock.evaluating}
+        parts["else"] = here - sum(parts.values())
+        went = ", ".join(f"{seconds:.0f} {what}" for what, seconds in parts.items())
+        resumed = f", {here:.0f} since it was resumed" if clock.earlier["wall_seconds"] else ""
+        return f"{clock.seconds()['wall_seconds']:,.0f} s in all{resumed} ({went})"
 
 
-def _compile(program: programs.Program, say: Callable[[str], None]) -> _Compiled:
+def _compile(program: programs.Program, say: Callable[[str], None]) -> Compiled:
     """Compile each of a run's programs once, side by side."""
     began = time.perf_counter()
     key = jax.random.PRNGKey(0)
-    sharding = program.share.sharding
-    placed = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    template = jax.tree.map(placed, jax.eval_shape(program.init, key, program.hparams))
-    arguments = (template, program.hparams, program.schedule)
-    plain = program.config.compute != "packed" and sharding is None
-    part = compilation.Part
-    parts = {
-        "chunk": part(jax.jit(program.chunk, donate_argnums=0), arguments),
-        "report": part(jax.jit(program.report, donate_argnums=0), arguments),
-        "renew": part(jax.jit(program.renew, donate_argnums=0), (template,)),
-        "init": part(jax.jit(program.init), (key, program.hparams)),
-        "finite": part(jax.jit(programs.finite), (template,)),
+    template = _placed(jax.eval_shape(program.init, key, program.hparams), program)
+    functions = {
+        "chunk": jax.jit(program.chunk, donate_argnums=0),
+        "report": jax.jit(program.report, donate_argnums=0),
+        "renew": jax.jit(program.renew, donate_argnums=0),
+        "init": jax.jit(program.init),
+        "finite": jax.jit(programs.finite),
     }
-    compiled, seconds = compilation.compile_parts(parts, say)
-    return _Compiled(
-        **compiled,
-        unpack=_same if plain else jax.jit(programs.unpack),
-        pack=_same if plain else jax.jit(program.pack),
-        actor=jax.jit(_actor),
-        masks=jax.jit(_masks),
-        template=jax.tree.map(placed, jax.eval_shape(programs.unpack, template)),
-        seconds=time.perf_counter() - began,
-        parts=seconds,
-    )
+    return compile_functions(functions, template, key, program.hparams, program.schedule, began=began, say=say)
+
+
+def _placed(shapes: Any, program: programs.Program) -> Any:
+    """Shapes on the devices of a run."""
+    sharding = program.share.sharding
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
 def _same(state: Any) -> Any:
