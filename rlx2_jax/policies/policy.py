@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax import __version__, envs
+from rlx2_jax import __version__
 from rlx2_jax.agents import networks
-from rlx2_jax.config import AGENTS, Config
+from rlx2_jax.config import AGENTS, Config, RunConfig
 from rlx2_jax.errors import CheckpointError, ConfigError
 from rlx2_jax.io import archives
 from rlx2_jax.runtime import numerics
@@ -60,12 +60,12 @@ class Policy(NamedTuple):
         return networks.deterministic_action(self.about["agent"], output)
 
 
-def describe(config: Config, env_steps: int, return_mean: float | None) -> dict[str, Any]:
+def describe(config: RunConfig, env_steps: int, return_mean: float | None) -> dict[str, Any]:
     """What is saved with the policy or the masks of a run: what it takes to act, to train again, and the return."""
     return {
         "agent": config.agent,
         "env": config.env,
-        "backend": envs.choose_backend(config.env, config.backend),
+        "backend": config.backend,
         "episode_length": config.episode_length,
         "env_steps": env_steps,
         "return_mean": return_mean,

@@ -24,7 +24,7 @@ import numpy as np
 from rlx2_jax import __version__, envs, kernels
 from rlx2_jax.agents import AgentState, masking, networks
 from rlx2_jax.agents.structure import structure
-from rlx2_jax.config import PACKED_DEPTH, Config
+from rlx2_jax.config import PACKED_DEPTH, RunConfig
 from rlx2_jax.io import files, provenance
 from rlx2_jax.runtime import compilation
 from rlx2_jax.training.programs import Program
@@ -42,11 +42,11 @@ WIDTH, DENSITY, BATCH = 256, 0.1, 256
 """Of the network that is measured: its hidden layers, the share of its weights that are links, and samples."""
 
 
-def choose(config: Config, say: Callable[[str], None], cache: Path | None = None) -> Config:
-    """A resolved configuration whose `compute` is masked or packed.
+def choose(config: RunConfig, say: Callable[[str], None], cache: Path | None = None) -> RunConfig:
+    """A configuration whose `compute` is masked or packed.
 
     Args:
-      config: resolved.
+      config: of a run; only its `compute` may change.
       say: takes one line on what was found, if anything was to be found.
       cache: file of what was measured (default: `rlx2_jax/compute.json` in the user's cache directory).
     """
@@ -75,7 +75,7 @@ def choose(config: Config, say: Callable[[str], None], cache: Path | None = None
     return dataclasses.replace(config, compute=which)
 
 
-def _density(config: Config) -> float:
+def _density(config: RunConfig) -> float:
     """Links as a share of the weights of both networks."""
     env = envs.make(config.env, config.backend)
     found = structure(config, env.observation_size, env.action_size).values()

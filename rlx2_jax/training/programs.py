@@ -14,6 +14,7 @@ batches, so that what is not due costs nothing in a sweep either. It is also equ
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from rlx2_jax import envs, kernels
 from rlx2_jax.agents import Agent, AgentState, base, make_agent, masking
 from rlx2_jax.agents.structure import link_counts, make_hparams
 from rlx2_jax.analysis import diagnostics
-from rlx2_jax.config import METHOD, TIMES, UNSEEN, VALUES, Config, HParams, Schedule, make_schedule, resolve
+from rlx2_jax.config import METHOD, TIMES, UNSEEN, VALUES, Config, HParams, RunConfig, Schedule, make_schedule, resolve
 from rlx2_jax.policies import tickets
 from rlx2_jax.replay import buffer
 from rlx2_jax.replay.buffer import Replay
@@ -117,8 +118,7 @@ class TrainState(flax.struct.PyTreeNode):
 class Program(NamedTuple):
     """A run's pure functions. All take traced hyperparameters; nothing recompiles when those change."""
 
-    config: Config
-    """Resolved."""
+    config: RunConfig
     env: envs.Environment
     agent: Agent
     hparams: HParams
@@ -168,12 +168,12 @@ def make_program(config: Config) -> Program:
     )
 
 
-def static_part(config: Config) -> Config:
-    """What of a resolved configuration makes another program; all else is left at its default."""
+def static_part(config: RunConfig) -> RunConfig:
+    """What of a configuration makes another program; all else is emptied."""
     # Numbers of links are shapes where networks are packed.
-    data = {*VALUES, *TIMES, *UNSEEN, "ticket", *(() if config.compute == "packed" else METHOD)}
-    kept = {name: value for name, value in vars(config).items() if name not in data}
-    return Config(**kept, buffer_max=buffer.ring_size(config.buffer_max or 1))
+    data = {*VALUES, *TIMES, *UNSEEN, *(() if config.compute == "packed" else METHOD)}
+    empty = {name: type(getattr(config, name))() for name in data}
+    return dataclasses.replace(config, **empty | {"ticket": None, "buffer_max": buffer.ring_size(config.buffer_max)})
 
 
 PROGRAMS_KEPT = 16
@@ -181,7 +181,7 @@ PROGRAMS_KEPT = 16
 
 
 @functools.lru_cache(PROGRAMS_KEPT)
-def _make_functions(config: Config, env: envs.Environment) -> dict[str, Any]:
+def _make_functions(config: RunConfig, env: envs.Environment) -> dict[str, Any]:
     """Functions of `Program`, by name."""
     share = Share(config.data_parallel)
     pool = max(config.reset_pool, config.num_envs, config.eval_episodes)
@@ -189,14 +189,14 @@ def _make_functions(config: Config, env: envs.Environment) -> dict[str, Any]:
     ticket = tickets.load_for(config, env.observation_size, env.action_size)
     agent = make_agent(config, env.observation_size, env.action_size, ticket)
     U, B = config.updates_per_iteration, config.batch_size
-    n_max = config.n_max or 1
+    n_max = config.n_max
 
     def init(key: jax.Array, hparams: HParams) -> TrainState:
         agent_key, run_key = jax.random.split(kernels.fast_key(key))
         zero = jnp.zeros((), jnp.int32)
         agent_state = agent.init(agent_key, hparams)
         replay = buffer.init(
-            buffer.ring_size(config.buffer_max or 1),
+            buffer.ring_size(config.buffer_max),
             config.num_envs,
             config.episode_length,
             env.observation_size,
