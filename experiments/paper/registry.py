@@ -73,7 +73,7 @@ class Run(NamedTuple):
     row: str
     arm: str
     config: RunConfig
-    """Of a run that begins with another one's masks, without their place."""
+    """Without the place of another run's masks, where it begins with those."""
     ticket: str | None = None
     """As of its arm."""
     teacher: str | None = None

@@ -141,6 +141,7 @@ class BatchRun:
 
     def _go(self, stop: StopSignals, evaluated: Callable[[BatchRun], None]) -> bool:
         c = self.config
+        assert c.total_steps and c.chunk_steps and c.eval_every and c.checkpoint_every
         mark = self.steps, self._updates(), self.training_seconds
         stopping = hosts.any_of(stop.received is not None)
         while self.steps < c.total_steps and not stopping:
@@ -167,7 +168,7 @@ class BatchRun:
 
     def standings(self) -> dict[str, Standing]:
         """Where each run is."""
-        ended = self.steps >= self.config.total_steps
+        ended = self.steps >= (self.config.total_steps or 0)
         return {
             run.name: Standing(record.rows, ended and run.name not in self.diverged, self.diverged.get(run.name))
             for run, record in zip(self.runs, self.records, strict=True)

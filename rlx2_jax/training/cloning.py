@@ -163,7 +163,7 @@ def _clone(cloning: Cloning, teacher: policies.Policy, directory: Path | None, s
             )
         say(f"update {row['updates']:,}: return {row['return_mean']:.1f}, error {row['loss']:.2g}")
     actor = jax.device_get(jax.jit(base.unpack)(state.actor))
-    about = policies.describe(c, c.buffer_max, rows[-1]["return_mean"]) | {"updates": c.total_steps}
+    about = policies.describe(c, c.buffer_max or 0, rows[-1]["return_mean"]) | {"updates": c.total_steps}
     result = Clone(
         rows,
         policies.Policy(actor.params, about),
@@ -190,9 +190,9 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
     program = make_program(config)
     config, env, agent, hparams = program.config, program.env, program.agent, program.hparams
     _check_teacher(teacher, config, env)
-    B, E, N = config.batch_size, config.num_envs, config.buffer_max
+    B, E, N = config.batch_size, config.num_envs, config.buffer_max or 1
     vector = envs.VectorEnvironment(env, E, config.episode_length, max(config.reset_pool, E))
-    evolve_end = jnp.asarray(int(config.total_steps * config.evolve_until), jnp.int32)
+    evolve_end = jnp.asarray(int((config.total_steps or 0) * config.evolve_until), jnp.int32)
 
     def collect(params: networks.Params, key: jax.Array) -> Examples:
         act = teacher._replace(params=params).act
@@ -286,7 +286,7 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
             "updates": state.updates,
             "return_mean": returns.mean(),
             "return_std": returns.std(),
-            "loss": state.loss / config.eval_every,
+            "loss": state.loss / (config.eval_every or 1),
             "actor_sparsity": masking.sparsity(state.actor.mask),
             "links_dropped": state.links_dropped,
             "links_grown": state.links_grown,

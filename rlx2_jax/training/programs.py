@@ -189,14 +189,14 @@ def _make_functions(config: RunConfig, env: envs.Environment) -> dict[str, Any]:
     ticket = tickets.load_for(config, env.observation_size, env.action_size)
     agent = make_agent(config, env.observation_size, env.action_size, ticket)
     U, B = config.updates_per_iteration, config.batch_size
-    n_max = config.n_max
+    n_max = config.n_max or 1
 
     def init(key: jax.Array, hparams: HParams) -> TrainState:
         agent_key, run_key = jax.random.split(kernels.fast_key(key))
         zero = jnp.zeros((), jnp.int32)
         agent_state = agent.init(agent_key, hparams)
         replay = buffer.init(
-            buffer.ring_size(config.buffer_max),
+            buffer.ring_size(config.buffer_max or 1),
             config.num_envs,
             config.episode_length,
             env.observation_size,

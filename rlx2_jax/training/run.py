@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 from rlx2_jax import envs, policies
-from rlx2_jax.config import Config, RunConfig
+from rlx2_jax.config import Config
 from rlx2_jax.errors import CheckpointError, DivergedError, FileError
 from rlx2_jax.io.checkpoints import Checkpoints
 from rlx2_jax.runtime import compilation, memory, numerics
@@ -105,6 +105,7 @@ def train(
     with contextlib.ExitStack() as stack:
         if directory is not None:
             stack.enter_context(workdirs.held(directory, program.config, resume=resume, overwrite=overwrite))
+        assert program.config.total_steps is not None
         display = stack.enter_context(Display(program.config.total_steps, show_progress))
         stop = stack.enter_context(StopSignals(display.say))
         checkpoints = None
@@ -196,6 +197,7 @@ class _Run:
 
     def _go(self, stop: StopSignals, resume_with: str) -> Result:
         c = self.config
+        assert c.total_steps and c.chunk_steps and c.eval_every and c.checkpoint_every
         mark_seconds, mark_steps = self.training_seconds, self.steps
         mark_updates = self._updates()
         while self.steps < c.total_steps and not stop.received:
@@ -307,7 +309,7 @@ class _Run:
         )
 
     def _lately(self) -> str:
-        return f"between steps {self.steps - self.config.chunk_steps:,} and {self.steps:,}"
+        return f"between steps {self.steps - (self.config.chunk_steps or 0):,} and {self.steps:,}"
 
     def _kept(self) -> str:
         return workdirs.kept(self.record.directory, self.saved_at)
@@ -398,7 +400,7 @@ def _check_memory(program: programs.Program) -> str:
     )
 
 
-def _rounded(asked: Config, resolved: RunConfig) -> str | None:
+def _rounded(asked: Config, resolved: Config) -> str | None:
     """One line on a length that is not the one asked for, if any is not."""
     changed = [
         f"{name}={getattr(resolved, name):,} for {getattr(asked, name):,}"
