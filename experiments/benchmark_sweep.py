@@ -28,7 +28,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from rlx2_jax.config import Config, command_line, resolve
+from rlx2_jax.config import Config, RunConfig, command_line, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.io import files, provenance
 from rlx2_jax.networks.structure import make_hparams
@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> int | None:
     return 0
 
 
-def shortened(config: Config) -> Config:
+def shortened(config: Config) -> RunConfig:
     """A run in chunks of ten iterations, past its warm-up after two of them, too early for any event."""
     steps = 10 * config.num_envs
     short: dict[str, Any] = {"total_steps": 1000 * steps, "warmup_steps": 2 * steps, "buffer_max": 100_000}
@@ -109,7 +109,7 @@ def shortened(config: Config) -> Config:
     return resolve(dataclasses.replace(config, **short))
 
 
-def one_run(config: Config) -> tuple[Callable[[], Any], int]:
+def one_run(config: RunConfig) -> tuple[Callable[[], Any], int]:
     """A call that trains one run for a chunk, and the updates in it."""
     program = make_program(config)
     init, renew = jax.jit(program.init), jax.jit(program.renew, donate_argnums=0)
@@ -123,7 +123,7 @@ def one_run(config: Config) -> tuple[Callable[[], Any], int]:
     return step, config.iterations_per_chunk * config.updates_per_iteration
 
 
-def together(config: Config, count: int, alone: float) -> dict[str, Any]:
+def together(config: RunConfig, count: int, alone: float) -> dict[str, Any]:
     """Many runs as one program."""
     over = layout.Layout(jax.devices())
     configs = plans.product(config, seeds=range(count))
@@ -204,7 +204,7 @@ def in_processes(compute: str) -> Rate:
     return Rate(sum(medians), sum(lows), sum(highs), min(calls))
 
 
-def child(config: Config, cores: list[int]) -> int:
+def child(config: RunConfig, cores: list[int]) -> int:
     """One of several processes: compile, say so, wait for all, measure."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)

@@ -34,7 +34,6 @@ def main(steps: int) -> None:
     unpack = jax.jit(programs.unpack)
     found = {"steps": steps, "first_difference": None, "links": 0, "links_moved": 0, "weights_before": 0.0}
     chunk_steps = runs[0][0].config.chunk_steps
-    assert chunk_steps is not None
     for _ in range(steps // chunk_steps):
         runs = [(p, renew, chunk, chunk(renew(s), p.hparams, p.schedule)) for p, renew, chunk, s in runs]
         one, other = (unpack(s) for *_, s in runs)

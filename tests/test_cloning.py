@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rlx2_jax import policies
-from rlx2_jax.config import AGENTS
+from rlx2_jax.config import AGENTS, resolve
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
 from rlx2_jax.io import files
 from rlx2_jax.networks import masking
@@ -32,7 +32,7 @@ def teacher(slope=0.5, bias=0.0, observation_size=1):
         "Dense_0": {"kernel": first, "bias": jnp.zeros(2)},
         "Dense_1": {"kernel": slope * jnp.array([[1.0], [-1.0]]), "bias": jnp.full(1, bias)},
     }
-    return policies.Policy(params, policies.describe(small(hidden=(2,)), 0, None))
+    return policies.Policy(params, policies.describe(resolve(small(hidden=(2,))), 0, None))
 
 
 def cloned(**changes):

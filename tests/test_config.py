@@ -11,14 +11,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rlx2_jax.config import NEVER, Config, config, make_schedule, methods, resolve
+from rlx2_jax.config import AGENTS, NEVER, Config, RunConfig, make_schedule, methods, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.sparse.densities import erdos_renyi_densities
 from tests.conftest import small
 
 NAMES = {
-    "agent": config.AGENTS,
+    "agent": AGENTS,
     "method": tuple(methods.METHODS),
     "topology": methods.TOPOLOGIES,
     "initial_mask": ("magnitude", "random"),
@@ -118,6 +118,13 @@ def test_an_unknown_name_lists_the_valid_ones(name):
         resolve(small(**{name: valid}))
 
 
+def test_help_names_what_a_setting_can_be():
+    chosen = {f.name: f.metadata for f in dataclasses.fields(Config) if f.metadata["choices"]}
+    assert chosen.keys() == {*NAMES, "backend", "compute", "kernel_init", "ticket_weights"}
+    for name, about in chosen.items():
+        assert all(choice in about["help"].partition(": ")[2] for choice in about["choices"]), name
+
+
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_policy_delay_below_1_is_refused_by_its_name(value):
     with pytest.raises(ConfigError, match=r"policy_delay.*at least 1"):
@@ -142,7 +149,7 @@ def test_a_sparsity_these_layers_cannot_have_is_refused_with_its_flag(name, meth
 
 CONFIGS = st.builds(
     small,
-    agent=st.sampled_from(config.AGENTS),
+    agent=st.sampled_from(AGENTS),
     method=st.sampled_from(tuple(methods.METHODS)),
     num_envs=st.sampled_from([2, 4, 6, 20]),
     total_steps=st.integers(2000, 50_000),
@@ -171,6 +178,38 @@ def resolved(config):
 def test_resolving_twice_is_resolving_once(config):
     once = resolved(config)
     assert resolve(once) == once
+
+
+def test_what_is_resolved_leaves_nothing_open_but_the_ticket():
+    written = {f.name: f.type for f in dataclasses.fields(Config)}
+    resolved = {f.name: f.type for f in dataclasses.fields(RunConfig)}
+    assert list(resolved) == list(written)
+    assert [name for name, kind in resolved.items() if "None" in kind] == ["ticket"]
+    assert all(kind == written[name].removesuffix(" | None") for name, kind in resolved.items() if name != "ticket")
+    once = resolve(small())
+    assert type(once) is type(resolve(once)) is type(dataclasses.replace(once, seed=1)) is RunConfig
+    assert RunConfig.from_dict(once.to_dict()) == once
+    with pytest.raises(ConfigError, match=r"backend=None: use a text\.$"):
+        RunConfig.from_dict(small().to_dict())
+    with pytest.raises(ConfigError, match=r"fields \['backend', .*'warmup_steps'\] are missing; give all"):
+        RunConfig.from_dict({"seed": 1})
+
+
+def test_a_written_configuration_is_equal_to_a_resolved_one_of_the_same_settings():
+    once = resolve(small())
+    written = Config.from_dict(once.to_dict())
+    assert type(written) is Config
+    assert written == once == written and hash(written) == hash(once)
+    assert small() != once != dataclasses.replace(once, seed=1)
+
+
+def test_resolving_opens_no_file(monkeypatch):
+    def refuse(*arguments, **more):
+        raise AssertionError(arguments)
+
+    for place in ("builtins.open", "io.open", "os.open", "os.stat", "os.listdir"):
+        monkeypatch.setattr(place, refuse)
+    assert resolve(small(ticket="nowhere")).ticket == "nowhere"
 
 
 @given(CONFIGS)
@@ -257,7 +296,7 @@ def test_a_dense_run_has_all_links_and_a_tiny_one_a_narrow_block():
 
 
 def test_hparams_of_all_methods_agents_apart_have_one_structure():
-    for agent in config.AGENTS:
+    for agent in AGENTS:
         specs = {
             str(jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), make_hparams(resolve(c), 3, 1)))
             for c in (small(agent=agent, method=m) for m in methods.METHODS)

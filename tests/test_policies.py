@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from rlx2_jax import policies
+from rlx2_jax.config import resolve
 from rlx2_jax.errors import CheckpointError, ConfigError
 from tests.conftest import small
 
-ABOUT = policies.describe(small(hidden=(8,)), 1200, 3.5)
+ABOUT = policies.describe(resolve(small(hidden=(8,))), 1200, 3.5)
 
 
 @pytest.fixture

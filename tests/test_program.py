@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlx2_jax import networks
-from rlx2_jax.config import AGENTS, Config, make_schedule, resolve
+from rlx2_jax.config import AGENTS, Config, make_schedule, resolve, values
 from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.replay import buffer
@@ -478,9 +478,13 @@ STATIC = {
 """Of every one that makes another program."""
 
 
-def test_what_is_data_is_said_of_every_setting():
+def test_every_setting_is_data_or_a_time_or_the_hosts_alone_or_makes_another_program():
+    said = [*values.VALUES, *values.METHOD, *values.TIMES, *values.UNSEEN]
+    assert len(said) == len(set(said))
+    assert {*values.VALUES, *values.TIMES, *values.UNSEEN} == set(OTHER)
+    assert set(values.METHOD) == set(LINKS)
     elsewhere = {"backend", "data_parallel", "ticket", "ticket_weights"}
-    assert {*OTHER, *LINKS, *STATIC, *elsewhere} == set(vars(Config()))
+    assert set(vars(Config())) - set(said) == {*STATIC, *elsewhere}
 
 
 @pytest.mark.parametrize(("compute", "data"), [("masked", OTHER | LINKS), ("packed", OTHER)])

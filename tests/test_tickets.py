@@ -71,7 +71,7 @@ def settings_and_sizes(draw):
         "hidden": tuple(draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))),
     }
     sparse = {f"{name}_sparsity": draw(st.sampled_from([0.1, 0.5])) for name in ("actor", "critic")}
-    return small(**settings, **sparse), draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    return resolve(small(**settings, **sparse)), draw(st.integers(1, 5)), draw(st.integers(1, 3))
 
 
 def masks_of(config, observation_size, action_size, rng):

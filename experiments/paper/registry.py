@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from paper import search
 from rlx2_jax import envs
-from rlx2_jax.config import PAPER_STEPS, Config, methods, presets, resolve
+from rlx2_jax.config import PAPER_STEPS, Config, RunConfig, methods, presets, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks.structure import structure
 from rlx2_jax.training import workdirs
@@ -72,8 +72,8 @@ class Run(NamedTuple):
 
     row: str
     arm: str
-    config: Config
-    """Resolved; of a run that begins with another one's masks, without their place."""
+    config: RunConfig
+    """Without the place of another run's masks, where it begins with those."""
     ticket: str | None = None
     """As of its arm."""
     teacher: str | None = None
@@ -364,7 +364,6 @@ def runs(
         }
         base = dataclasses.replace(Config(), **values)
         steps = resolve(dataclasses.replace(base, method="dense")).total_steps
-        assert steps is not None
         offered = study.arms(steps)
         conditions = {**_conditions(base, offered), "total_steps": steps}
         if unknown := sorted(set(arms) - {arm.name for arm in offered}):
@@ -395,7 +394,7 @@ def check(runs: Sequence[Run]) -> None:
 def _conditions(base: Config, arms: Sequence[Arm]) -> dict[str, Any]:
     """The settings of a configuration without which some arm's run would be another, or could not be."""
 
-    def resolved(config: Config) -> list[Config] | None:
+    def resolved(config: Config) -> list[RunConfig] | None:
         try:
             return [resolve(dataclasses.replace(config, **arm.settings)) for arm in arms]
         except ConfigError:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from paper.registry import Run
-from rlx2_jax.config import Config, resolve
+from rlx2_jax.config import Config, RunConfig, resolve
 from rlx2_jax.errors import ConfigError, FileError
 from rlx2_jax.io import archives, files, lock
 from rlx2_jax.training import workdirs
@@ -105,7 +105,7 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
     kind, unit = (LEARNING, "env_steps") if run.teacher is None else (CLONING, "updates")
     rows = workdirs.read_rows(directory, unit)
     summary = files.read_json(directory / "summary.json", {})
-    last = workdirs.last_scores(rows, c.score_evaluations or 1)
+    last = workdirs.last_scores(rows, c.score_evaluations)
     if diverged:
         # What it reached is not what it would have ended with; before its first evaluation it has earned nothing.
         last = [min((row["return_mean"] for row in rows), default=0.0)]
@@ -155,7 +155,7 @@ def of_line(line: Line) -> str | None:
     return None if settings is None or line["kind"] != LEARNING else json.dumps(settings, sort_keys=True)
 
 
-def identity(config: Config) -> str:
+def identity(config: RunConfig) -> str:
     """A text that is the same for the same run.
 
     Raises:

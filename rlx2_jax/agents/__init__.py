@@ -4,10 +4,10 @@
 """
 
 from rlx2_jax.agents.base import AgentState, Found, FoundMasks, OffPolicyAgent
-from rlx2_jax.config import Config, registry
+from rlx2_jax.config import RunConfig, registry
 
 
-def make_agent(config: Config, observation_size: int, action_size: int) -> OffPolicyAgent:
+def make_agent(config: RunConfig, observation_size: int, action_size: int) -> OffPolicyAgent:
     """The agent that a resolved configuration names.
 
     Raises:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rlx2_jax import networks
-from rlx2_jax.config import Config, HParams
+from rlx2_jax.config import HParams, RunConfig
 from rlx2_jax.config.registry import Defaults, Passes
 from rlx2_jax.networks import Net, SparseNetwork, forms, masking, structure
 from rlx2_jax.replay.buffer import Batch
@@ -68,7 +68,7 @@ class Now(NamedTuple):
 class OffPolicyAgent:
     """An agent of a resolved configuration, for observations and actions of given sizes."""
 
-    config: Config
+    config: RunConfig
     observation_size: int
     action_size: int
 
@@ -246,7 +246,7 @@ def create(
     net: Net,
     links: tuple[jax.Array, ...],
     width: jax.Array,
-    config: Config,
+    config: RunConfig,
     *,
     target: bool,
     found: FoundMasks | None = None,

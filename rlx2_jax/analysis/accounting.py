@@ -52,7 +52,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-from rlx2_jax.config import Config, presets, registry, resolve
+from rlx2_jax.config import Config, RunConfig, presets, registry, resolve
 from rlx2_jax.networks.structure import Structure, structure
 from rlx2_jax.replay import buffer
 
@@ -137,7 +137,7 @@ def account(config: Config, observation_size: int, action_size: int) -> Account:
         bytes_state=actor.bytes_state(target=actors > 1) + 2 * critic.bytes_state(target=True) + SCALAR_BYTES,
         bytes_packed=actor.bytes_packed(target=actors > 1) + 2 * critic.bytes_packed(target=True) + SCALAR_BYTES,
         bytes_replay=buffer.num_bytes(
-            buffer.ring_size(_known(c.buffer_max)), c.num_envs, c.episode_length, observation_size, action_size
+            buffer.ring_size(c.buffer_max), c.num_envs, c.episode_length, observation_size, action_size
         ),
     )
 
@@ -186,11 +186,11 @@ class _Network:
         return values + indices * INDEX_BYTES
 
 
-def _train(config: Config, actor: _Network, critic: _Network, *, dense: bool, exact: bool) -> float:
+def _train(config: RunConfig, actor: _Network, critic: _Network, *, dense: bool, exact: bool) -> float:
     """FLOPs(train), per critic update and transition; the module's docstring derives it.
 
     Args:
-      config: resolved.
+      config: of the run.
       actor: as configured.
       critic: one of the two.
       dense: of the dense one-step agent of that shape instead.
@@ -201,12 +201,12 @@ def _train(config: Config, actor: _Network, critic: _Network, *, dense: bool, ex
     if dense:
         actor, critic = actor.dense, critic.dense
     else:
-        steps = _known(config.total_steps) - _known(config.warmup_steps)
-        one_step_share = _known(config.n_step_delay) / (steps * config.update_ratio)
+        steps = config.total_steps - config.warmup_steps
+        one_step_share = config.n_step_delay / (steps * config.update_ratio)
         if passes.entropy_between and config.n_step != 1:
-            between = (_known(config.n_max) - 1) * max(0.0, 1 - one_step_share)
+            between = (config.n_max - 1) * max(0.0, 1 - one_step_share)
         if config.topology != "fixed":
-            event_rate = config.evolve_until / _known(config.evolve_interval)
+            event_rate = config.evolve_until / config.evolve_interval
     a, c = actor.total_links, critic.total_links
     a_inputs, c_inputs = (a - actor.links[0], c - critic.links[0]) if exact else (a, c)
     critic_loss = (1 + between) * a + 2 * c + 2 * (c + c + c_inputs)
@@ -216,12 +216,6 @@ def _train(config: Config, actor: _Network, critic: _Network, *, dense: bool, ex
     per_critic_update = critic_loss + event_rate * critic_event
     per_actor_update = actor_loss + event_rate * actor_event
     return 2 * (per_critic_update + per_actor_update / config.delay)
-
-
-def _known(value: int | None) -> int:
-    """A field that `resolve` has filled in."""
-    assert value is not None
-    return value
 
 
 class PaperRow(NamedTuple):

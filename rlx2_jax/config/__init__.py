@@ -1,28 +1,28 @@
 """What a run is: what a person writes, what is derived from it, and the methods that are compared."""
 
-from rlx2_jax.config.config import (
+from rlx2_jax.config.config import Config, RunConfig
+from rlx2_jax.config.fields import NEVER
+from rlx2_jax.config.methods import METHODS
+from rlx2_jax.config.registry import AGENTS
+from rlx2_jax.config.resolution import PACKED_DEPTH, PAPER_STEPS, QUICK_TASKS, resolve
+from rlx2_jax.config.values import (
     METHOD,
-    NEVER,
-    PACKED_DEPTH,
-    PAPER_STEPS,
-    QUICK_TASKS,
+    OWN,
     TIMES,
     UNSEEN,
     VALUES,
-    Config,
     HParams,
     Schedule,
     make_schedule,
-    resolve,
+    traced,
 )
-from rlx2_jax.config.methods import METHODS
-from rlx2_jax.config.registry import AGENTS
 
 __all__ = [
     "AGENTS",
     "METHOD",
     "METHODS",
     "NEVER",
+    "OWN",
     "PACKED_DEPTH",
     "PAPER_STEPS",
     "QUICK_TASKS",
@@ -31,7 +31,9 @@ __all__ = [
     "VALUES",
     "Config",
     "HParams",
+    "RunConfig",
     "Schedule",
     "make_schedule",
     "resolve",
+    "traced",
 ]

@@ -96,7 +96,7 @@ def define_config_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         if default is not None:
             shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
             help = f"{help} (default: {shown})"
-        define = define_place if field.name in PLACES else _DEFINERS[_type(field.name)]
+        define = define_place if field.metadata["place"] else _DEFINERS[_type(field.name)]
         define(field.name, None, help, flag_values=values)
 
 
@@ -118,7 +118,7 @@ def read_swept(values: flags.FlagValues = flags.FLAGS) -> dict[str, list[Any]]:
         texts = values[f"sweep.{field.name}"].value
         if texts:
             kind = _type(field.name)
-            parse = expand if field.name in PLACES else _PARSERS[kind]
+            parse = expand if field.metadata["place"] else _PARSERS[kind]
             try:
                 swept[field.name] = [parse(text) for text in texts]
             except (ValueError, KeyError):
@@ -344,9 +344,6 @@ def _finite(text: str) -> float:
         raise ValueError(text)
     return value
 
-
-PLACES = frozenset({"ticket"})
-"""Fields that name a file or a directory."""
 
 _DEFINERS: dict[type, Callable[..., Any]] = {
     bool: flags.DEFINE_bool,

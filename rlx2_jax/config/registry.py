@@ -19,6 +19,10 @@ AGENTS = tuple(sorted(module.name for module in pkgutil.iter_modules([str(PLACE)
 """Names of the package's own agents."""
 
 
+NETWORKS = ("mlp", "layernorm", "simba")
+"""Names of the package's own networks (see `networks.modules`)."""
+
+
 class Defaults(NamedTuple):
     """What an agent has of its own where nothing is asked for."""
 
@@ -32,7 +36,6 @@ class Defaults(NamedTuple):
     """Fewest, in 3 million steps."""
     update_ratio: float = 1.0
     """Critic updates per environment step."""
-    network: str = "mlp"
 
 
 class Passes(NamedTuple):

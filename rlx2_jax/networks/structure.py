@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax.config import NEVER, Config, HParams, methods, registry
+from rlx2_jax.config import NEVER, VALUES, Config, HParams, RunConfig, methods, registry, traced
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks import masking, modules
 from rlx2_jax.networks.modules import Net, Params
@@ -86,7 +87,7 @@ def _shapes(net: Net, inputs: int) -> tuple[Net, tuple[Shape, ...], int]:
 
 
 def _structure(c: Config, name: str, net: Net, shapes: tuple[Shape, ...], others: int) -> Structure:
-    sparsity = getattr(c, f"{name}_sparsity")
+    sparsity = c.sparsity(name)
     if max(map(math.prod, shapes)) > NEVER:
         raise ConfigError(f"hidden={c.hidden} makes a matrix of over {NEVER} weights; use narrower layers.")
     try:
@@ -112,38 +113,24 @@ def link_counts(config: Config, observation_size: int, action_size: int) -> dict
     return {name: found.links for name, found in structure(config, observation_size, action_size).items()}
 
 
-def make_hparams(config: Config, observation_size: int, action_size: int) -> HParams:
-    """The traced values of a resolved configuration, for an environment of the given sizes.
+def make_hparams(config: RunConfig, observation_size: int, action_size: int) -> HParams:
+    """The traced values of a configuration, for an environment of the given sizes.
 
     Raises:
       ConfigError: a sparsity that these layers cannot have.
     """
-    c = config
-    found = structure(c, observation_size, action_size)
+    found = structure(config, observation_size, action_size)
     actor, critic = found["actor"], found["critic"]
-    number = lambda value: jnp.asarray(value, jnp.float32)
     count = lambda value: jnp.asarray(value, jnp.int32)
+    # Of a fixed topology no event moves anything.
+    moved = 0.0 if config.topology == "fixed" else config.drop_fraction
     return HParams(
-        actor_lr=number(c.actor_lr),
-        critic_lr=number(c.critic_lr),
-        alpha_lr=number(c.alpha_lr),
-        gamma=number(c.gamma),
-        tau=number(c.tau),
-        explore_noise=number(c.explore_noise),
-        target_noise=number(c.target_noise),
-        target_noise_clip=number(c.target_noise_clip),
+        **traced(dataclasses.replace(config, drop_fraction=moved), VALUES),
         actor_links=tuple(map(count, actor.links)),
         critic_links=tuple(map(count, critic.links)),
         actor_width=count(actor.width),
         critic_width=count(critic.width),
-        drop_fraction=number(c.drop_fraction if c.topology != "fixed" else 0.0),
-        grow_gradient=jnp.asarray(c.topology == "gradient"),
-        n_step=count(c.n_step),
-        dynamic_buffer=jnp.asarray(c.dynamic_buffer),
-        buffer_max=count(c.buffer_max),
-        buffer_min=count(c.buffer_min),
-        distance_threshold=number(c.distance_threshold),
-        drop_ratio=number(c.drop_ratio),
+        grow_gradient=jnp.asarray(config.topology == "gradient"),
     )
 
 

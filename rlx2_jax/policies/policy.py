@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax import __version__, envs, networks
-from rlx2_jax.config import AGENTS, Config, registry
+from rlx2_jax import __version__, networks
+from rlx2_jax.config import AGENTS, Config, RunConfig, registry
 from rlx2_jax.errors import CheckpointError, ConfigError
 from rlx2_jax.io import archives
 from rlx2_jax.networks import masking
@@ -72,7 +72,7 @@ class Policy(NamedTuple):
 
 
 def describe(
-    config: Config, env_steps: int, return_mean: float | None, sizes: tuple[int, int] | None = None
+    config: RunConfig, env_steps: int, return_mean: float | None, sizes: tuple[int, int] | None = None
 ) -> dict[str, Any]:
     """What is saved with the policy or the masks of a run: what it takes to act, to train again, and the return.
 
@@ -86,7 +86,7 @@ def describe(
         **({} if sizes is None else {"sizes": list(sizes)}),
         "agent": config.agent,
         "env": config.env,
-        "backend": envs.choose_backend(config.env, config.backend),
+        "backend": config.backend,
         "episode_length": config.episode_length,
         "env_steps": env_steps,
         "return_mean": return_mean,

@@ -26,7 +26,7 @@ import numpy as np
 
 from rlx2_jax import policies
 from rlx2_jax.agents.base import FoundMasks
-from rlx2_jax.config import Config, registry
+from rlx2_jax.config import Config, RunConfig, registry
 from rlx2_jax.errors import CheckpointError, ConfigError
 from rlx2_jax.io import archives
 from rlx2_jax.networks import masking
@@ -110,7 +110,7 @@ def load(path: str | Path) -> Ticket:
     return Ticket(initial, final, about)
 
 
-def load_for(config: Config, observation_size: int, action_size: int) -> dict[str, FoundMasks] | None:
+def load_for(config: RunConfig, observation_size: int, action_size: int) -> dict[str, FoundMasks] | None:
     """Read the masks that a run is to begin with, if it names any.
 
     Args:

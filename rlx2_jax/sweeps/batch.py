@@ -162,7 +162,7 @@ class BatchRun:
 
     def standings(self) -> dict[str, Standing]:
         """Where each run is."""
-        ended = self.clock.steps >= (self.config.total_steps or 0)
+        ended = self.clock.steps >= self.config.total_steps
         return {
             run.name: Standing(record.rows, ended and run.name not in self.diverged, self.diverged.get(run.name))
             for run, record in zip(self.runs, self.records, strict=True)

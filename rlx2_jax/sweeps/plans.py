@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 from rlx2_jax import envs
-from rlx2_jax.config import METHOD, VALUES, Config, Schedule, make_schedule, presets, resolve
+from rlx2_jax.config import METHOD, OWN, VALUES, Config, RunConfig, Schedule, make_schedule, presets, resolve
 from rlx2_jax.errors import ConfigError, FileError, WorkdirError
 from rlx2_jax.io import files
 from rlx2_jax.networks.structure import structure
@@ -34,7 +34,7 @@ from rlx2_jax.training.programs import Program, make_program
 PARALLEL = ("shard_map", "pmap", "processes")
 """Batches over a mesh of devices, the same by `jax.pmap`, or a process per run."""
 
-SHARED = frozenset({*METHOD, *VALUES, "seed", "schedule_scale", "score_evaluations"})
+SHARED = frozenset({*METHOD, *VALUES, *OWN})
 """Fields in which the runs of one batch may differ: data, or nothing that the program sees."""
 
 MEMORY_SHARE = 0.8
@@ -56,8 +56,7 @@ class Run:
 
     name: str
     """Of its directory."""
-    config: Config
-    """Resolved."""
+    config: RunConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +125,11 @@ def product(
     sparsities: Sequence[str] = (),
     seeds: Sequence[int] = (),
     fields: Mapping[str, Sequence[Any]] | None = None,
-) -> list[Config]:
+) -> list[RunConfig]:
     """Every combination, resolved, without repetitions; an empty axis has the base's value.
 
     Args:
-      base: not resolved: all that does not vary.
+      base: all that does not vary, as it is written.
       envs: tasks.
       agents: algorithms.
       methods: training schemes.
@@ -146,15 +145,15 @@ def product(
         raise ConfigError(f"sweep.{how[0]}: it says how runs are computed, not which; give one value, --{how[0]}=....")
     axes: dict[str, Sequence[Any]] = {"env": envs, "agent": agents, "method": methods, "seed": seeds, **fields}
     axes = {name: values for name, values in axes.items() if values}
-    found: dict[str, Config] = {}
+    found: dict[str, RunConfig] = {}
     for values in itertools.product(*axes.values(), sparsities or (None,)):
         config = dataclasses.replace(base, **dict(zip(axes, values[:-1], strict=True)))
         if values[-1] is not None:
             actor, critic = _sparsity(values[-1], config)
             config = dataclasses.replace(config, actor_sparsity=actor, critic_sparsity=critic)
-        config = resolve(config)
+        resolved = resolve(config)
         # A dense run is the same at every sparsity.
-        found.setdefault(_identity(config), config)
+        found.setdefault(_identity(resolved), resolved)
     return list(found.values())
 
 
@@ -177,7 +176,7 @@ def _sparsity(text: str, config: Config) -> tuple[float, float]:
 
 
 def lay_out(
-    configs: Iterable[Config],
+    configs: Iterable[RunConfig],
     *,
     parallel: str = PARALLEL[0],
     fields: Sequence[str] = (),
@@ -190,7 +189,7 @@ def lay_out(
     """Names, programs and batches.
 
     Args:
-      configs: resolved.
+      configs: of the runs.
       parallel: one of `PARALLEL`.
       fields: further fields that differ, to be named in the runs' names.
       devices: in the mesh.
@@ -243,7 +242,7 @@ def lay_out(
     )
 
 
-def _check_extends(held: Plan, asked: Mapping[str, Config], parallel: str, devices: int) -> None:
+def _check_extends(held: Plan, asked: Mapping[str, RunConfig], parallel: str, devices: int) -> None:
     missing = [run.name for run in held.runs if _identity(run.config) not in asked]
     if missing:
         raise WorkdirError(
@@ -313,13 +312,13 @@ def _batches(
     return batches
 
 
-def build(configs: Sequence[Config]) -> tuple[Program, Schedule]:
+def build(configs: Sequence[RunConfig]) -> tuple[Program, Schedule]:
     """The program that all runs of a batch are data of, and their common schedule.
 
     Raises:
       ConfigError: a configuration that cannot be.
     """
-    largest = max(configs, key=lambda c: c.buffer_max or 0)
+    largest = max(configs, key=lambda c: c.buffer_max)
     program = make_program(dataclasses.replace(largest, compute="masked"))
     for config in configs:
         structure(config, program.env.observation_size, program.env.action_size)
@@ -362,7 +361,7 @@ def _parse(values: Mapping[str, Any]) -> Plan:
     return Plan(
         parallel=values["parallel"],
         fields=tuple(values["fields"]),
-        runs=tuple(Run(name, Config.from_dict(config)) for name, config in values["runs"].items()),
+        runs=tuple(Run(name, RunConfig.from_dict(config)) for name, config in values["runs"].items()),
         batches=tuple(Batch(**{**batch, "runs": tuple(batch["runs"])}) for batch in batches),
         devices=values["devices"],
         compiled=values["compilations"]["happened"],
@@ -448,15 +447,15 @@ def _plural(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def _identity(config: Config) -> str:
+def _identity(config: RunConfig) -> str:
     return json.dumps(workdirs.identity(config), sort_keys=True)
 
 
-def _program_key(config: Config) -> str:
+def _program_key(config: RunConfig) -> str:
     return json.dumps({k: v for k, v in config.to_dict().items() if k not in SHARED}, sort_keys=True)
 
 
-def _name(config: Config, fields: Sequence[str]) -> str:
+def _name(config: RunConfig, fields: Sequence[str]) -> str:
     c = config
     parts = [c.agent, c.env.replace("/", "-"), c.method]
     if c.actor_sparsity or c.critic_sparsity:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import jax
 
-from rlx2_jax.config import Config
+from rlx2_jax.config import RunConfig
 from rlx2_jax.errors import ConfigError, FileError, WorkdirError
 from rlx2_jax.io import lock
 from rlx2_jax.runtime import compilation, memory, numerics
@@ -47,7 +47,7 @@ class Result(NamedTuple):
 
 
 def make_plan(
-    configs: Sequence[Config],
+    configs: Sequence[RunConfig],
     workdir: str | Path,
     *,
     parallel: str = plans.PARALLEL[0],
@@ -59,7 +59,7 @@ def make_plan(
     """What `sweep` would do; writes nothing.
 
     Args:
-      configs: resolved, as from `plans.product`.
+      configs: as from `plans.product`.
       workdir: of the sweep; what it holds is extended.
       parallel: one of `plans.PARALLEL`.
       fields: fields that differ between runs, beyond those that every table has.
@@ -124,7 +124,7 @@ def _device_bytes() -> float | None:
 @numerics.by_usual_rules
 @numerics.one_blas_thread()
 def sweep(
-    configs: Sequence[Config],
+    configs: Sequence[RunConfig],
     workdir: str | Path,
     *,
     parallel: str = plans.PARALLEL[0],
@@ -176,7 +176,7 @@ def sweep(
         hosts.barrier("workdir held")
         laid_out = planned()
         hosts.barrier("plan read")
-        total = sum(run.config.total_steps or 0 for run in laid_out.runs)
+        total = sum(run.config.total_steps for run in laid_out.runs)
         display = stack.enter_context(Display(total, show_progress and hosts.is_first()))
         stop = stack.enter_context(StopSignals(display.say))
         for line in plans.describe(laid_out):

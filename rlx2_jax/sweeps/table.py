@@ -59,7 +59,7 @@ def means_text(table: Sequence[Line]) -> str:
 
 def _line(run: Run, fields: Sequence[str], standing: Standing) -> Line:
     c, rows = run.config, standing.rows
-    scores = workdirs.last_scores(list(rows), c.score_evaluations or 1)
+    scores = workdirs.last_scores(list(rows), c.score_evaluations)
     plain = c.to_dict()
     return {
         "env": c.env,

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx2_jax import envs, networks, policies
-from rlx2_jax.config import Config
+from rlx2_jax.config import Config, RunConfig
 from rlx2_jax.errors import ConfigError, DivergedError
 from rlx2_jax.io import files, provenance
 from rlx2_jax.networks import SparseNetwork, masking
@@ -86,8 +86,7 @@ class State(flax.struct.PyTreeNode):
 class Cloning(NamedTuple):
     """A clone's pure functions."""
 
-    config: Config
-    """Resolved."""
+    config: RunConfig
     collect: Callable[[networks.Params, jax.Array], Examples]
     """(teacher's parameters, key) -> examples."""
     init: Callable[[jax.Array], tuple[State, tickets.Networks]]
@@ -259,9 +258,9 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
     program = make_program(config)
     config, env, agent, hparams = program.config, program.env, program.agent, program.hparams
     _check_teacher(teacher, config, env)
-    B, E, N = config.batch_size, config.num_envs, config.buffer_max or 1
+    B, E, N = config.batch_size, config.num_envs, config.buffer_max
     vector = envs.VectorEnvironment(env, E, config.episode_length, max(config.reset_pool, E))
-    evolve_end = jnp.asarray(int((config.total_steps or 0) * config.evolve_until), jnp.int32)
+    evolve_end = jnp.asarray(int(config.total_steps * config.evolve_until), jnp.int32)
 
     def collect(params: networks.Params, key: jax.Array) -> Examples:
         act = teacher._replace(params=params).act
@@ -354,7 +353,7 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
             "updates": state.updates,
             "return_mean": returns.mean(),
             "return_std": returns.std(),
-            "loss": state.loss / (config.eval_every or 1),
+            "loss": state.loss / config.eval_every,
             "actor_sparsity": masking.sparsity(state.actor.masked().mask),
             "links_dropped": state.links_dropped,
             "links_grown": state.links_grown,

@@ -23,7 +23,7 @@ import numpy as np
 
 from rlx2_jax import __version__, envs, kernels, networks
 from rlx2_jax.agents import AgentState
-from rlx2_jax.config import PACKED_DEPTH, Config
+from rlx2_jax.config import PACKED_DEPTH, Config, RunConfig
 from rlx2_jax.io import files, provenance
 from rlx2_jax.networks import SparseNetwork, forms, masking
 from rlx2_jax.networks.structure import nets, structure
@@ -43,11 +43,11 @@ WIDTH, DENSITY, BATCH = 256, 0.1, 256
 """Of the network that is measured: its hidden layers, the share of its weights that are links, and samples."""
 
 
-def choose(config: Config, say: Callable[[str], None], cache: Path | None = None) -> Config:
-    """A resolved configuration whose `compute` is masked or packed.
+def choose(config: RunConfig, say: Callable[[str], None], cache: Path | None = None) -> RunConfig:
+    """A configuration whose `compute` is masked or packed.
 
     Args:
-      config: resolved.
+      config: of a run; only its `compute` may change.
       say: takes one line on what was found, if anything was to be found.
       cache: file of what was measured (default: `rlx2_jax/compute.json` in the user's cache directory).
     """
@@ -83,7 +83,7 @@ def _packable(config: Config) -> bool:
     return all(net.packable for net in nets(config, 1).values())
 
 
-def _density(config: Config) -> float:
+def _density(config: RunConfig) -> float:
     """Links as a share of the weights of both networks."""
     env = envs.make(config.env, config.backend)
     found = structure(config, env.observation_size, env.action_size).values()

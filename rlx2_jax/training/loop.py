@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from rlx2_jax.config import Config
+from rlx2_jax.config import RunConfig
 
 SECONDS = {"training_seconds": float, "wall_seconds": float}
 """What a checkpoint's record holds of a clock."""
@@ -117,20 +117,19 @@ class Executor(Protocol):
         """Leave what is left at the end; `done` is false if it was asked to stop before."""
 
 
-def go(executor: Executor, clock: Clock, config: Config) -> bool:
+def go(executor: Executor, clock: Clock, config: RunConfig) -> bool:
     """Train to the end, or until asked to stop.
 
     Args:
       executor: what is trained.
       clock: the executor's own, where training begins.
-      config: resolved; its lengths are taken.
+      config: whose lengths are taken.
 
     Returns:
       Whether it came to the end.
     """
     total, chunk, eval_every = config.total_steps, config.chunk_steps, config.eval_every
     checkpoint_every = config.checkpoint_every
-    assert total and chunk and eval_every and checkpoint_every
     clock.lap(executor.updates())
     while clock.steps < total and not executor.stopping():
         with clock.chunk(chunk):

@@ -9,6 +9,7 @@ What each does stands in `steps`, `evolution` and `reports`, as functions of a `
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from rlx2_jax import envs
 from rlx2_jax.agents import AgentState, OffPolicyAgent, make_agent
 from rlx2_jax.agents.base import Metrics
-from rlx2_jax.config import METHOD, TIMES, UNSEEN, VALUES, Config, HParams, Schedule, make_schedule, resolve
+from rlx2_jax.config import METHOD, TIMES, UNSEEN, VALUES, Config, HParams, RunConfig, Schedule, make_schedule, resolve
 from rlx2_jax.networks.structure import link_counts, make_hparams
 from rlx2_jax.policies import tickets
 from rlx2_jax.replay import buffer
@@ -46,8 +47,7 @@ __all__ = [
 class Program(NamedTuple):
     """A run's pure functions. All take traced hyperparameters; nothing recompiles when those change."""
 
-    config: Config
-    """Resolved."""
+    config: RunConfig
     trainer: Trainer
     """What the functions are made of."""
     hparams: HParams
@@ -108,12 +108,12 @@ def make_program(config: Config) -> Program:
     )
 
 
-def static_part(config: Config) -> Config:
-    """What of a resolved configuration makes another program; all else is left at its default."""
+def static_part(config: RunConfig) -> RunConfig:
+    """What of a configuration makes another program; all else is emptied."""
     # Numbers of links are shapes where networks are packed.
-    data = {*VALUES, *TIMES, *UNSEEN, "ticket", *(() if config.compute == "packed" else METHOD)}
-    kept = {name: value for name, value in vars(config).items() if name not in data}
-    return Config(**kept, buffer_max=buffer.ring_size(config.buffer_max or 1))
+    data = {*VALUES, *TIMES, *UNSEEN, *(() if config.compute == "packed" else METHOD)}
+    empty = {name: type(getattr(config, name))() for name in data}
+    return dataclasses.replace(config, **empty | {"ticket": None, "buffer_max": buffer.ring_size(config.buffer_max)})
 
 
 PROGRAMS_KEPT = 16
@@ -121,7 +121,7 @@ PROGRAMS_KEPT = 16
 
 
 @functools.lru_cache(PROGRAMS_KEPT)
-def _make_functions(config: Config, env: envs.Environment) -> dict[str, Any]:
+def _make_functions(config: RunConfig, env: envs.Environment) -> dict[str, Any]:
     """Functions of `Program`, by name, and the trainer that they are made of."""
     pool = max(config.reset_pool, config.num_envs, config.eval_episodes)
     trainer = Trainer(

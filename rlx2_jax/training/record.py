@@ -12,7 +12,7 @@ import numpy as np
 
 from rlx2_jax import networks, policies
 from rlx2_jax.analysis import accounting
-from rlx2_jax.config import Config
+from rlx2_jax.config import RunConfig
 from rlx2_jax.envs import JAX, Environment
 from rlx2_jax.io import files, provenance
 from rlx2_jax.policies import tickets
@@ -50,11 +50,11 @@ class Totals(NamedTuple):
 class Record:
     """The evaluations of one run, on the host and in its directory."""
 
-    def __init__(self, config: Config, env: Environment, directory: Path | None):
+    def __init__(self, config: RunConfig, env: Environment, directory: Path | None):
         """Prepare; nothing is written before `open`.
 
         Args:
-          config: resolved.
+          config: of the run.
           env: its task.
           directory: prepared (see `training.workdir.prepare`), or None to write nothing.
         """
@@ -79,7 +79,6 @@ class Record:
         if self.directory is None:
             self.rows = list(kept or ())
             return None
-        assert self.config.eval_every
         self.rows, told = workdirs.rewind(self.directory, env_steps, self.config.eval_every, kept)
         self._events = Events(self.directory / "tensorboard", env_steps)
         return told
@@ -140,7 +139,7 @@ class Record:
 
     def _summary(self, totals: Totals, finished: bool) -> dict[str, Any]:
         rows, seconds = self.rows, max(totals.training_seconds, 1e-9)
-        scores = workdirs.last_scores(rows, self.config.score_evaluations or 1)
+        scores = workdirs.last_scores(rows, self.config.score_evaluations)
         last: Mapping[str, Any] = rows[-1] if rows else {}
         return {
             "finished": finished,

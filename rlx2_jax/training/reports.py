@@ -56,7 +56,7 @@ def diagnose(trainer: Trainer, state: TrainState, actor: Masked, critic: Masked,
     """How both networks are wired and which of their units work, on replayed observations."""
     # A key of its own: diagnostics leave no trace in a run.
     sample_key = jax.random.fold_in(kernels.fast_key(state.key), ASIDE)
-    n_max, one = trainer.config.n_max or 1, jnp.asarray(1)
+    n_max, one = trainer.config.n_max, jnp.asarray(1)
     batch = buffer.sample(state.replay, sample_key, (diagnostics.SAMPLES,), one, n_max, hparams.gamma)
     pairs = jnp.concatenate([batch.observation, batch.action], -1)
     values: Report = {}

@@ -86,7 +86,6 @@ def train(
     with contextlib.ExitStack() as stack:
         if directory is not None:
             stack.enter_context(workdirs.held(directory, program.config, resume=resume, overwrite=overwrite))
-        assert program.config.total_steps is not None
         display = stack.enter_context(Display(program.config.total_steps, show_progress))
         stop = stack.enter_context(StopSignals(display.say))
         checkpoints = None
@@ -271,7 +270,7 @@ class _Run:
         )
 
     def _lately(self) -> str:
-        return f"between steps {self.clock.steps - (self.config.chunk_steps or 0):,} and {self.clock.steps:,}"
+        return f"between steps {self.clock.steps - self.config.chunk_steps:,} and {self.clock.steps:,}"
 
     def _kept(self) -> str:
         return workdirs.kept(self.record.directory, self.saved_at)

@@ -38,7 +38,7 @@ def init(trainer: Trainer, key: jax.Array, hparams: HParams, ticket: Found | Non
     zero = jnp.zeros((), jnp.int32)
     agent_state = trainer.agent.init(agent_key, hparams, ticket)
     replay = buffer.init(
-        buffer.ring_size(config.buffer_max or 1),
+        buffer.ring_size(config.buffer_max),
         config.num_envs,
         config.episode_length,
         env.observation_size,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rlx2_jax import envs
 from rlx2_jax.agents import OffPolicyAgent
-from rlx2_jax.config import Config, HParams
+from rlx2_jax.config import HParams, RunConfig
 from rlx2_jax.replay import buffer
 from rlx2_jax.replay.buffer import Batch, Replay
 from rlx2_jax.runtime.devices import Share
@@ -19,8 +19,7 @@ from rlx2_jax.runtime.devices import Share
 class Trainer:
     """The static parts of a run: nothing here is traced."""
 
-    config: Config
-    """Resolved."""
+    config: RunConfig
     env: envs.Environment
     vector: envs.VectorEnvironment
     agent: OffPolicyAgent
@@ -32,7 +31,7 @@ class Trainer:
     ) -> Batch:
         """Batches of windows, as long as they are now, `[*shape, ...]`."""
         n_step = n_step_now(hparams, multi_step)
-        return buffer.sample(replay, key, shape, n_step, self.config.n_max or 1, hparams.gamma, self.share)
+        return buffer.sample(replay, key, shape, n_step, self.config.n_max, hparams.gamma, self.share)
 
 
 def n_step_now(hparams: HParams, multi_step: jax.Array) -> jax.Array:

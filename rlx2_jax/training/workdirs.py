@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlx2_jax.config import Config, resolve
+from rlx2_jax.config import Config, RunConfig, resolve
 from rlx2_jax.errors import ConfigError, FileError, WorkdirError
 from rlx2_jax.io import files, lock
 from rlx2_jax.policies import tickets
@@ -64,12 +64,12 @@ TICKET = "ticket"
 """The field that says where: a run may be resumed with the same masks in another place."""
 
 
-def identity(config: Config) -> dict[str, Any]:
-    """The values that make a resolved configuration this run and no other."""
+def identity(config: RunConfig) -> dict[str, Any]:
+    """The values that make a configuration this run and no other."""
     return {name: value for name, value in config.to_dict().items() if name not in HOW}
 
 
-def checkpoint_identity(config: Config) -> dict[str, Any]:
+def checkpoint_identity(config: RunConfig) -> dict[str, Any]:
     """The same for a checkpoint, which asks what a ticket holds, not where it lies.
 
     Raises:
@@ -80,7 +80,7 @@ def checkpoint_identity(config: Config) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def held(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> Iterator[None]:
+def held(workdir: Path, config: RunConfig, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """A directory made fit for this run by `prepare`, with other processes kept out of it meanwhile.
 
     Raises:
@@ -109,12 +109,12 @@ def check_name(workdir: Path) -> None:
         ) from None
 
 
-def prepare(workdir: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
+def prepare(workdir: Path, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
     """Make the directory fit for this run, or refuse.
 
     Args:
       workdir: made if it does not exist.
-      config: resolved.
+      config: of the run.
       resume: go on with the run it holds, if it holds one.
       overwrite: remove the run it holds, whichever that is, and nothing that is not a run's.
 

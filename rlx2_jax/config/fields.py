@@ -1,0 +1,122 @@
+"""How a setting is declared, in one place: its default, its help, what it can be, and who reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from rlx2_jax.errors import ConfigError
+
+NEVER = 2**31 - 1
+"""A point in time that no run reaches, and the largest whole number of any setting (the counters are int32)."""
+
+
+class Range(NamedTuple):
+    """What a number can be, whatever the other settings are."""
+
+    holds: Callable[[float], bool]
+    mend: str
+    """What a person is told of another one."""
+
+
+AT_LEAST_1 = Range(lambda value: value >= 1, "use at least 1")
+POSITIVE = Range(lambda value: value > 0, "use a positive number")
+ZERO_OR_MORE = Range(lambda value: value >= 0, "use zero or more")
+SHARE = Range(lambda value: 0 <= value <= 1, "use a number in [0, 1]")
+SPARSITY = Range(lambda value: 0 <= value < 1, "use a sparsity in [0, 1)")
+
+
+class Host(enum.Enum):
+    """Who on the host reads a setting that no program sees."""
+
+    RUN = enum.auto()
+    """Each run for itself."""
+    LOOP = enum.auto()
+    """The loop over chunks, which the runs of a batch share."""
+
+
+def declare(
+    default: Any,
+    help: str,
+    *,
+    choices: Iterable[str] = (),
+    own: str = "",
+    within: Range | None = None,
+    unset: str = "",
+    host: Host | None = None,
+    place: bool = False,
+) -> Any:
+    """A field of `Config`.
+
+    Args:
+      default: None for what is derived.
+      help: of its flag, without what follows from the other arguments.
+      choices: all it can be; in a mapping, each with what is said of it.
+      own: what a person's own choice is written like, with a colon.
+      within: the numbers it can be.
+      unset: in words, what is derived where it is left out.
+      host: who reads it, if no program sees it.
+      place: whether it names a file or a directory.
+    """
+    said = choices if isinstance(choices, Mapping) else dict.fromkeys(choices, "")
+    if said:
+        help += ": " + ", ".join(f"{choice} ({words})" if words else choice for choice, words in said.items())
+    if own:
+        help += f", or {own}"
+    if unset:
+        help += f" (default: {unset})"
+    about = {"help": help, "choices": tuple(said), "own": own, "within": within, "host": host, "place": place}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def check_value(field: dataclasses.Field[Any], value: Any) -> None:
+    """Refuse what a field cannot be, whatever the others are.
+
+    Raises:
+      ConfigError: one sentence on how to mend it.
+    """
+    name, choices, within = field.name, field.metadata["choices"], field.metadata["within"]
+    own = field.metadata["own"]
+    known = not choices or value in choices or (own and ":" in value)
+    require(known, f"unknown {name} {value!r}; valid: {', '.join(choices)}" + (f", or {own}." if own else "."))
+    if isinstance(value, int):
+        require(abs(value) <= NEVER, f"{name}={value} is too large; use at most {NEVER}.")
+    if within is not None:
+        require(within.holds(value), f"{name}={value}: {within.mend}.")
+    if isinstance(value, float):
+        require(math.isfinite(value), f"{name}={value}: use a finite number.")
+
+
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "bool": (lambda value: isinstance(value, bool), "use true or false"),
+    "int": (lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool), "use a whole number"),
+    "float": (lambda value: isinstance(value, numbers.Real) and not isinstance(value, bool), "use a number"),
+    "str": (lambda value: isinstance(value, str), "use a text"),
+    "tuple[int, ...]": (
+        lambda value: isinstance(value, tuple) and all(KINDS["int"][0](part) for part in value),
+        "use whole numbers",
+    ),
+    "None": (lambda value: value is None, "or leave it out"),
+}
+"""What a value of a type is, as annotations name types, and what a person is told of another one."""
+
+
+def check_kind(field: dataclasses.Field[Any], value: Any) -> None:
+    """Refuse a value of another type than the field's.
+
+    Raises:
+      ConfigError: one sentence on how to mend it.
+    """
+    kinds = [KINDS[kind] for kind in str(field.type).split(" | ")]
+    mend = ", ".join(mend for _, mend in kinds)
+    require(any(fits(value) for fits, _ in kinds), f"{field.name}={value!r:.40}: {mend}.")
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuse a configuration, with one sentence, unless a condition holds."""
+    if not condition:
+        raise ConfigError(message)
