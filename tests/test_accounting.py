@@ -235,7 +235,7 @@ def test_resolving_first_changes_nothing():
 def test_impossible_configurations_are_refused():
     with pytest.raises(ConfigError, match="without a link"):
         account(Config(hidden=(2, 2), actor_sparsity=0.99), 3, 1)
-    with pytest.raises(ConfigError, match="valid: td3, sac"):
+    with pytest.raises(ConfigError, match="valid: droq, sac, td3"):
         account(Config(agent="ppo"), 3, 1)
     with pytest.raises(ConfigError, match="sides of 1 or more"):
         account(Config(), 0, 1)

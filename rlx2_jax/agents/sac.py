@@ -57,7 +57,7 @@ class SAC(base.OffPolicyAgent):
     """Soft actor-critic."""
 
     defaults = Defaults(policy_delay=1, quick_steps=40_000, buffer_max=3_000_000, buffer_min=200_000)
-    passes = Passes(actor_target=False, critics_of_actor_loss=2, entropy_between=True)
+    passes = Passes(actor_target=False, critics_of_actor_loss=2, entropy_between=True, own_scalars=4)
     release_init = "orthogonal"
 
     @staticmethod

@@ -59,8 +59,8 @@ from rlx2_jax.replay import buffer
 FLOAT_BYTES = 4
 INDEX_BYTES = 4
 
-SCALAR_BYTES = 6 * 4
-"""Log-alpha, its two moments, and the step counts of three Adams."""
+SCALARS = 2
+"""Step counts of two Adams."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,9 @@ def account(config: Config, observation_size: int, action_size: int) -> Account:
     c = resolve(config)
     found = structure(c, observation_size, action_size)
     actor, critic = _Network.of(found["actor"]), _Network.of(found["critic"])
-    actors = 1 + registry.find(c.agent).passes.actor_target  # Online and target.
+    passes = registry.find(c.agent).passes
+    actors = 1 + passes.actor_target  # Online and target.
+    scalars = (SCALARS + passes.own_scalars) * FLOAT_BYTES
     size = actors * actor.total_links + 4 * critic.total_links
     whole, whole_dense = (_train(c, actor, critic, dense=d, exact=False) for d in (False, True))
     exact, exact_dense = (_train(c, actor, critic, dense=d, exact=True) for d in (False, True))
@@ -134,8 +136,8 @@ def account(config: Config, observation_size: int, action_size: int) -> Account:
         flops_train_ratio=whole / whole_dense,
         flops_train_exact=exact,
         flops_train_exact_ratio=exact / exact_dense,
-        bytes_state=actor.bytes_state(target=actors > 1) + 2 * critic.bytes_state(target=True) + SCALAR_BYTES,
-        bytes_packed=actor.bytes_packed(target=actors > 1) + 2 * critic.bytes_packed(target=True) + SCALAR_BYTES,
+        bytes_state=actor.bytes_state(target=actors > 1) + 2 * critic.bytes_state(target=True) + scalars,
+        bytes_packed=actor.bytes_packed(target=actors > 1) + 2 * critic.bytes_packed(target=True) + scalars,
         bytes_replay=buffer.num_bytes(
             buffer.ring_size(c.buffer_max), c.num_envs, c.episode_length, observation_size, action_size
         ),

@@ -47,6 +47,8 @@ class Passes(NamedTuple):
     """Critics that the actor's loss passes through, of the two."""
     entropy_between: bool
     """Whether a target passes the states inside its window through the actor."""
+    own_scalars: int = 0
+    """Numbers in the state beside the networks, with their moments and counts."""
 
 
 class AgentKind(Protocol):
