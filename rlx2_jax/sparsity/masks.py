@@ -107,8 +107,8 @@ def unpack(vector: jax.Array, links: tuple[Links, ...]) -> Any:
 
     def unpack_one(vector: jax.Array, links: tuple[Links, ...]) -> Any:
         return {
-            f"Dense_{i}": {"kernel": packing.unpack(values, link), "bias": bias}
-            for i, (link, (values, bias)) in enumerate(zip(links, packing.split(vector, links), strict=True))
+            f"Dense_{i}": {"kernel": packing.unpack(layer.values, link), "bias": layer.bias}
+            for i, (link, layer) in enumerate(zip(links, packing.split(vector, links), strict=True))
         }
 
     return _per_network(unpack_one, links[0])(vector, links)
