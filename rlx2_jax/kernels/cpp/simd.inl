@@ -218,10 +218,12 @@ static void Deltas(const Network& net, int64_t tile, float* deltas, float* dx_ro
     const float* dy = own;
     own -= layer.in * kTile;
     kept -= (layer.in + net.normalised) * kTile;
-    Transposed(layer, 0, layer.in, dy, net.normalised ? nullptr : kept, own);
     if (net.normalised) {
       hidden -= layer.in * kTile;
+      Transposed(layer, 0, layer.in, dy, nullptr, own);
       Denormalise(net, net.layers[l - 1], kept, own, hidden, gradient, add);
+    } else {
+      Transposed(layer, 0, layer.in, dy, kept, own);
     }
   }
   int64_t first = 0;
