@@ -67,7 +67,7 @@ def perceptron(
     links = tuple(links)
     _check(params, links, inputs, normalised)
     if implementation == "portable" or (implementation == "auto" and not native.available()):
-        return _portable(normalised, params, links, jnp.concatenate(inputs, -1))
+        return _portable(params, links, jnp.concatenate(inputs, -1), normalised)
     if native.load() is None:
         raise ValueError(native.MISSING)
     how = _How("auto" if implementation == "native" else implementation, normalised)
@@ -99,7 +99,7 @@ def _check(params: jax.Array, links: tuple[Links, ...], inputs: tuple[jax.Array,
             raise ValueError(f"packed compute takes int32 indices, not {leaf.dtype}.")
 
 
-def _portable(normalised: bool, params: jax.Array, links: tuple[Links, ...], x: jax.Array) -> jax.Array:
+def _portable(params: jax.Array, links: tuple[Links, ...], x: jax.Array, normalised: bool) -> jax.Array:
     layers = packing.split(params, links, normalised=normalised)
     for i, (link, layer) in enumerate(zip(links, layers, strict=True)):
         x = x @ packing.unpack(layer.values, link) + layer.bias

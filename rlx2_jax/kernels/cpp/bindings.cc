@@ -13,7 +13,7 @@
 //   index links:   mask [in, out] -> row_start, inputs, column_start, outputs, order
 //   adam:          parameters [n], gradient [n], mu [n], nu [n], count, step_size -> parameters, mu, nu, count
 //
-// `parameters` are the values and then the biases of each layer in turn, with the scales and offsets after those of each
+// `parameters` are the values and then the biases of each layer in turn, with scales and offsets after those of each
 // hidden layer of a normalised network; scratch has their size for every group of samples but the first.
 //
 // Leading axes count independent calls. Operands have as many as the results, of their size or, where calls share an

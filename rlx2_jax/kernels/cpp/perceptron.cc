@@ -80,7 +80,7 @@ namespace {
 constexpr int64_t kAlignment = 64;
 // Fewer multiply-adds than this are done before another thread has begun.
 constexpr int64_t kParallelWork = 1 << 18;
-// Multiply-adds that normalising a unit takes as long as.
+// Links that take about as long as normalising a unit does.
 constexpr int64_t kNormalisationWork = 4;
 
 // Scratch of the calling thread, kept and grown.

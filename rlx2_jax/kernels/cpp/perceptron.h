@@ -9,9 +9,9 @@
 // (row_start, inputs, values) and, for the backward pass, again by input (column_start, outputs, order), where `order`
 // says where in `values` a link stands.
 //
-// A normalised network has layer normalisation after the matrix and bias of each hidden layer, before its ReLU. It keeps
-// what the normalisation gives before scale and offset, from which a group's backward pass makes the activations again,
-// and one more row a layer, 1 / the standard deviation:
+// A normalised network has layer normalisation after the matrix and bias of each hidden layer, before its ReLU. It
+// keeps what the normalisation gives before scale and offset, from which a group's backward pass makes the activations
+// again, and one more row a layer, 1 / the standard deviation:
 //
 //     kept:  inputs   normalised of hidden layer 1, 1 / deviation   normalised of hidden layer 2, 1 / deviation   ...
 
@@ -33,7 +33,8 @@ inline constexpr int64_t kMaxInputs = 4;
 // What is added to a variance before its root is taken.
 inline constexpr float kEpsilon = 1e-6f;
 
-// One matrix and bias of one network, and what scales and shifts it once it is normalised. Pointers a call does not need are null.
+// One matrix and bias of one network, and what scales and shifts what they give once it is normalised. Pointers a call
+// does not need are null.
 struct Layer {
   int64_t in = 0, out = 0, links = 0;
   const float* values = nullptr;          // [links], by output

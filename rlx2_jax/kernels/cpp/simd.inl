@@ -83,8 +83,8 @@ static inline void Affine(const Layer& layer, bool relu, const float* x, float* 
   }
 }
 
-// y <- ReLU(scale * normalised y + offset) over a layer's units, in place. What is normalised is kept, if there is where,
-// and after it 1 / the standard deviation.
+// y <- ReLU(scale * normalised y + offset) over a layer's units, in place. What is normalised is kept, if there is
+// where, and after it 1 / the standard deviation.
 static void Normalise(const Layer& layer, float* y, float* kept) {
   const Vec units = Splat(static_cast<float>(layer.out));
   Vec mean[kVectors], variance[kVectors], inverse[kVectors];
@@ -164,8 +164,8 @@ static void Transposed(const Layer& layer, int64_t first, int64_t end, const flo
 }
 
 // Back through the ReLU and normalisation of a layer in one tile: its deltas, in place, from the gradients of its
-// activations. With `gradient`, that of all parameters, also what the tile adds to those of scale and offset, or their
-// first, and the activations, which dots take.
+// activations. With `gradient`, that of all parameters, also the activations x, which Weights takes, and the tile's
+// part of the gradients of scale and offset, which is written or, with `add`, added.
 static void Denormalise(const Network& net, const Layer& layer, const float* normal, float* deltas, float* x,
                         float* gradient, bool add) {
   const Vec units = Splat(static_cast<float>(layer.out));
@@ -203,8 +203,8 @@ static void Denormalise(const Network& net, const Layer& layer, const float* nor
   }
 }
 
-// Deltas, dLoss/d(pre-activation), of every layer of one tile, in the order of the layers; and what is wanted of dx. Of a
-// normalised network, with `gradient`, also what Denormalise makes, the activations in the order of the layers.
+// Deltas, dLoss/d(pre-activation), of every layer of one tile, in the order of the layers; and what is wanted of dx. Of
+// a normalised network, with `gradient`, also what Denormalise makes, the activations in the order of the layers.
 static void Deltas(const Network& net, int64_t tile, float* deltas, float* dx_rows, float* hidden, float* gradient,
                    bool add) {
   const int64_t present = Present(net, tile);
