@@ -207,6 +207,7 @@ def test_resolving_opens_no_file(monkeypatch):
     def refuse(*arguments, **more):
         raise AssertionError(arguments)
 
+    resolve(small())  # An agent's module is read when it is first asked for.
     for place in ("builtins.open", "io.open", "os.open", "os.stat", "os.listdir"):
         monkeypatch.setattr(place, refuse)
     assert resolve(small(ticket="nowhere")).ticket == "nowhere"

@@ -459,6 +459,7 @@ STATIC = {
     "num_envs": 8,
     "update_ratio": 0.5,
     "agent": "sac",
+    "network": "layernorm",
     "hidden": (16,),
     "batch_size": 32,
     "policy_delay": 4,
