@@ -29,6 +29,11 @@ Metrics = dict[str, jax.Array]
 """Scalars by name."""
 
 
+WRITTEN_OUT = 4
+"""Critic updates of a cycle that are written out one after the other, which runs faster than a loop; more of them would
+take as many times as long to compile."""
+
+
 class FoundMasks(NamedTuple):
     """A network's masks from another run."""
 
@@ -188,14 +193,22 @@ class OffPolicyAgent:
         """
         now, delay = Now(hparams, multi_step, self.unchanging(state)), self.config.delay
 
-        def cycle(state: AgentState, item: tuple[Batch, Any]) -> tuple[AgentState, Metrics]:
-            total_loss = total_q = jnp.zeros(())
-            for i in range(delay):
-                batch, noise = at(item, i)
-                (loss, q), gradient = self._critic_gradient(state, batch, noise, now)
-                critic = state.critic.descend(gradient, hparams.critic_lr)
-                state = state.replace(critic=critic.polyak(hparams.tau) if self.polyak_every_update else critic)
-                total_loss, total_q = total_loss + loss, total_q + q
+        def critic_update(state: AgentState, item: tuple[Batch, Any]) -> tuple[AgentState, tuple[jax.Array, jax.Array]]:
+            (loss, q), gradient = self._critic_gradient(state, *item, now)
+            critic = state.critic.descend(gradient, hparams.critic_lr)
+            critic = critic.polyak(hparams.tau) if self.polyak_every_update else critic
+            return state.replace(critic=critic), (loss, q)
+
+        def cycle(state: AgentState, items: tuple[Batch, Any]) -> tuple[AgentState, Metrics]:
+            if delay > WRITTEN_OUT:
+                state, totals = jax.lax.scan(critic_update, state, items)
+                total_loss, total_q = jax.tree.map(jnp.sum, totals)
+            else:
+                total_loss = total_q = jnp.zeros(())
+                for i in range(delay):
+                    state, (loss, q) = critic_update(state, at(items, i))
+                    total_loss, total_q = total_loss + loss, total_q + q
+            batch, noise = at(items, -1)
             (loss, aside), gradient = self._actor_gradient(state, batch, noise, now)
             state, further = self.after_actor(state, aside, now)
             actor, critic = state.actor.descend(gradient, hparams.actor_lr).polyak(hparams.tau), state.critic

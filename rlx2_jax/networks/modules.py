@@ -125,7 +125,10 @@ def make(name: str, features: tuple[int, ...], initial: str) -> nn.Module:
     Raises:
       ConfigError: there is none, or it is no Flax module.
     """
-    module = _factory(name)(features, initial)
+    try:
+        module = _factory(name)(features, initial)
+    except TypeError as error:
+        raise ConfigError(f"network={name}: {error}; write a function of (features, initial).") from None
     if not isinstance(module, nn.Module):
         raise ConfigError(f"network={name} made a {type(module).__name__}; return a flax.linen module.")
     return module

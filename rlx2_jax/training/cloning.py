@@ -168,6 +168,7 @@ class _Run:
         self.directory = directory
         self.say = say
         self.clock = clock
+        self.sizes = teacher.sizes
         self.rows: list[Row] = []
         key = jax.random.PRNGKey(self.config.seed)
         self.state, first = jax.jit(cloning.init)(key)
@@ -209,7 +210,9 @@ class _Run:
     def finish(self, done: bool) -> None:
         """Make the result, and write it."""
         actor, c = jax.device_get(jax.jit(lambda actor: actor.masked())(self.state.actor)), self.config
-        about = policies.describe(c, c.buffer_max or 0, self.rows[-1]["return_mean"]) | {"updates": c.total_steps}
+        about = policies.describe(c, c.buffer_max, self.rows[-1]["return_mean"], self.sizes) | {
+            "updates": c.total_steps
+        }
         masks = tickets.Ticket(self.first, self.first | {"actor": actor.mask}, about)
         self.result = Clone(self.rows, policies.Policy(actor.params, about), masks)
         if self.directory is not None:

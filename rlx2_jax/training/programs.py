@@ -21,7 +21,8 @@ from rlx2_jax import envs
 from rlx2_jax.agents import AgentState, OffPolicyAgent, make_agent
 from rlx2_jax.agents.base import Metrics
 from rlx2_jax.config import METHOD, TIMES, UNSEEN, VALUES, Config, HParams, RunConfig, Schedule, make_schedule, resolve
-from rlx2_jax.networks.structure import link_counts, make_hparams
+from rlx2_jax.errors import ConfigError
+from rlx2_jax.networks.structure import link_counts, make_hparams, nets
 from rlx2_jax.policies import tickets
 from rlx2_jax.replay import buffer
 from rlx2_jax.replay.buffer import Replay
@@ -124,6 +125,10 @@ PROGRAMS_KEPT = 16
 def _make_functions(config: RunConfig, env: envs.Environment) -> dict[str, Any]:
     """Functions of `Program`, by name, and the trainer that they are made of."""
     pool = max(config.reset_pool, config.num_envs, config.eval_episodes)
+    if config.compute == "packed" and not all(net.packable for net in nets(config, env.action_size).values()):
+        raise ConfigError(
+            f"compute=packed has no form of {config.agent} with network={config.network}; use compute=masked."
+        )
     trainer = Trainer(
         config=config,
         env=env,

@@ -61,7 +61,8 @@ class Record:
         self.config = config
         self.directory = directory
         self.rows: list[Row] = []
-        self._account = accounting.account(config, env.observation_size, env.action_size)
+        self._sizes = env.observation_size, env.action_size
+        self._account = accounting.account(config, *self._sizes)
         self._events: Events | None = None
         self._provenance = provenance.about()
         self._draw_from = time.monotonic() + FIRST_DRAWING
@@ -105,7 +106,7 @@ class Record:
     def about(self) -> dict[str, Any]:
         """What is saved with the policy or the masks of the last row."""
         last: Mapping[str, Any] = self.rows[-1] if self.rows else {}
-        return policies.describe(self.config, last.get("env_steps", 0), last.get("return_mean"))
+        return policies.describe(self.config, last.get("env_steps", 0), last.get("return_mean"), self._sizes)
 
     def keep_masks(self, first: tickets.Compressed, final: tickets.Networks) -> None:
         """Write the masks that the run began with, one bit per weight, and those it ended with."""

@@ -1,0 +1,172 @@
+"""Networks: those by name, one of one's own, and that masks, forms, files and diagnostics follow their parameters."""
+
+import dataclasses
+import types
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from rlx2_jax import networks, policies
+from rlx2_jax.agents import make_agent
+from rlx2_jax.config import registry, resolve
+from rlx2_jax.errors import ConfigError
+from rlx2_jax.networks import masking
+from rlx2_jax.networks.structure import link_counts, make_hparams, nets, structure
+from rlx2_jax.policies import tickets
+from rlx2_jax.training import compute, programs, train
+from tests.conftest import assert_sparse, random_batch, small
+
+KEY = jax.random.PRNGKey(0)
+SPARSE = {"actor_sparsity": 0.6, "critic_sparsity": 0.5}
+
+
+class Gated(nn.Module):
+    """A network whose layers have names of their own, one inside another."""
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        *hidden, outputs = self.features
+        for i, width in enumerate(hidden):
+            gate = nn.sigmoid(nn.Dense(width, name=f"gate_{i}")(x))
+            x = gate * nn.Dense(width, name=f"body_{i}")(x)
+        return nn.Dense(outputs, name="head")(x)
+
+
+def gated(features, initial):
+    """As a person writes it: the way that weights begin is left to Flax."""
+    del initial
+    return Gated(features)
+
+
+OWN = f"{__name__}:gated"
+
+
+def test_the_names_that_are_told_are_those_that_there_are():
+    assert tuple(networks.NETWORKS) == registry.NETWORKS
+
+
+@pytest.mark.parametrize("network", [*registry.NETWORKS, OWN])
+@pytest.mark.parametrize("agent", ["td3", "sac"])
+def test_any_network_is_sparse_after_init_updates_and_events(network, agent):
+    config = resolve(small(network=network, agent=agent, **SPARSE))
+    made, hparams = make_agent(config, 5, 2), make_hparams(config, 5, 2)
+    state = jax.jit(made.init)(KEY, hparams)
+    batches = random_batch(0, (2, 16), 5, 2)
+    state, metrics = jax.jit(made.updates)(state, batches, KEY, hparams, True)
+    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(metrics))
+    for name in ("actor", "critic"):
+        before = getattr(state, name)
+        batch = jax.tree.map(lambda x: x[0], batches)
+        gradient = made.gradient(name, state, batch, KEY, hparams, jnp.asarray(True))
+        after, dropped, grown = before.evolve(gradient, KEY, jnp.float32(0.5), jnp.asarray(True), reset_moments=True)
+        assert dropped == grown > 0
+        counts = link_counts(config, 5, 2)[name]
+        for found in (before, after):
+            assert_sparse(found, counts)
+
+
+def test_paths_decide_the_order_of_matrices_not_the_order_of_letters():
+    tree = {f"Dense_{i}": {"kernel": jnp.full((2, 2), i), "bias": jnp.zeros(2)} for i in range(12)}
+    assert [int(kernel[0, 0]) for kernel in masking.kernels(tree)] == list(range(12))
+    assert masking.paths({"b": {"kernel": 0}, "a": {"c": {"kernel": 0}, "kernel_2": 0}}) == ["a/c/kernel", "b/kernel"]
+
+
+@pytest.mark.parametrize("network", ["mlp", "layernorm", "simba", OWN])
+@pytest.mark.parametrize("twins", [False, True])
+def test_activations_are_what_each_later_matrix_reads(network, twins):
+    net = networks.Net(networks.make(network, (8, 8, 3), "uniform"), twins=twins)
+    params, x = net.init(KEY, 5), jax.random.normal(KEY, (7, 5))
+    hidden, output = net.activations(params, x)
+    np.testing.assert_allclose(output, net.apply(params, x), rtol=1e-5, atol=1e-6)
+    read = [kernel.shape[-2] for kernel in masking.kernels(params)]
+    assert sorted(layer.shape[-1] for layer in hidden) == sorted(read[1:])
+    assert all(layer.shape[:-1] == ((2, 7) if twins else (7,)) for layer in hidden)
+
+
+@pytest.mark.parametrize("agent", ["td3", "sac"])
+def test_normalised_networks_learn_packed_what_they_learn_masked(agent):
+    config = small(network="layernorm", agent=agent, **SPARSE)
+    states = []
+    for way in ("masked", "packed"):
+        program = programs.make_program(dataclasses.replace(config, compute=way))
+        state = jax.jit(program.init)(KEY, program.hparams)
+        chunk, renew = jax.jit(program.chunk), jax.jit(program.renew)
+        for _ in range(2):
+            state = chunk(renew(state), program.hparams, program.schedule)
+        states.append(jax.jit(programs.unpack)(state))
+    masked, packed = states
+    assert masked.tally.links_grown > 0
+    for name in ("actor", "critic"):
+        ours, theirs = getattr(packed.agent, name), getattr(masked.agent, name)
+        chex.assert_trees_all_equal(ours.mask, theirs.mask)
+        chex.assert_trees_all_close(ours.params, theirs.params, rtol=2e-3, atol=5e-4)
+
+
+def test_what_has_no_packed_form_is_computed_masked_and_says_so():
+    lines = []
+    config = resolve(small(network="simba", compute="auto"))
+    assert compute.choose(config, lines.append).compute == "masked"
+    assert "no packed form of td3 with simba networks" in lines[0]
+
+
+def test_packed_compute_of_what_has_no_packed_form_is_refused():
+    with pytest.raises(ConfigError, match=r"compute=packed has no form of td3 with network=simba; use compute=masked"):
+        programs.make_program(small(network="simba", compute="packed"))
+
+
+def test_a_run_with_a_network_of_ones_own_leaves_files_that_load(tmp_path):
+    config = small(network=OWN, **SPARSE)
+    result = train(config, tmp_path / "run", show_progress=False)
+    policy = policies.load(tmp_path / "run")
+    chex.assert_trees_all_equal(policy.params, jax.device_get(result.policy.params))
+    assert set(policy.params) == {"gate_0", "body_0", "gate_1", "body_1", "head"}
+    assert policy.act(np.zeros((3, 1), np.float32)).shape == (3, 1)
+    found = tickets.load(tmp_path / "run")
+    assert masking.paths(found.final["critic"]) == masking.paths(nets(resolve(config), 1)["critic"].init(KEY, 2))
+    begun = train(small(network=OWN, ticket=str(tmp_path / "run"), seed=1, **SPARSE), show_progress=False)
+    assert begun.finished and begun.rows[0]["actor_sparsity"] == pytest.approx(0.6, abs=0.02)
+    assert all(np.isfinite([row["critic_dormant"], row["critic_rank"]]).all() for row in result.rows)
+
+
+def test_accounting_counts_the_scales_of_normalisation_among_what_is_dense():
+    plain, normalised = (structure(resolve(small(network=n)), 5, 2)["critic"] for n in ("mlp", "layernorm"))
+    assert normalised.links == plain.links
+    assert normalised.others - plain.others == 2 * (16 + 16)
+
+
+def flat(features, initial):
+    """No matrix in it."""
+    del initial
+    return nn.LayerNorm()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"network": "resnet"}, "unknown network 'resnet'; valid: mlp, layernorm, simba, or package.module:function"),
+        ({"network": "nowhere:at_all"}, "No module named 'nowhere'; name a function that can be imported"),
+        ({"network": f"{__name__}:absent"}, "name a function that can be imported"),
+        ({"network": f"{__name__}:small"}, r"takes \d positional|return a flax.linen module"),
+        ({"network": f"{__name__}:flat"}, "give it matrices"),
+        ({"network": "simba", "hidden": (16, 8)}, "name one width for all"),
+        ({"network": "layernorm", "method": "tiny"}, "method=tiny is a narrower mlp"),
+        ({"agent": "droq", "network": "simba"}, "use --network=mlp or layernorm"),
+        ({"agent": "nowhere:Agent"}, "name a class that can be imported"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused_in_one_sentence(changes, sentence):
+    with pytest.raises(ConfigError, match=sentence) as refused:
+        programs.make_program(small(**changes))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_module_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setitem(networks.NETWORKS, "mlp", lambda features, initial: types.SimpleNamespace())
+    with pytest.raises(ConfigError, match=r"made a SimpleNamespace; return a flax\.linen module"):
+        networks.make("mlp", (4, 1), "uniform")
