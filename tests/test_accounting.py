@@ -19,14 +19,14 @@ from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.replay import buffer
 from rlx2_jax.training.programs import make_program
+from tests.conftest import PAPER_AGENTS
 
 ROWS = sorted(TABLE_2)
 OUTSIDE = {"sac/halfcheetah": -0.0109, "sac/ant": -0.0156}
 """Rows whose FLOPs(train) is further from the paper than asked; `TRAIN_NOTE` explains them."""
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
-AGENTS = ("td3", "sac")
-BOTH_AGENTS = pytest.mark.parametrize("agent", AGENTS)
+BOTH_AGENTS = pytest.mark.parametrize("agent", PAPER_AGENTS)
 
 
 def small(agent: str, method: str = "rlx2", **fields: Any) -> Config:

@@ -169,11 +169,12 @@ def perceptron():
     batch, (i, h, o) = int(rng.choice([0, 1, 64, 130])), rng.integers(0, 9, 3)
     links = rng.integers(0, 20, 2)
     layers = [(i, h, links[0]), (h, o, links[1])]
-    size = near(sum(l + b for _, b, l in layers))
+    normalised = bool(rng.integers(2))
+    size = near(sum(l + b for _, b, l in layers) + 2 * h * normalised)
     if rng.integers(2):
         operands = [x for a, b, l in layers for x in (ints(starts(near(b), l)), ints(index(l, a)))]
         return native.FORWARD, [struct(batch, o)], (floats(batch, i), floats(size), *operands), {
-            "instructions": "auto", "arrays": np.int64(1)}
+            "instructions": "auto", "normalised": normalised, "arrays": np.int64(1)}
     operands = [x for a, b, l in layers for x in (
         ints(starts(near(b), l)), ints(index(l, a)),
         ints(starts(near(a), l)), ints(index(l, b)), ints(index(near(l), l)))]
@@ -181,8 +182,9 @@ def perceptron():
     groups = max(0, -(-tiles // 2) - 1)
     sizes = np.array(rng.choice([[i], [-1], [2**63 - 1]][:1 + 2 * int(rng.integers(2))]).ravel(), np.int64)
     return native.BACKWARD, [struct(size), struct(groups, size), struct(batch, i)], (
-        floats(batch, o), floats(tiles * (i + h) * 64), floats(size), *operands), {
-        "instructions": "auto", "weights": True, "sizes": sizes, "wanted": np.ones(1, np.int64)}
+        floats(batch, o), floats(tiles * (i + h + normalised) * 64), floats(size), *operands), {
+        "instructions": "auto", "normalised": normalised, "weights": True, "sizes": sizes,
+        "wanted": np.ones(1, np.int64)}
 
 def windows():
     R, E, F, O, A = (int(x) for x in rng.integers(0, 5, 5))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rlx2_jax import policies
-from rlx2_jax.config import AGENTS, resolve
+from rlx2_jax.config import resolve
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
 from rlx2_jax.io import files
 from rlx2_jax.networks import masking
@@ -22,7 +22,7 @@ from rlx2_jax.sweeps import workers
 from rlx2_jax.training import clone, make_program, train
 from rlx2_jax.training.cloning import Examples, make_cloning
 from rlx2_jax.training.signals import StopSignals
-from tests.conftest import assert_sparse, assert_zero_off_mask, links_of, small
+from tests.conftest import PAPER_AGENTS, assert_sparse, assert_zero_off_mask, links_of, small
 
 
 def teacher(slope=0.5, bias=0.0, observation_size=1):
@@ -90,7 +90,7 @@ def test_examples_are_the_teachers_noise_free_actions_where_its_noise_leads():
     assert np.std(reached[0.5][:, 3]) > 1.2 * np.std(reached[0.0][:, 3])
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", PAPER_AGENTS)
 def test_the_actor_begins_as_that_of_the_run_with_the_same_configuration(agent):
     config = cloned(agent=agent)
     program = make_program(config)

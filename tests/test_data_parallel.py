@@ -18,7 +18,7 @@ import pytest
 
 from rlx2_jax.agents import make_agent
 from rlx2_jax.agents.td3 import TD3
-from rlx2_jax.config import AGENTS, resolve
+from rlx2_jax.config import resolve
 from rlx2_jax.errors import ConfigError, DivergedError
 from rlx2_jax.io import files
 from rlx2_jax.networks import masking
@@ -28,7 +28,7 @@ from rlx2_jax.runtime.devices import AXIS, WHOLE, Share
 from rlx2_jax.sweeps import plans
 from rlx2_jax.training import programs
 from rlx2_jax.training.cloning import make_cloning
-from tests.conftest import assert_finite, cached, equations, launch, random_batch, shown, small
+from tests.conftest import PAPER_AGENTS, assert_finite, cached, equations, launch, random_batch, shown, small
 from tests.test_run import final_state, flags_of, quiet, without_clocks
 
 DEVICES = 8
@@ -140,7 +140,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", PAPER_AGENTS)
 @over_devices
 def test_grow_scores_are_those_of_the_whole_batch(agent):
     c = resolve(config(agent=agent, data_parallel=4))
@@ -225,7 +225,7 @@ def test_one_device_has_everything_and_exchanges_nothing():
 
 @over_devices
 def test_branches_stay_branches_and_devices_meet_in_nothing_that_is_not_due():
-    for agent in AGENTS:
+    for agent in PAPER_AGENTS:
         found = []
         for count in (1, 2):
             p = programs.make_program(config(agent=agent, data_parallel=count))

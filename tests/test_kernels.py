@@ -258,7 +258,7 @@ def test_operands_that_do_not_fit_are_errors_of_the_call():
     result = jax.ShapeDtypeStruct((4, 2), jnp.float32)
 
     def call(*operands, result=result, **attributes):
-        attributes = {"instructions": "auto", "arrays": np.int64(1), **attributes}
+        attributes = {"instructions": "auto", "normalised": False, "arrays": np.int64(1), **attributes}
         return jax.block_until_ready(jax.ffi.ffi_call(native.FORWARD, result)(*operands, **attributes))
 
     np.testing.assert_allclose(call(x, vector, *indices), perceptron(vector, links, x))

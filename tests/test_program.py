@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from rlx2_jax import networks
-from rlx2_jax.config import AGENTS, Config, make_schedule, resolve, values
+from rlx2_jax.config import Config, make_schedule, resolve, values
 from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.replay import buffer
 from rlx2_jax.training import programs
-from tests.conftest import assert_finite, assert_sparse, census, equations, small
+from tests.conftest import PAPER_AGENTS, assert_finite, assert_sparse, census, equations, small
 
 KEY = jax.random.key(0)
 E = 4
@@ -72,7 +72,7 @@ def mask_changed(before, after, name):
     return any((a != b).any() for a, b in zip(*pair, strict=True))
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", PAPER_AGENTS)
 def test_nothing_recompiles_when_method_sparsity_seed_or_schedule_change(agent):
     r = run(agent)
     variants = (
@@ -94,7 +94,7 @@ def test_nothing_recompiles_when_method_sparsity_seed_or_schedule_change(agent):
     assert set(r.traces.values()) == {1}
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", PAPER_AGENTS)
 def test_nothing_is_learned_before_the_warm_up_is_over_and_actions_are_random_till_then(agent):
     r = run(agent)
     state, hparams, schedule = r.start()
@@ -256,7 +256,7 @@ RELEASE = {"reset_moments": False, "mask_initial_targets": False, "sac_explore":
         pytest.param(RELEASE, id="release", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", PAPER_AGENTS)
 def test_every_branch_of_a_chunk_stays_a_branch_in_a_sweep(agent, changes):
     p = programs.make_program(small(agent=agent, **changes))
     state = jax.eval_shape(p.init, KEY, p.hparams)
@@ -389,7 +389,7 @@ QUICK = {("td3", "forever"), ("sac", "action")}
 
 def probes(tasks):
     """Agents and tasks; all but the quick ones are slow."""
-    pairs = [(agent, task) for agent in AGENTS for task in tasks]
+    pairs = [(agent, task) for agent in PAPER_AGENTS for task in tasks]
     return [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in pairs]
 
 
@@ -459,6 +459,7 @@ STATIC = {
     "num_envs": 8,
     "update_ratio": 0.5,
     "agent": "sac",
+    "network": "layernorm",
     "hidden": (16,),
     "batch_size": 32,
     "policy_delay": 4,

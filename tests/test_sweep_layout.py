@@ -4,11 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from rlx2_jax.config import AGENTS
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.sweeps.layout import ROWS, STATE, Layout, compile_batch
 from rlx2_jax.sweeps.plans import build, product
-from tests.conftest import census, small
+from tests.conftest import PAPER_AGENTS, census, small
 
 RUNS = 3
 
@@ -24,7 +23,7 @@ def arguments(layout, configs, axes=STATE):
 
 
 @pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", PAPER_AGENTS)
 def test_every_branch_of_a_chunk_stays_a_branch_over_devices(agent, parallel):
     layout = Layout(jax.devices()[:1], parallel)
     program, state, hparams, schedule = arguments(layout, product(small(agent=agent), seeds=range(RUNS)))

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlx2_jax import policies
-from rlx2_jax.config import AGENTS, Config, resolve
+from rlx2_jax.config import Config, resolve
 from rlx2_jax.config.presets import make_config
 from rlx2_jax.errors import CheckpointError, ConfigError, WorkdirError
 from rlx2_jax.networks import masking
@@ -24,7 +24,7 @@ from rlx2_jax.policies import tickets
 from rlx2_jax.sweeps import plans, product, sweep
 from rlx2_jax.training import programs, train
 from rlx2_jax.training.record import Record
-from tests.conftest import assert_zero_off_mask, cached, launch_here, small
+from tests.conftest import PAPER_AGENTS, assert_zero_off_mask, cached, launch_here, small
 
 FIXED = {"method": "rlx2", "topology": "fixed"}
 
@@ -51,7 +51,7 @@ def networks_of(state):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """Directories of two runs whose links moved, one by agent."""
-    directories = {agent: tmp_path_factory.mktemp("found") / agent for agent in AGENTS}
+    directories = {agent: tmp_path_factory.mktemp("found") / agent for agent in PAPER_AGENTS}
     for agent, directory in directories.items():
         quiet(small(agent=agent, actor_sparsity=0.6, critic_sparsity=0.5), directory)
     return directories
@@ -66,7 +66,7 @@ def from_ticket(found, agent="td3", **changes):
 def settings_and_sizes(draw):
     """A configuration, and the sizes of a task."""
     settings = {
-        "agent": draw(st.sampled_from(AGENTS)),
+        "agent": draw(st.sampled_from(PAPER_AGENTS)),
         "method": draw(st.sampled_from(["dense", "rlx2", "tiny"])),
         "hidden": tuple(draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))),
     }
@@ -207,7 +207,7 @@ def test_a_run_that_is_stopped_leaves_masks_only_at_its_end(tmp_path):
 
 
 @pytest.mark.parametrize("compute", ["masked", "packed"])
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", PAPER_AGENTS)
 def test_a_ticket_begins_with_the_masks_found_and_the_initial_values_of_the_dense_network(found, agent, compute):
     ticket = tickets.load(found[agent])
     dense = networks_of(start(small(agent=agent, method="dense")))
@@ -226,7 +226,7 @@ def test_a_ticket_begins_with_the_masks_found_and_the_initial_values_of_the_dens
 
 
 @pytest.mark.parametrize("compute", ["masked", "packed"])
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", PAPER_AGENTS)
 def test_the_releases_ticket_is_zero_exactly_where_the_first_mask_had_no_link(found, agent, compute):
     ticket = tickets.load(found[agent])
     initial = networks_of(start(from_ticket(found, agent, compute=compute)))

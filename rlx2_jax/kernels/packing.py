@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -90,11 +91,33 @@ def unpack(values: jax.Array, links: Links) -> jax.Array:
     return jnp.zeros(links.shape, values.dtype).at[links.inputs, outputs_by_output(links)].set(values)
 
 
-def split(vector: jax.Array, links: Sequence[Links]) -> list[tuple[jax.Array, jax.Array]]:
-    """Values `[links]` and bias `[out]` of each layer, from the vector that holds them in turn."""
-    sizes = [size for link in links for size in (link.count, link.shape[1])]
-    parts = jnp.split(vector, list(itertools.accumulate(sizes))[:-1])
-    return list(zip(parts[::2], parts[1::2], strict=True))
+class LayerValues(NamedTuple):
+    """What a vector of parameters holds of one layer, in this order."""
+
+    values: jax.Array
+    """`[links]`, by output."""
+    bias: jax.Array
+    """`[out]`."""
+    scale: jax.Array | None = None
+    """`[out]`, of a layer that is normalised; None of others."""
+    offset: jax.Array | None = None
+    """Likewise."""
+
+
+def layout(links: Sequence[Links], *, normalised: bool = False) -> list[tuple[int, ...]]:
+    """Sizes of the parts that a vector of parameters holds of each layer in turn.
+
+    They are values and bias, and of the hidden layers, all but the last, of a normalised network scale and offset.
+    """
+    hidden = len(links) - 1 if normalised else 0
+    return [(link.count, *(3 if i < hidden else 1) * (link.shape[1],)) for i, link in enumerate(links)]
+
+
+def split(vector: jax.Array, links: Sequence[Links], *, normalised: bool = False) -> list[LayerValues]:
+    """The parts of each layer, from the vector that holds them in turn."""
+    sizes = layout(links, normalised=normalised)
+    parts = iter(jnp.split(vector, list(itertools.accumulate(itertools.chain(*sizes)))[:-1]))
+    return [LayerValues(*itertools.islice(parts, len(layer))) for layer in sizes]
 
 
 def outputs_by_output(links: Links) -> jax.Array:

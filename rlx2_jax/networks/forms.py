@@ -1,7 +1,7 @@
 """A sparse network with its optimiser, in one of two forms with the same methods: masked or packed.
 
     Masked   Flax's parameters, dense arrays that are zero off boolean masks; any network, any device
-    Packed   of a perceptron, one vector of the values on the links and of the biases; work and memory by the link
+    Packed   of a perceptron, one vector of the values on the links and of what is dense; work and memory by the link
 
 Invariant at every step boundary: parameters, target parameters and Adam moments are exactly zero off the masks. The
 forward pass therefore never multiplies by a mask, and `jax.grad` of a masked network gives the dense gradient that a
@@ -162,7 +162,8 @@ class Packed(flax.struct.PyTreeNode):
 
     def apply(self, params: jax.Array, *inputs: jax.Array) -> jax.Array:
         """Output, as of `Masked.apply`."""
-        one = lambda params, links: kernels.perceptron(params, links, *inputs)
+        normalised = self.net.normalised
+        one = lambda params, links: kernels.perceptron(params, links, *inputs, normalised=normalised)
         return trees.over(params.ndim - 1, one)(params, self.links)
 
     def descend(self, gradient: jax.Array, step_size: jax.Array) -> Packed:
@@ -180,8 +181,9 @@ class Packed(flax.struct.PyTreeNode):
 
     def masked(self) -> Masked:
         """The network masked, exactly: zeros off the links."""
-        mask = masking.of_kernels(unpack(self.params, self.links), masks_of(self.links))
-        return _convert(self, Masked, {"mask": mask}, lambda vector: unpack(vector, self.links))
+        convert = lambda vector: unpack(vector, self.links, normalised=self.net.normalised)
+        mask = masking.of_kernels(convert(self.params), masks_of(self.links))
+        return _convert(self, Masked, {"mask": mask}, convert)
 
     def like(self, other: SparseNetwork) -> SparseNetwork:
         """The network in the form of another with as many links."""
@@ -231,26 +233,30 @@ def masks_of(links: tuple[Links, ...]) -> list[jax.Array]:
 def pack(tree: Any, links: tuple[Links, ...]) -> jax.Array:
     """A tree like a perceptron's parameters as a vector, of twins as two; what is off the links is lost.
 
-    It holds of each layer in turn the values on its links, and the biases.
+    It holds of each layer in turn the values on its links and the biases, and of one that is normalised scale and
+    offset.
     """
 
     def one(tree: Any, links: tuple[Links, ...]) -> jax.Array:
         parts: list[jax.Array] = []
         for i, link in enumerate(links):
-            layer = tree[f"Dense_{i}"]
+            layer, normalisation = tree[f"Dense_{i}"], tree.get(f"LayerNorm_{i}")
             parts += [packing.pack(layer["kernel"], link), layer["bias"]]
+            parts += [] if normalisation is None else [normalisation["scale"], normalisation["bias"]]
         return jnp.concatenate(parts)
 
     return trees.over(links[0].inputs.ndim - 1, one)(tree, links)
 
 
-def unpack(vector: jax.Array, links: tuple[Links, ...]) -> Any:
+def unpack(vector: jax.Array, links: tuple[Links, ...], *, normalised: bool = False) -> Any:
     """Inverse of `pack`: zeros off the links."""
 
     def one(vector: jax.Array, links: tuple[Links, ...]) -> Any:
-        return {
-            f"Dense_{i}": {"kernel": packing.unpack(values, link), "bias": bias}
-            for i, (link, (values, bias)) in enumerate(zip(links, packing.split(vector, links), strict=True))
-        }
+        tree: dict[str, Any] = {}
+        for i, (link, layer) in enumerate(zip(links, packing.split(vector, links, normalised=normalised), strict=True)):
+            tree[f"Dense_{i}"] = {"kernel": packing.unpack(layer.values, link), "bias": layer.bias}
+            if layer.scale is not None:
+                tree[f"LayerNorm_{i}"] = {"scale": layer.scale, "bias": layer.offset}
+        return tree
 
     return trees.over(links[0].inputs.ndim - 1, one)(vector, links)

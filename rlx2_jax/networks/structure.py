@@ -59,6 +59,11 @@ def structure(config: Config, observation_size: int, action_size: int) -> dict[s
     Raises:
       ConfigError: a sparsity that these layers cannot have, or a network that cannot be.
     """
+    if min(observation_size, action_size) < 1:
+        raise ConfigError(
+            f"observations of {observation_size} and actions of {action_size} numbers make no networks; use tasks with "
+            "sides of 1 or more."
+        )
     inputs = {"actor": observation_size, "critic": observation_size + action_size}
     return {name: _structure(config, name, net.one, inputs[name]) for name, net in nets(config, action_size).items()}
 
@@ -87,15 +92,19 @@ def _shapes(params: Params) -> tuple[tuple[Shape, ...], int]:
 def _structure(c: Config, name: str, net: Net, inputs: int) -> Structure:
     sparsity, template = c.sparsity(name), _template(net, inputs)
     shapes, others = _shapes(template)
+    tiny = methods.find(c.method).kind == "tiny"
+    if tiny and not net.plain:
+        raise ConfigError(
+            f"method=tiny is a narrower mlp, which the {name} of agent={c.agent} with network={c.network} is not; use "
+            "method=dense and narrower hidden layers."
+        )
     if max(map(math.prod, shapes)) > NEVER:
         raise ConfigError(f"hidden={c.hidden} makes a matrix of over {NEVER} weights; use narrower layers.")
     if (mechanisms := methods.own(c.method)) is not None:
         first, links = own.links_of(mechanisms, c, name, template)
         return Structure(shapes, links, first, max(c.hidden), others, others)
     try:
-        if methods.METHODS[c.method].kind == "tiny":
-            if not net.plain:
-                raise ConfigError(f"method=tiny narrows an mlp, not {c.network}; use method=dense and narrower layers.")
+        if tiny:
             sizes = (shapes[0][0], *(outputs for _, outputs in shapes))
             width = tiny_width(sizes, sparsity)
             live = sum(min(width, units) for units in sizes[1:-1]) + sizes[-1]

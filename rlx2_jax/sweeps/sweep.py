@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import jax
 
-from rlx2_jax.config import RunConfig
+from rlx2_jax.config import Config, resolve
 from rlx2_jax.errors import ConfigError, FileError, WorkdirError
 from rlx2_jax.io import lock
 from rlx2_jax.runtime import compilation, memory, numerics
@@ -47,7 +47,7 @@ class Result(NamedTuple):
 
 
 def make_plan(
-    configs: Sequence[RunConfig],
+    configs: Sequence[Config],
     workdir: str | Path,
     *,
     parallel: str = plans.PARALLEL[0],
@@ -59,7 +59,7 @@ def make_plan(
     """What `sweep` would do; writes nothing.
 
     Args:
-      configs: as from `plans.product`.
+      configs: as from `plans.product`, or not resolved.
       workdir: of the sweep; what it holds is extended.
       parallel: one of `plans.PARALLEL`.
       fields: fields that differ between runs, beyond those that every table has.
@@ -76,17 +76,18 @@ def make_plan(
             f"--parallel={parallel} serves one host; use --parallel={plans.PARALLEL[0]} with --multihost."
         )
     check_way(parallel, worker_count)
+    resolved = [resolve(config) for config in configs]
     if parallel == "processes":
         for name, value in (("devices", devices), ("runs_per_device", runs_per_device)):
             if value is not None:
                 raise ConfigError(f"{name}={value} says nothing to --parallel=processes; leave it out.")
-        return plans.lay_out(configs, parallel=parallel, fields=fields, held=plans.read(Path(workdir)))
+        return plans.lay_out(resolved, parallel=parallel, fields=fields, held=plans.read(Path(workdir)))
     if devices is not None and not 1 <= devices <= jax.device_count():
         raise ConfigError(f"devices={devices}: there are {jax.device_count()}; name one to as many.")
     if runs_per_device is not None and runs_per_device < 1:
         raise ConfigError(f"runs_per_device={runs_per_device}: use at least 1.")
     return plans.lay_out(
-        configs,
+        resolved,
         parallel=parallel,
         fields=fields,
         devices=jax.device_count() if devices is None else devices,
@@ -124,7 +125,7 @@ def _device_bytes() -> float | None:
 @numerics.by_usual_rules
 @numerics.one_blas_thread()
 def sweep(
-    configs: Sequence[RunConfig],
+    configs: Sequence[Config],
     workdir: str | Path,
     *,
     parallel: str = plans.PARALLEL[0],

@@ -45,6 +45,36 @@ class Array {
   T* data_;
 };
 
+// Layer normalisation of one sample's units in double precision, there and back.
+struct Normalisation {
+  std::vector<double> normal;
+  double inverse = 0;
+
+  void Forward(const rlx2::Layer& layer, std::vector<double>& units) {
+    const double count = static_cast<double>(units.size());
+    const double mean = std::accumulate(units.begin(), units.end(), 0.0) / count;
+    double variance = 0;
+    for (double v : units) variance += (v - mean) * (v - mean) / count;
+    inverse = 1 / std::sqrt(variance + rlx2::kEpsilon);
+    for (size_t o = 0; o < units.size(); ++o) {
+      normal.push_back((units[o] - mean) * inverse);
+      units[o] = layer.scale[o] * normal[o] + layer.offset[o];
+    }
+  }
+  // From gradients of what Forward gave to those of what it took; the others are added.
+  void Backward(const rlx2::Layer& layer, std::vector<double>& delta, double* of_scale, double* of_offset) const {
+    double mean = 0, slope = 0;
+    for (size_t o = 0; o < delta.size(); ++o) {
+      of_scale[o] += delta[o] * normal[o];
+      of_offset[o] += delta[o];
+      delta[o] *= layer.scale[o];
+      mean += delta[o] / static_cast<double>(delta.size());
+      slope += delta[o] * normal[o] / static_cast<double>(delta.size());
+    }
+    for (size_t o = 0; o < delta.size(); ++o) delta[o] = inverse * (delta[o] - mean - normal[o] * slope);
+  }
+};
+
 struct Example {
   std::vector<int64_t> sizes;
   int64_t batch, count;
@@ -55,7 +85,7 @@ struct Example {
   std::vector<std::vector<std::vector<float>>> dense;  // [count][layer][in * out], 0 where absent
   std::vector<std::vector<std::vector<char>>> mask;
 
-  Example(unsigned seed, std::vector<int64_t> sizes, double density, int64_t batch, int64_t count)
+  Example(unsigned seed, std::vector<int64_t> sizes, double density, int64_t batch, int64_t count, bool normalised)
       : sizes(sizes), batch(batch), count(count) {
     std::mt19937 random(seed);
     std::uniform_real_distribution<float> uniform(-1, 1);
@@ -63,9 +93,9 @@ struct Example {
     rlx2::Network net;
     net.depth = depth;
     net.batch = batch;
+    net.normalised = normalised;
     dense.resize(count, std::vector<std::vector<float>>(depth));
     mask.resize(count, std::vector<std::vector<char>>(depth));
-    int64_t parameters = 0;
     for (int64_t l = 0; l < depth; ++l) {
       const int64_t in = sizes[l], out = sizes[l + 1], links = static_cast<int64_t>(density * in * out);
       std::vector<int32_t> row_start, inputs, column_start, outputs, order;
@@ -99,8 +129,8 @@ struct Example {
       layer.in = in, layer.out = out, layer.links = links;
       layer.row_start = Keep(row_start), layer.inputs = Keep(inputs), layer.column_start = Keep(column_start);
       layer.outputs = Keep(outputs), layer.order = Keep(order);
-      parameters += links + out;
     }
+    const int64_t parameters = net.parameters();
     float* p = Floats(parameters * count);
     for (int64_t i = 0; i < parameters * count; ++i) p[i] = uniform(random);
     const float* const all_parameters = p;
@@ -113,7 +143,7 @@ struct Example {
             if (mask[n][l][i * out + o]) dense[n][l][i * out + o] = *p++;
           }
         }
-        p += out;
+        p += (normalised && l < depth - 1 ? 3 : 1) * out;
       }
     }
     float* x = Floats(count * batch * sizes[0]);
@@ -128,7 +158,7 @@ struct Example {
     rlx2::Input& last = net.inputs[net.arrays - 1];
     float* y = Floats(count * batch * sizes[depth]);
     float* dx = Floats(count * batch * last.size);
-    float* activations = Floats(count * net.tiles() * net.features() * kTile);
+    float* activations = Floats(count * net.tiles() * net.kept() * kTile);
     float* gradients = Floats(count * net.groups() * parameters);
     float* parts[2] = {Floats(count * batch * net.inputs[0].size), Floats(count * batch * net.inputs[1].size)};
     for (int64_t i = 0; i < count * batch; ++i) {
@@ -143,7 +173,7 @@ struct Example {
       own.set_parameters(all_parameters + n * parameters);
       own.dy = dy + n * batch * sizes[depth];
       own.y = y + n * batch * sizes[depth];
-      own.activations = activations + n * net.tiles() * net.features() * kTile;
+      own.activations = activations + n * net.tiles() * net.kept() * kTile;
       own.gradient = gradients + n * net.groups() * parameters;
       own.partial = own.gradient + parameters;
       for (int64_t a = 0; a < net.arrays; ++a) own.inputs[a].x = parts[a] + n * batch * net.inputs[a].size;
@@ -171,6 +201,15 @@ struct Example {
     CHECK(!rlx2::Backward(kernels, networks.data(), count, threads));
   }
 
+  // Backward without the parameters' gradient, and forward without keeping anything.
+  void RunBare(const rlx2::Kernels& kernels, int64_t threads) {
+    std::vector<rlx2::Network> bare = networks;
+    for (rlx2::Network& net : bare) net.gradient = net.partial = nullptr;
+    CHECK(!rlx2::Backward(kernels, bare.data(), count, threads));
+    for (rlx2::Network& net : bare) net.activations = nullptr;
+    CHECK(!rlx2::Forward(kernels, bare.data(), count, threads));
+  }
+
   std::vector<float> Results() const {
     std::vector<float> all;
     for (const rlx2::Network& net : networks) all.insert(all.end(), net.y, net.y + batch * sizes.back());
@@ -187,25 +226,24 @@ struct Example {
     std::vector<double> ys, dxs, gradients;
     for (int64_t n = 0; n < count; ++n) {
       const rlx2::Network& net = networks[n];
-      std::vector<std::vector<double>> weight_gradient(net.depth), bias_gradient(net.depth);
-      std::vector<std::vector<float>> bias(net.depth);
-      const float* p = net.layers[0].values;
+      // Of a layer's matrix; and of its bias and, if it is normalised, scale and offset.
+      std::vector<std::vector<double>> weight_gradient(net.depth), unit_gradient(net.depth);
       for (int64_t l = 0; l < net.depth; ++l) {
-        p += net.layers[l].links;
-        bias[l].assign(p, p + sizes[l + 1]);
-        p += sizes[l + 1];
         weight_gradient[l].assign(sizes[l] * sizes[l + 1], 0);
-        bias_gradient[l].assign(sizes[l + 1], 0);
+        unit_gradient[l].assign((net.layers[l].scale ? 3 : 1) * sizes[l + 1], 0);
       }
       for (int64_t b = 0; b < batch; ++b) {
         std::vector<std::vector<double>> h(net.depth + 1);
+        std::vector<Normalisation> normalisations(net.depth);
         const float* x = samples + (n * batch + b) * sizes[0];
         h[0].assign(x, x + sizes[0]);
         for (int64_t l = 0; l < net.depth; ++l) {
-          h[l + 1].assign(bias[l].begin(), bias[l].end());
+          const rlx2::Layer& layer = net.layers[l];
+          h[l + 1].assign(layer.bias, layer.bias + layer.out);
           for (int64_t i = 0; i < sizes[l]; ++i) {
             for (int64_t o = 0; o < sizes[l + 1]; ++o) h[l + 1][o] += h[l][i] * dense[n][l][i * sizes[l + 1] + o];
           }
+          if (layer.scale) normalisations[l].Forward(layer, h[l + 1]);
           if (l + 1 < net.depth) {
             for (double& v : h[l + 1]) v = v > 0 ? v : 0;
           }
@@ -216,7 +254,7 @@ struct Example {
         for (int64_t l = net.depth - 1; l >= 0; --l) {
           std::vector<double> below(sizes[l], 0);
           for (int64_t o = 0; o < sizes[l + 1]; ++o) {
-            bias_gradient[l][o] += delta[o];
+            unit_gradient[l][o] += delta[o];
             for (int64_t i = 0; i < sizes[l]; ++i) {
               weight_gradient[l][i * sizes[l + 1] + o] += h[l][i] * delta[o];
               below[i] += dense[n][l][i * sizes[l + 1] + o] * delta[o];
@@ -224,6 +262,10 @@ struct Example {
           }
           if (l > 0) {
             for (int64_t i = 0; i < sizes[l]; ++i) below[i] = h[l][i] > 0 ? below[i] : 0;
+            double* const gradient = unit_gradient[l - 1].data();
+            if (net.normalised) {
+              normalisations[l - 1].Backward(net.layers[l - 1], below, gradient + sizes[l], gradient + 2 * sizes[l]);
+            }
           }
           delta = below;
         }
@@ -236,7 +278,7 @@ struct Example {
             if (mask[n][l][at]) gradients.push_back(weight_gradient[l][at]);
           }
         }
-        gradients.insert(gradients.end(), bias_gradient[l].begin(), bias_gradient[l].end());
+        gradients.insert(gradients.end(), unit_gradient[l].begin(), unit_gradient[l].end());
       }
     }
     ys.insert(ys.end(), dxs.begin(), dxs.end());
@@ -256,15 +298,19 @@ void TestAgainstLoops() {
   };
   unsigned seed = 0;
   for (const auto& c : cases) {
-    Example example(++seed, c.sizes, c.density, c.batch, c.count);
-    const std::vector<double> expected = example.Expected();
-    for (const rlx2::Kernels* const* kernels = rlx2::Available(); *kernels; ++kernels) {
-      example.Run(**kernels, 1);
-      const std::vector<float> alone = example.Results();
-      CHECK(alone.size() == expected.size());
-      for (size_t i = 0; i < alone.size(); ++i) CHECK(std::fabs(alone[i] - expected[i]) < 1e-3);
-      example.Run(**kernels, 4);
-      CHECK(example.Results() == alone);
+    for (const bool normalised : {false, true}) {
+      Example example(++seed, c.sizes, c.density, c.batch, c.count, normalised);
+      const std::vector<double> expected = example.Expected();
+      for (const rlx2::Kernels* const* kernels = rlx2::Available(); *kernels; ++kernels) {
+        example.Run(**kernels, 1);
+        const std::vector<float> alone = example.Results();
+        CHECK(alone.size() == expected.size());
+        for (size_t i = 0; i < alone.size(); ++i) CHECK(std::fabs(alone[i] - expected[i]) < 1e-3);
+        example.Run(**kernels, 4);
+        CHECK(example.Results() == alone);
+        example.RunBare(**kernels, 4);
+        CHECK(example.Results() == alone);
+      }
     }
   }
 }
@@ -273,7 +319,7 @@ void TestManyCallers() {
   std::vector<std::thread> callers;
   for (unsigned seed = 0; seed < 3; ++seed) {
     callers.emplace_back([seed] {
-      Example example(seed, {14, 128, 128, 1}, 0.1, 256, 2);
+      Example example(seed, {14, 128, 128, 1}, 0.1, 256, 2, seed % 2);
       example.Run(**rlx2::Available(), 1);
       const std::vector<float> alone = example.Results();
       for (int i = 0; i < 50; ++i) {
@@ -290,7 +336,7 @@ void TestManyCallers() {
 void TestRefusals() {
   const rlx2::Kernels& kernels = **rlx2::Available();
   const auto broken = [&](int which, int32_t value) {
-    Example example(1, {14, 32, 2}, 0.2, 8, 1);
+    Example example(1, {14, 32, 2}, 0.2, 8, 1, false);
     example.indices[which][3] = value;
     const bool forward = rlx2::Forward(kernels, example.networks.data(), 1, 2), backward = rlx2::Backward(kernels, example.networks.data(), 1, 2);
     CHECK(backward);

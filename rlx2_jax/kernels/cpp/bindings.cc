@@ -13,8 +13,8 @@
 //   index links:   mask [in, out] -> row_start, inputs, column_start, outputs, order
 //   adam:          parameters [n], gradient [n], mu [n], nu [n], count, step_size -> parameters, mu, nu, count
 //
-// `parameters` are the values and then the biases of each layer in turn; scratch has their size for every group of
-// samples but the first.
+// `parameters` are the values and then the biases of each layer in turn, with scales and offsets after those of each
+// hidden layer of a normalised network; scratch has their size for every group of samples but the first.
 //
 // Leading axes count independent calls. Operands have as many as the results, of their size or, where calls share an
 // operand, of size 1; those of take rows and both threefry calls are never shared.
@@ -169,11 +169,12 @@ std::vector<Network>& Networks(const Network& shape, int64_t count) {
 }
 
 ffi::Error ForwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
-                       std::string_view instructions, int64_t arrays) {
+                       std::string_view instructions, int64_t arrays, bool normalised) {
   const Kernels* kernels = Find(instructions);
   if (!kernels) return Invalid("this processor has no instruction set " + std::string(instructions));
   Network shape;
   shape.arrays = arrays;
+  shape.normalised = normalised;
   const int64_t others = static_cast<int64_t>(args.size()) - arrays - 1;
   if (arrays < 1 || arrays > kMaxInputs || others < 0 || !CheckDepth(others, 2, &shape.depth)) {
     return Invalid("a wrong number of operands");
@@ -204,7 +205,7 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
   if (parameters_size != shape.parameters()) return Invalid("parameters have the wrong size");
   Operand<float> activations;
   if (rets.size() == 2) {
-    int64_t size = shape.tiles() * shape.features() * kTile;
+    int64_t size = shape.tiles() * shape.kept() * kTile;
     activations = read.Out<Floats>("activations", {&size});
     if (!read.ok()) return read.error();
   }
@@ -226,11 +227,12 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
 
 // `sizes` are those of the inputs, and `wanted` says which of them a gradient is made for.
 ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
-                        std::string_view instructions, bool weights, ffi::Span<const int64_t> sizes,
+                        std::string_view instructions, bool normalised, bool weights, ffi::Span<const int64_t> sizes,
                         ffi::Span<const int64_t> wanted) {
   const Kernels* kernels = Find(instructions);
   if (!kernels) return Invalid("this processor has no instruction set " + std::string(instructions));
   Network shape;
+  shape.normalised = normalised;
   if (args.size() < 3 || !CheckDepth(args.size() - 3, 5, &shape.depth)) return Invalid("a wrong number of operands");
   Reader read(args, rets);
   int64_t top = -1, activations_size = -1, parameters_size = -1;
@@ -256,7 +258,7 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
   if (!read.ok()) return read.error();
   if (shape.layers[shape.depth - 1].out != top) return Invalid("dy has a shape that does not fit the others");
   if (parameters_size != shape.parameters()) return Invalid("parameters have the wrong size");
-  if (activations_size != shape.tiles() * shape.features() * kTile) return Invalid("activations have the wrong size");
+  if (activations_size != shape.tiles() * shape.kept() * kTile) return Invalid("activations have the wrong size");
   int64_t more_groups = std::max<int64_t>(shape.groups() - 1, 0), in = 0;
   const int64_t most = shape.layers[0].in;
   // Clipped before they are added: the sum of any sizes fits.
@@ -510,7 +512,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_perceptron_forward, rlx2::ForwardCall,
                                   .RemainingArgs()
                                   .RemainingRets()
                                   .Attr<std::string_view>("instructions")
-                                  .Attr<int64_t>("arrays"));
+                                  .Attr<int64_t>("arrays")
+                                  .Attr<bool>("normalised"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_perceptron_backward, rlx2::BackwardCall,
                               xla::ffi::Ffi::Bind()
@@ -518,6 +521,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_perceptron_backward, rlx2::BackwardCall,
                                   .RemainingArgs()
                                   .RemainingRets()
                                   .Attr<std::string_view>("instructions")
+                                  .Attr<bool>("normalised")
                                   .Attr<bool>("weights")
                                   .Attr<xla::ffi::Span<const int64_t>>("sizes")
                                   .Attr<xla::ffi::Span<const int64_t>>("wanted"));

@@ -80,6 +80,8 @@ namespace {
 constexpr int64_t kAlignment = 64;
 // Fewer multiply-adds than this are done before another thread has begun.
 constexpr int64_t kParallelWork = 1 << 18;
+// Links that take about as long as normalising a unit does.
+constexpr int64_t kNormalisationWork = 4;
 
 // Scratch of the calling thread, kept and grown.
 float* Scratch(int64_t floats) {
@@ -94,7 +96,8 @@ float* Scratch(int64_t floats) {
 }
 
 int64_t UsefulThreads(const Network& network, int64_t count, int64_t threads) {
-  return network.links() * network.tiles() * kTile * count < kParallelWork ? 1 : threads;
+  const int64_t work = network.links() + kNormalisationWork * network.normalised_units();
+  return work * network.tiles() * kTile * count < kParallelWork ? 1 : threads;
 }
 
 template <typename Check>
@@ -125,7 +128,8 @@ const char* Backward(const Kernels& kernels, const Network* networks, int64_t co
   if (const char* problem = CheckAll(networks, count, kernels.check_by_output)) return problem;
   if (const char* problem = CheckAll(networks, count, kernels.check_by_input)) return problem;
   const int64_t groups = networks->groups();
-  const int64_t scratch = (networks->layers[0].in + kGroup * networks->outputs()) * kTile;
+  const int64_t rows = networks->outputs() + networks->normalised_units();
+  const int64_t scratch = (networks->layers[0].in + kGroup * rows) * kTile;
   Team::Shared().Run(count * groups, UsefulThreads(*networks, count, threads), [&](int64_t task) {
     kernels.backward(networks[task / groups], task % groups, Scratch(scratch));
   });

@@ -8,6 +8,12 @@
 // so that a link is one multiply-add of whole vectors whatever it connects. The matrices are stored by output
 // (row_start, inputs, values) and, for the backward pass, again by input (column_start, outputs, order), where `order`
 // says where in `values` a link stands.
+//
+// A normalised network has layer normalisation after the matrix and bias of each hidden layer, before its ReLU. It
+// keeps what the normalisation gives before scale and offset, from which a group's backward pass makes the activations
+// again, and one more row a layer, 1 / the standard deviation:
+//
+//     kept:  inputs   normalised of hidden layer 1, 1 / deviation   normalised of hidden layer 2, 1 / deviation   ...
 
 #ifndef RLX2_JAX_PERCEPTRON_H_
 #define RLX2_JAX_PERCEPTRON_H_
@@ -24,11 +30,17 @@ inline constexpr int64_t kGroup = 2;
 inline constexpr int64_t kMaxDepth = 16;
 inline constexpr int64_t kMaxInputs = 4;
 
-// One matrix and bias of one network. Pointers a call does not need are null.
+// What is added to a variance before its root is taken.
+inline constexpr float kEpsilon = 1e-6f;
+
+// One matrix and bias of one network, and what scales and shifts what they give once it is normalised. Pointers a call
+// does not need are null.
 struct Layer {
   int64_t in = 0, out = 0, links = 0;
   const float* values = nullptr;          // [links], by output
   const float* bias = nullptr;            // [out]
+  const float* scale = nullptr;           // [out], of hidden layers of normalised networks
+  const float* offset = nullptr;          // [out], likewise
   const int32_t* row_start = nullptr;     // [out + 1]
   const int32_t* inputs = nullptr;        // [links]
   const int32_t* column_start = nullptr;  // [in + 1]
@@ -45,22 +57,27 @@ struct Input {
 
 struct Network {
   int64_t depth = 0, batch = 0, arrays = 0;
+  bool normalised = false;
   Layer layers[kMaxDepth];
   Input inputs[kMaxInputs];
   float* y = nullptr;             // [batch, out]
-  float* activations = nullptr;   // [tiles][features][TILE]; forward writes it if there, backward reads it
+  float* activations = nullptr;   // [tiles][kept][TILE]; forward writes it if there, backward reads it
   const float* dy = nullptr;      // [batch, out]
   float* gradient = nullptr;      // [parameters], or null if not wanted
   float* partial = nullptr;       // [groups - 1][parameters]: what the groups after the first add to it
 
   int64_t tiles() const { return (batch + kTile - 1) / kTile; }
   int64_t groups() const { return (tiles() + kGroup - 1) / kGroup; }
-  // Rows of a tile of activations: the inputs and every hidden unit.
+  // Rows of what a tile is while it is worked on: the inputs and every hidden unit.
   int64_t features() const {
     int64_t n = 0;
     for (int64_t l = 0; l < depth; ++l) n += layers[l].in;
     return n;
   }
+  // Units that are normalised: every hidden one, or none.
+  int64_t normalised_units() const { return normalised ? features() - layers[0].in : 0; }
+  // Rows of what is kept of a tile for the backward pass.
+  int64_t kept() const { return features() + (normalised ? depth - 1 : 0); }
   // Every layer's outputs: rows of a tile of deltas, and the number of biases.
   int64_t outputs() const {
     int64_t n = 0;
@@ -72,14 +89,20 @@ struct Network {
     for (int64_t l = 0; l < depth; ++l) n += layers[l].links;
     return n;
   }
-  int64_t parameters() const { return links() + outputs(); }
+  int64_t parameters() const { return links() + outputs() + 2 * normalised_units(); }
 
-  // Finds the values and biases in an array of those of each layer in turn.
+  // Finds the values and biases, and the scales and offsets that follow, in an array of those of each layer in turn.
   void set_parameters(const float* parameters) {
     for (int64_t l = 0; l < depth; ++l) {
-      layers[l].values = parameters;
-      layers[l].bias = parameters + layers[l].links;
-      parameters += layers[l].links + layers[l].out;
+      Layer& layer = layers[l];
+      layer.values = parameters;
+      layer.bias = layer.values + layer.links;
+      parameters = layer.bias + layer.out;
+      if (normalised && l < depth - 1) {
+        layer.scale = parameters;
+        layer.offset = layer.scale + layer.out;
+        parameters = layer.offset + layer.out;
+      }
     }
   }
 };
@@ -87,11 +110,11 @@ struct Network {
 // The tasks, for one instruction set.
 struct Kernels {
   const char* name;
-  // The samples of one tile through all layers. Scratch: a tile of activations where the network keeps none, and a row
-  // for each output.
+  // The samples of one tile through all layers. Scratch: a row for each feature, of a network that keeps none, and for
+  // each output.
   void (*forward)(const Network&, int64_t tile, float* scratch);
   // The samples of one group back through all layers, to dx and the group's gradients. Scratch: a row for each input,
-  // and for each tile of the group one for every layer's outputs.
+  // and for each tile of the group one for every layer's outputs and every normalised unit.
   void (*backward)(const Network&, int64_t group, float* scratch);
   // gradient += partial.
   void (*sum_groups)(const Network&);

@@ -38,6 +38,17 @@ static inline float Sum(Vec v) {
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
+// ReLU that lets NaN through.
+static inline Vec Relu(Vec v) { return reinterpret_cast<Vec>(reinterpret_cast<Mask>(v) & ~(v < 0.0f)); }
+
+// `v` where the unit is open, and else zero.
+static inline Vec Where(Mask open, Vec v) { return reinterpret_cast<Vec>(reinterpret_cast<Mask>(v) & open); }
+
+static inline Vec InverseRoot(Vec v) {
+  for (int i = 0; i < LANES; ++i) v[i] = 1.0f / __builtin_sqrtf(v[i]);
+  return v;
+}
+
 // rows [count][TILE] <- samples [samples, count], zeros beyond the last sample.
 static inline void ToRows(const float* samples, int64_t present, int64_t count, float* rows) {
   for (int64_t f = 0; f < count; ++f) {
@@ -58,35 +69,76 @@ static inline int64_t Present(const Network& net, int64_t tile) {
   return left < kTile ? left : kTile;
 }
 
+// y <- the matrix and bias of a layer, and the ReLU after a hidden one that is not normalised.
+static inline void Affine(const Layer& layer, bool relu, const float* x, float* y) {
+  for (int64_t o = 0; o < layer.out; ++o) {
+    Vec sum[kVectors];
+    for (int v = 0; v < kVectors; ++v) sum[v] = Splat(layer.bias[o]);
+    for (int32_t k = layer.row_start[o]; k < layer.row_start[o + 1]; ++k) {
+      const Vec weight = Splat(layer.values[k]);
+      const float* row = x + static_cast<int64_t>(layer.inputs[k]) * kTile;
+      for (int v = 0; v < kVectors; ++v) sum[v] += weight * Load(row + v * LANES);
+    }
+    for (int v = 0; v < kVectors; ++v) Store(y + o * kTile + v * LANES, relu ? Relu(sum[v]) : sum[v]);
+  }
+}
+
+// y <- ReLU(scale * normalised y + offset) over a layer's units, in place. What is normalised is kept, if there is
+// where, and after it 1 / the standard deviation.
+static void Normalise(const Layer& layer, float* y, float* kept) {
+  const Vec units = Splat(static_cast<float>(layer.out));
+  Vec mean[kVectors], variance[kVectors], inverse[kVectors];
+  for (int v = 0; v < kVectors; ++v) mean[v] = variance[v] = Vec{};
+  for (int64_t o = 0; o < layer.out; ++o) {
+    for (int v = 0; v < kVectors; ++v) mean[v] += Load(y + o * kTile + v * LANES);
+  }
+  for (int v = 0; v < kVectors; ++v) mean[v] /= units;
+  for (int64_t o = 0; o < layer.out; ++o) {
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec centred = Load(y + o * kTile + v * LANES) - mean[v];
+      variance[v] += centred * centred;
+    }
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    inverse[v] = InverseRoot(variance[v] / units + Splat(kEpsilon));
+    if (kept) Store(kept + layer.out * kTile + v * LANES, inverse[v]);
+  }
+  for (int64_t o = 0; o < layer.out; ++o) {
+    const Vec scale = Splat(layer.scale[o]), offset = Splat(layer.offset[o]);
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = o * kTile + v * LANES;
+      const Vec normal = (Load(y + at) - mean[v]) * inverse[v];
+      if (kept) Store(kept + at, normal);
+      Store(y + at, Relu(scale * normal + offset));
+    }
+  }
+}
+
 static void Forward(const Network& net, int64_t tile, float* scratch) {
-  const int64_t features = net.features();
-  float* x = net.activations ? net.activations + tile * features * kTile : scratch;
-  float* const out_rows = net.activations ? scratch : scratch + features * kTile;
-  const int64_t present = Present(net, tile);
+  const int64_t features = net.features(), present = Present(net, tile);
+  float* const kept = net.activations ? net.activations + tile * net.kept() * kTile : nullptr;
+  // What goes from layer to layer is what is kept, unless that is what was normalised.
+  const bool keeps_units = kept && !net.normalised;
+  float* x = kept ? kept : scratch;
+  float* const out_rows = keeps_units ? scratch : scratch + features * kTile;
   float* rows = x;
   for (int64_t a = 0; a < net.arrays; ++a) {
     const Input& input = net.inputs[a];
     ToRows(input.x + tile * kTile * input.size, present, input.size, rows);
     rows += input.size * kTile;
   }
+  float* hidden = (keeps_units ? kept : scratch) + net.layers[0].in * kTile;
+  float* normal = kept ? kept + net.layers[0].in * kTile : nullptr;
   for (int64_t l = 0; l < net.depth; ++l) {
     const Layer& layer = net.layers[l];
     const bool last = l == net.depth - 1;
-    float* y = last ? out_rows : x + layer.in * kTile;
-    for (int64_t o = 0; o < layer.out; ++o) {
-      Vec sum[kVectors];
-      for (int v = 0; v < kVectors; ++v) sum[v] = Splat(layer.bias[o]);
-      for (int32_t k = layer.row_start[o]; k < layer.row_start[o + 1]; ++k) {
-        const Vec weight = Splat(layer.values[k]);
-        const float* row = x + static_cast<int64_t>(layer.inputs[k]) * kTile;
-        for (int v = 0; v < kVectors; ++v) sum[v] += weight * Load(row + v * LANES);
-      }
-      for (int v = 0; v < kVectors; ++v) {
-        // ReLU that lets NaN through.
-        if (!last) sum[v] = reinterpret_cast<Vec>(reinterpret_cast<Mask>(sum[v]) & ~(sum[v] < 0.0f));
-        Store(y + o * kTile + v * LANES, sum[v]);
-      }
+    float* y = last ? out_rows : hidden;
+    Affine(layer, !last && !net.normalised, x, y);
+    if (!last && net.normalised) {
+      Normalise(layer, y, normal);
+      if (normal) normal += (layer.out + 1) * kTile;
     }
+    hidden += layer.out * kTile;
     x = y;
   }
   const int64_t out = net.layers[net.depth - 1].out;
@@ -105,25 +157,74 @@ static void Transposed(const Layer& layer, int64_t first, int64_t end, const flo
       for (int v = 0; v < kVectors; ++v) sum[v] += weight * Load(row + v * LANES);
     }
     for (int v = 0; v < kVectors; ++v) {
-      if (x) sum[v] = reinterpret_cast<Vec>(reinterpret_cast<Mask>(sum[v]) & (Load(x + i * kTile + v * LANES) > 0.0f));
+      if (x) sum[v] = Where(Load(x + i * kTile + v * LANES) > 0.0f, sum[v]);
       Store(dx + i * kTile + v * LANES, sum[v]);
     }
   }
 }
 
-// Deltas, dLoss/d(pre-activation), of every layer of one tile, in the order of the layers; and what is wanted of dx.
-static void Deltas(const Network& net, int64_t tile, float* deltas, float* dx_rows) {
+// Back through the ReLU and normalisation of a layer in one tile: its deltas, in place, from the gradients of its
+// activations. With `gradient`, that of all parameters, also the activations x, which Weights takes, and the tile's
+// part of the gradients of scale and offset, which is written or, with `add`, added.
+static void Denormalise(const Network& net, const Layer& layer, const float* normal, float* deltas, float* x,
+                        float* gradient, bool add) {
+  const Vec units = Splat(static_cast<float>(layer.out));
+  Vec mean[kVectors], slope[kVectors];
+  for (int v = 0; v < kVectors; ++v) mean[v] = slope[v] = Vec{};
+  for (int64_t o = 0; o < layer.out; ++o) {
+    const Vec scale = Splat(layer.scale[o]), offset = Splat(layer.offset[o]);
+    Vec scale_sum = Vec{}, offset_sum = Vec{};
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = o * kTile + v * LANES;
+      const Vec n = Load(normal + at), unit = scale * n + offset, delta = Where(unit > 0.0f, Load(deltas + at));
+      if (gradient) Store(x + at, Relu(unit));
+      scale_sum += delta * n;
+      offset_sum += delta;
+      const Vec scaled = scale * delta;
+      Store(deltas + at, scaled);
+      mean[v] += scaled;
+      slope[v] += scaled * n;
+    }
+    if (gradient) {
+      const Four sums = Sums(scale_sum, offset_sum, Vec{}, Vec{});
+      float* const of_scale = gradient + (layer.scale + o - net.layers[0].values);
+      float* const of_offset = gradient + (layer.offset + o - net.layers[0].values);
+      *of_scale = sums[0] + (add ? *of_scale : 0.0f);
+      *of_offset = sums[1] + (add ? *of_offset : 0.0f);
+    }
+  }
+  for (int v = 0; v < kVectors; ++v) mean[v] /= units, slope[v] /= units;
+  const float* inverse = normal + layer.out * kTile;
+  for (int64_t o = 0; o < layer.out; ++o) {
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = o * kTile + v * LANES;
+      Store(deltas + at, Load(inverse + v * LANES) * (Load(deltas + at) - mean[v] - slope[v] * Load(normal + at)));
+    }
+  }
+}
+
+// Deltas, dLoss/d(pre-activation), of every layer of one tile, in the order of the layers; and what is wanted of dx. Of
+// a normalised network, with `gradient`, also what Denormalise makes, the activations in the order of the layers.
+static void Deltas(const Network& net, int64_t tile, float* deltas, float* dx_rows, float* hidden, float* gradient,
+                   bool add) {
   const int64_t present = Present(net, tile);
   const Layer& top = net.layers[net.depth - 1];
-  const float* activations = net.activations + tile * net.features() * kTile;
-  int64_t feature_row = net.features(), delta_row = net.outputs() - top.out;
-  ToRows(net.dy + tile * kTile * top.out, present, top.out, deltas + delta_row * kTile);
+  const float* kept = net.activations + (tile + 1) * net.kept() * kTile;
+  float* own = deltas + (net.outputs() - top.out) * kTile;
+  hidden += net.normalised_units() * kTile;
+  ToRows(net.dy + tile * kTile * top.out, present, top.out, own);
   for (int64_t l = net.depth - 1; l > 0; --l) {
     const Layer& layer = net.layers[l];
-    feature_row -= layer.in;
-    const float* dy = deltas + delta_row * kTile;
-    delta_row -= layer.in;
-    Transposed(layer, 0, layer.in, dy, activations + feature_row * kTile, deltas + delta_row * kTile);
+    const float* dy = own;
+    own -= layer.in * kTile;
+    kept -= (layer.in + net.normalised) * kTile;
+    if (net.normalised) {
+      hidden -= layer.in * kTile;
+      Transposed(layer, 0, layer.in, dy, nullptr, own);
+      Denormalise(net, net.layers[l - 1], kept, own, hidden, gradient, add);
+    } else {
+      Transposed(layer, 0, layer.in, dy, kept, own);
+    }
   }
   int64_t first = 0;
   for (int64_t a = 0; a < net.arrays; ++a) {
@@ -163,13 +264,17 @@ static inline void Dots(const float* x, const float* dy, int64_t tiles, int64_t 
   if (bias) *bias_gradient = Sum(sum[N]);
 }
 
-// The gradient of values and biases from the activations and deltas of `tiles` tiles.
-static void Weights(const Network& net, const float* activations, const float* deltas, int64_t tiles, float* gradient) {
-  const int64_t x_stride = net.features() * kTile, dy_stride = net.outputs() * kTile;
-  const float* x = activations;
+// The gradient of values and biases from what is kept of `tiles` tiles, and their deltas; of a normalised network, from
+// its hidden units' activations, too.
+static void Weights(const Network& net, const float* kept, const float* hidden, const float* deltas, int64_t tiles,
+                    float* gradient) {
+  const int64_t dy_stride = net.outputs() * kTile;
+  int64_t x_stride = net.kept() * kTile;
+  const float* x = kept;
   const float* dy = deltas;
   for (int64_t l = 0; l < net.depth; ++l) {
     const Layer& layer = net.layers[l];
+    if (net.normalised && l == 1) x = hidden, x_stride = net.normalised_units() * kTile;
     float* bias_gradient = gradient + layer.links;
     for (int64_t o = 0; o < layer.out; ++o) {
       const auto dots = [&](auto count, auto bias, int64_t k) {
@@ -192,7 +297,7 @@ static void Weights(const Network& net, const float* activations, const float* d
         default: dots(Constant<int, 0>{}, Constant<bool, true>{}, k); break;
       }
     }
-    gradient += layer.links + layer.out;
+    gradient = bias_gradient + (layer.scale ? 3 : 1) * layer.out;
     x += layer.in * kTile;
     dy += layer.out * kTile;
   }
@@ -201,10 +306,13 @@ static void Weights(const Network& net, const float* activations, const float* d
 static void Backward(const Network& net, int64_t group, float* scratch) {
   const int64_t first = group * kGroup, left = net.tiles() - first, tiles = left < kGroup ? left : kGroup;
   float* const deltas = scratch + net.layers[0].in * kTile;
-  for (int64_t t = 0; t < tiles; ++t) Deltas(net, first + t, deltas + t * net.outputs() * kTile, scratch);
-  if (!net.gradient) return;
-  Weights(net, net.activations + first * net.features() * kTile, deltas, tiles,
-          group == 0 ? net.gradient : net.partial + (group - 1) * net.parameters());
+  float* const hidden = deltas + kGroup * net.outputs() * kTile;
+  float* const gradient = !net.gradient || group == 0 ? net.gradient : net.partial + (group - 1) * net.parameters();
+  for (int64_t t = 0; t < tiles; ++t) {
+    Deltas(net, first + t, deltas + t * net.outputs() * kTile, scratch, hidden + t * net.normalised_units() * kTile,
+           gradient, t > 0);
+  }
+  if (gradient) Weights(net, net.activations + first * net.kept() * kTile, hidden, deltas, tiles, gradient);
 }
 
 static void SumGroups(const Network& net) {
