@@ -81,28 +81,43 @@ def links_of(
 
 
 def _look(own: Mechanisms, config: Config, shapes: Sequence[tuple[int, ...]]) -> None:
-    """See that functions of a method can be called, and give what they should; nothing is computed.
+    """See that functions of a method can be called, and give what they should.
 
     Raises:
       ConfigError: one does not.
     """
-    matrices = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    for name in ("initial", "drop", "grow", "fraction", "progress"):
-        part = getattr(own, name)
-        timed = name in ("fraction", "progress")
-        score = lambda matrix, part=part: part(matrix, matrix, jax.random.PRNGKey(0))
-        for x in [] if part is None else [jax.ShapeDtypeStruct((), jnp.float32)] if timed else matrices:
-            given = _tried(config, name, jax.eval_shape, part if timed else score, x)
-            if (found := getattr(given, "shape", None)) != x.shape:
-                what = type(given).__name__ if found is None else f"an array of shape {list(found)}"
-                raise ConfigError(
-                    f"method={config.method}: its {name} gives {what}; give one of shape {list(x.shape)}."
-                )
-    if own.progress is not None and (end := float(own.progress(jnp.float32(1)))) != 1:
-        raise ConfigError(f"method={config.method}: its progress is {end:g} at time 1; let it be 1 there.")
+    for name in ("initial", "drop", "grow"):
+        score = getattr(own, name)
+        for shape in [] if score is None else dict.fromkeys(shapes):
+            matrix = jax.ShapeDtypeStruct(shape, jnp.float32)
+            _require(config, name, score, matrix, matrix, jax.random.PRNGKey(0))
+    for name in ("fraction", "progress"):
+        if (schedule := getattr(own, name)) is not None:
+            _require(config, name, schedule, jax.ShapeDtypeStruct((), jnp.float32))
+    if own.progress is not None:
+        with jax.ensure_compile_time_eval():
+            begin, end = (float(own.progress(jnp.float32(time))) for time in (0, 1))
+        if not (0 <= begin <= 1 and math.isclose(end, 1, abs_tol=1e-7)):
+            raise ConfigError(
+                f"method={config.method}: its progress is {begin:g} at time 0 and {end:g} at time 1; let it begin in "
+                "[0, 1] and end at 1."
+            )
+
+
+def _require(config: Config, name: str, part: Callable[..., Any], *arguments: Any) -> None:
+    """See that a part takes these arguments, and gives an array of the shape of the first."""
+    given, shape = _tried(config, name, jax.eval_shape, part, *arguments), arguments[0].shape
+    if (found := getattr(given, "shape", None)) != shape:
+        what = f"a {type(given).__name__}" if found is None else f"an array of shape {list(found)}"
+        raise ConfigError(f"method={config.method}: its {name} gives {what}; give an array of shape {list(shape)}.")
 
 
 def _tried(config: Config, part: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of a part gives.
+
+    Raises:
+      ConfigError: an error of a person's own code.
+    """
     try:
         return function(*arguments)
     except SparseError:

@@ -93,7 +93,9 @@ def evolve(
     part_keys = jax.random.split(jax.random.fold_in(gradient_key, ASIDE), parts.weight.shape[0])
     signal_to_noise = diagnostics.signal_to_noise(lambda part: gradient(*part), (parts, part_keys), masked.mask)
     # In a sweep events are due in all runs alike, those of a fixed topology too.
-    moves = (hparams.drop_fraction > 0) | _changes(trainer.config)
+    moves = hparams.drop_fraction > 0
+    if _changes(trainer.config):
+        moves = masking.sparsity(masked.mask) > 0  # Of a network that is dense yet there are no candidates.
     events = Events(
         count=moves.astype(jnp.int32),
         dropped=dropped,
