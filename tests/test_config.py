@@ -270,8 +270,8 @@ def test_points_in_time_scale_with_the_length_of_the_run():
 def test_a_method_decides_its_mechanisms_and_an_ablation_overrules_it(method):
     row = methods.METHODS[method]
     c = resolve(small(method=method))
-    assert (c.topology, c.n_step, c.dynamic_buffer) == row[1:]
-    assert c.actor_sparsity == (0.0 if row.structure == "dense" else 0.9)
+    assert (c.topology, c.n_step, c.dynamic_buffer) == (row.topology, row.n_step, row.dynamic_buffer)
+    assert c.actor_sparsity == (0.0 if row.kind == "dense" else 0.9)
     c = resolve(small(method=method, topology="random", n_step=2, dynamic_buffer=not row.dynamic_buffer))
     assert (c.topology, c.n_step, c.dynamic_buffer) == ("random", 2, not row.dynamic_buffer)
 

@@ -150,14 +150,14 @@ def flat(features, initial):
     ("changes", "sentence"),
     [
         ({"network": "resnet"}, "unknown network 'resnet'; valid: mlp, layernorm, simba, or package.module:function"),
-        ({"network": "nowhere:at_all"}, "No module named 'nowhere'; name a function that can be imported"),
-        ({"network": f"{__name__}:absent"}, "name a function that can be imported"),
+        ({"network": "nowhere:at_all"}, r"No module named 'nowhere'\); write package\.module:function"),
+        ({"network": f"{__name__}:absent"}, r"cannot be imported: .*; write package\.module:function"),
         ({"network": f"{__name__}:small"}, r"takes \d positional|return a flax.linen module"),
         ({"network": f"{__name__}:flat"}, "give it matrices"),
         ({"network": "simba", "hidden": (16, 8)}, "name one width for all"),
         ({"network": "layernorm", "method": "tiny"}, "method=tiny is a narrower mlp"),
         ({"agent": "droq", "network": "simba"}, "use --network=mlp or layernorm"),
-        ({"agent": "nowhere:Agent"}, "name a class that can be imported"),
+        ({"agent": "nowhere:Agent"}, r"cannot be imported: .*; write package\.module:Class"),
     ],
 )
 def test_networks_that_cannot_be_are_refused_in_one_sentence(changes, sentence):

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rlx2_jax import networks
-from rlx2_jax.config import HParams, RunConfig
+from rlx2_jax.config import HParams, RunConfig, methods
 from rlx2_jax.config.registry import Defaults, Passes
-from rlx2_jax.networks import Net, SparseNetwork, forms, masking, structure
+from rlx2_jax.networks import Net, SparseNetwork, forms, masking, own, structure
 from rlx2_jax.replay.buffer import Batch
 from rlx2_jax.runtime.devices import Share
 
@@ -270,7 +270,9 @@ def create(
     """
     if net.plain:
         params = networks.restrict(params, width, initial=net.module.initial)
-    if found is None:
+    if found is None and (mechanisms := methods.own(config.method)) is not None:
+        mask = own.initial_masks(own.with_links(mechanisms, config, params, links), params, key)
+    elif found is None:
         random = config.initial_mask == "random"
         mask = masking.initial_masks(key, params, links, width if net.plain else None, random=random)
     else:

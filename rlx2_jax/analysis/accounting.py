@@ -38,6 +38,9 @@ counted, 3e-5 of the dense total at the paper's interval. Not counted are elemen
 and acting, evaluation and buffer checks: about three passes of the actor per environment step,
 where an update makes 11.5 or 16 for each of 256 transitions, so 0.1 percent.
 
+A method of one's own whose number of links changes is counted as if it had those of its end all along:
+one that is pruned from dense computes more than is told here.
+
 The first matrix of a network has no gradient to pass on to the data, and the program does not form
 it. `flops_train_exact` leaves it out: the operations in the program's matrix products, if each
 touched links only. This lowers the ratios, because the first matrix has a larger share of a sparse

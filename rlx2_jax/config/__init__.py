@@ -2,7 +2,7 @@
 
 from rlx2_jax.config.config import Config, RunConfig
 from rlx2_jax.config.fields import NEVER
-from rlx2_jax.config.methods import METHODS
+from rlx2_jax.config.methods import METHODS, Mechanisms
 from rlx2_jax.config.registry import AGENTS
 from rlx2_jax.config.resolution import PACKED_DEPTH, PAPER_STEPS, QUICK_TASKS, resolve
 from rlx2_jax.config.values import (
@@ -31,6 +31,7 @@ __all__ = [
     "VALUES",
     "Config",
     "HParams",
+    "Mechanisms",
     "RunConfig",
     "Schedule",
     "make_schedule",

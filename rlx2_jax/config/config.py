@@ -77,7 +77,7 @@ class Config:
     target_noise_clip: float = declare(0.5, "TD3: bound of the target action's noise", within=ZERO_OR_MORE)
 
     # Method: a name, and each of its mechanisms alone
-    method: str = declare("rlx2", "training scheme", choices=methods.METHODS.keys())
+    method: str = declare("rlx2", "training scheme", choices=methods.METHODS.keys(), own="package.module:name")
     actor_sparsity: float = declare(0.9, "share of the actor's weights that is absent", within=SPARSITY)
     critic_sparsity: float = declare(0.9, "share of the critics' weights that is absent", within=SPARSITY)
     topology: str | None = declare(None, "ablation", choices=methods.TOPOLOGIES, unset="the method's")
@@ -199,7 +199,7 @@ class Config:
 
     def sparsity(self, network: str) -> float:
         """Share of the weights of `actor` or `critic` that is absent: none, where the method is a dense one."""
-        dense = methods.METHODS[self.method].structure == "dense"
+        dense = methods.find(self.method).kind == "dense"
         return 0.0 if dense else getattr(self, f"{network}_sparsity")
 
     def to_dict(self) -> dict[str, Any]:

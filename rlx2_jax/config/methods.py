@@ -8,27 +8,73 @@
 | set | Erdős-Rényi | random growth (Mocanu et al., 2018) | 1-step | fixed |
 | rigl | Erdős-Rényi | gradient growth (Evci et al., 2020) | 1-step | fixed |
 | rlx2 | Erdős-Rényi | gradient growth | delayed 3-step | dynamic capacity |
+
+They are one program, in which the method is data. One of your own is another program: `package.module:name`, where the
+name is `Mechanisms` that hold parts of `rlx2_jax.sparse`.
+
+    def saliency(weight, gradient, key):
+        return abs(weight * gradient)
+
+    mine = Mechanisms(drop=saliency)
+    gradual = Mechanisms(progress=sparse.cubic(0, 0.8), fraction=sparse.constant(0))  # Zhu and Gupta, 2017, from dense
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable
+
+from rlx2_jax.errors import ConfigError
+from rlx2_jax.runtime import places
+from rlx2_jax.sparse import criteria, densities, structures, trees
+from rlx2_jax.sparse.criteria import Criterion
+from rlx2_jax.sparse.densities import Density
+from rlx2_jax.sparse.schedules import Schedule
+from rlx2_jax.sparse.structures import Structure
+from rlx2_jax.sparse.trees import Where
 
 TOPOLOGIES = ("fixed", "random", "gradient")
 """How links move: never, dropped by magnitude and grown at random, or grown by gradient."""
 
+_ALL = densities.uniform(0.0)
 
-class Mechanisms(NamedTuple):
-    """What a method is made of."""
 
-    structure: str
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mechanisms:
+    """What a method is made of.
+
+    The parts after the first four are for methods of one's own, which are sparse. How sparse, and when and by how much
+    links move, are settings of the run. Times are shares of the topology's evolution, from 0 to 1 at its end.
+    """
+
+    kind: str = "sparse"
     """`dense`, `tiny` or `sparse`: which links the initial mask may hold."""
-    topology: str
+    topology: str = "gradient"
     """One of `TOPOLOGIES`."""
-    n_step: int
+    n_step: int = 1
     """Steps in a TD target, once the delay is over."""
-    dynamic_buffer: bool
+    dynamic_buffer: bool = False
     """Whether old off-policy data is dropped."""
+    _: dataclasses.KW_ONLY
+    drop: Criterion = criteria.magnitude
+    """Links of the smallest score go."""
+    grow: Criterion | None = None
+    """Those of the largest score come; None for what the topology says."""
+    initial: Criterion | None = None
+    """Those of the largest score come first, by a gradient of zero, for there is none yet; None for what `initial_mask`
+    says."""
+    fraction: Schedule | None = None
+    """Share of `drop_fraction` that an event moves, by time; None for half a cosine down to none."""
+    progress: Schedule | None = None
+    """How far numbers of links are on their way from `start`, by time, 1 at its end; None where they never change."""
+    start: Density = _ALL
+    """Densities at the beginning, where they change."""
+    density: Callable[[float], Density] = densities.erdos_renyi
+    """Densities of a sparsity, which is the setting of the network."""
+    structure: Structure = structures.unstructured
+    """How the entries of a matrix fall into groups that each hold a number of links."""
+    where: Where = trees.matrices
+    """Which of the matrices are sparse."""
 
 
 METHODS: dict[str, Mechanisms] = {
@@ -39,3 +85,39 @@ METHODS: dict[str, Mechanisms] = {
     "rigl": Mechanisms("sparse", "gradient", 1, False),
     "rlx2": Mechanisms("sparse", "gradient", 3, True),
 }
+
+
+def find(name: str) -> Mechanisms:
+    """The mechanisms of a method.
+
+    Raises:
+      ConfigError: there is none of that name, or what is there is none.
+    """
+    return METHODS[name] if name in METHODS else _imported(name)
+
+
+def own(name: str) -> Mechanisms | None:
+    """The mechanisms of a method of one's own, which is one that is named by its place; None of any other.
+
+    Raises:
+      ConfigError: there is no method at that place.
+    """
+    return _imported(name) if ":" in name else None
+
+
+STATIC = ("method", "topology")
+"""Settings that make another program of a method of one's own; of the compared methods they are data."""
+
+
+def _imported(name: str) -> Mechanisms:
+    found = places.imported(name, "name")
+    if not isinstance(found, Mechanisms):
+        raise ConfigError(
+            f"method={name} is of type {type(found).__name__}; name an object of rlx2_jax.config.Mechanisms."
+        )
+    if found.kind != "sparse" or found.topology not in TOPOLOGIES:
+        raise ConfigError(
+            f"method={name} has kind={found.kind!r} and topology={found.topology!r}; use kind='sparse', and for the "
+            f"topology one of {', '.join(TOPOLOGIES)}."
+        )
+    return found

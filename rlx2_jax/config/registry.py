@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.runtime import places
 
 PLACE = Path(__file__).parents[1] / "agents"
 
@@ -79,16 +80,12 @@ def find(name: str) -> AgentKind:
     """The class of an agent.
 
     Raises:
-      ConfigError: there is none of that name.
+      ConfigError: there is none of that name or at that place.
     """
-    place, _, attribute = name.partition(":")
-    if not attribute and name not in AGENTS:
-        raise ConfigError(f"unknown agent {name!r}; valid: {', '.join(AGENTS)}.")
-    place, attribute = (place, attribute) if attribute else (f"rlx2_jax.agents.{name}", "agent")
-    try:
-        found = getattr(importlib.import_module(place), attribute)
-    except (ImportError, AttributeError) as error:
-        if name in AGENTS:
-            raise
-        raise ConfigError(f"agent={name}: {error}; name a class that can be imported from here.") from None
-    return found
+    if ":" in name:
+        found: AgentKind = places.imported(name, "Class")
+        return found
+    if name not in AGENTS:
+        raise ConfigError(f"unknown agent {name!r}; valid: {', '.join(AGENTS)}, or package.module:Class.")
+    own: AgentKind = importlib.import_module(f"rlx2_jax.agents.{name}").agent
+    return own

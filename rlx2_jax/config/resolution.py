@@ -125,13 +125,22 @@ class _Mechanisms(NamedTuple):
 
 
 def _mechanisms(c: Config) -> _Mechanisms:
-    row = methods.METHODS[c.method]
+    row = methods.find(c.method)
     n_step = row.n_step if c.n_step is None else c.n_step
     require(n_step >= 1, f"n_step={n_step}: a TD target spans at least 1 step.")
     n_max = max(3, n_step) if c.n_max is None else c.n_max
     require(n_step <= n_max, f"n_step={n_step} is over n_max={n_max}; raise n_max to {n_step}.")
+    topology = row.topology if c.topology is None else c.topology
+    require(
+        row.grow is None or topology in ("fixed", row.topology),
+        f"method={c.method} says itself what grows; leave out topology={topology}, or use topology=fixed.",
+    )
+    require(
+        row.progress is None or topology != "fixed",
+        f"method={c.method} changes the number of links, which topology=fixed does not let it; leave that out.",
+    )
     return _Mechanisms(
-        topology=row.topology if c.topology is None else c.topology,
+        topology=topology,
         n_step=n_step,
         n_max=n_max,
         dynamic_buffer=row.dynamic_buffer if c.dynamic_buffer is None else c.dynamic_buffer,
@@ -222,6 +231,7 @@ def _check_together(c: RunConfig) -> None:
                 f"{name}=False needs values off the links, which packed compute does not keep; use compute=masked.",
             )
     _check_updates(c)
+    _check_changing(c)
 
 
 def _check_updates(c: RunConfig) -> None:
@@ -237,4 +247,17 @@ def _check_updates(c: RunConfig) -> None:
         fits(c.num_envs),
         f"num_envs={c.num_envs} x update_ratio={c.ratio:g} critic updates per iteration are not a multiple of "
         f"policy_delay={c.policy_delay}; {mend}.",
+    )
+
+
+def _check_changing(c: RunConfig) -> None:
+    """What a method needs whose number of links changes."""
+    if methods.find(c.method).progress is None:
+        return
+    changes = f"method={c.method} changes the number of links"
+    require(c.compute != "packed", f"{changes}, which is a shape in packed compute; use compute=masked.")
+    updates = int((c.total_steps - c.warmup_steps) * c.update_ratio * c.evolve_until)
+    require(
+        updates >= c.policy_delay,
+        f"{changes}, and evolve_until={c.evolve_until:g} leaves no update to do it in; use more of the run.",
     )

@@ -7,9 +7,6 @@ by where its factory is to be imported from, `package.module:function`, or, give
 from __future__ import annotations
 
 import functools
-import importlib
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +15,7 @@ import jax.numpy as jnp
 
 from rlx2_jax.envs.base import Environment, State
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.runtime import numerics
+from rlx2_jax.runtime import numerics, places
 
 Factory = Callable[[], Environment]
 """Makes an environment; called once per process."""
@@ -69,7 +66,7 @@ class OwnEnvironment:
         try:
             given = jax.eval_shape(getattr(self._env, method), *arguments)
         except Exception as error:
-            raise ConfigError(f"env {self._name}: its {method} raised {_said(error)}; mend it.") from error
+            raise ConfigError(f"env {self._name}: its {method} raised {places.said(error)}; mend it.") from error
         if not isinstance(given, State):
             raise ConfigError(f"env {self._name}: {method} gives {type(given).__name__}; give an rlx2_jax.envs.State.")
         expected = {"observation": (self.observation_size,), "reward": (), "terminated": ()}
@@ -147,7 +144,7 @@ def _load(name: str, factory: Factory) -> OwnEnvironment:
     try:
         env = factory()
     except Exception as error:
-        raise ConfigError(f"env {name}: making it raised {_said(error)}; mend it.") from error
+        raise ConfigError(f"env {name}: making it raised {places.said(error)}; mend it.") from error
     return OwnEnvironment(name, env)
 
 
@@ -157,18 +154,7 @@ def imported(place: str) -> Any:
     Raises:
       ConfigError: there is no such thing, or importing it raises an error.
     """
-    module, _, name = place.partition(":")
-    if (here := os.getcwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(here)
-    try:
-        found = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        raise ConfigError(
-            f"{place} cannot be imported: {_said(error)}; write package.module:function, from a place on PYTHONPATH or "
-            "in the working directory."
-        ) from error
+    found = places.imported(place, "function")
     if not callable(found):
         raise ConfigError(f"{place} is no function; name one that makes an environment.")
     return found
@@ -190,12 +176,6 @@ def place_of(name: str) -> str:
             "use another --parallel than processes."
         )
     return place
-
-
-def _said(error: Exception) -> str:
-    """An error in a few words."""
-    said = str(error).strip().partition("\n")[0].rstrip(".")
-    return f"{type(error).__name__} ({said})" if said else type(error).__name__
 
 
 def _typed(state: State) -> State:

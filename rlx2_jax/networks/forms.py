@@ -26,6 +26,8 @@ from rlx2_jax.networks import masking
 from rlx2_jax.networks.masking import Masks
 from rlx2_jax.networks.modules import Net, Params
 from rlx2_jax.sparse import topology, trees
+from rlx2_jax.sparse.events import rewire, sparse_leaves
+from rlx2_jax.sparse.methods import Method
 
 
 class Masked(flax.struct.PyTreeNode):
@@ -103,6 +105,33 @@ class Masked(flax.struct.PyTreeNode):
         params = masking.with_kernels(self.params, [weight for weight, _ in moved])
         mask = masking.with_kernels(self.mask, [mask for _, mask in moved])
         return self._rewired(params, mask, reset_moments), masking.lost(self.mask, mask), masking.lost(mask, self.mask)
+
+    def rewire(
+        self,
+        method: Method,
+        gradient: Params,
+        key: jax.Array,
+        fraction: jax.Array,
+        time: jax.Array,
+        *,
+        reset_moments: bool,
+    ) -> tuple[Masked, jax.Array, jax.Array]:
+        """One topology event by a method of one's own.
+
+        Args:
+          method: of `networks.own`.
+          gradient: as of `evolve`, and so are key, fraction and what is returned.
+          key: for random scores.
+          fraction: share of the links to move.
+          time: share of the evolution that is over, traced.
+          reset_moments: zero the Adam moments of links that are gone.
+        """
+        leaves, structure = jax.tree.flatten(self.mask)
+        sparse = [mask if leaf else None for mask, leaf in zip(leaves, sparse_leaves(method, self.params), strict=True)]
+        masks = jax.tree.unflatten(structure, sparse)
+        event = rewire(method, self.params, masks, gradient, key=key, step=time, fraction=fraction)
+        mask = trees.map_masks(lambda new, old: old if new is None else new, event.masks, self.mask)
+        return self._rewired(event.params, mask, reset_moments), event.dropped, event.grown
 
     def _rewired(self, params: Params, mask: Masks, reset_moments: bool) -> Masked:
         adam, target = self.adam, self.target

@@ -23,12 +23,12 @@ Masks = Any
 
 def kernels(tree: Any) -> list[jax.Array]:
     """The kernels of a tree shaped like parameters, in order."""
-    return [leaf for _, leaf in _ordered(tree)]
+    return [leaf for _, leaf in ordered(tree)]
 
 
 def paths(tree: Any) -> list[str]:
     """Those of the kernels, such as `Dense_0/kernel`, in the same order."""
-    return [path for path, _ in _ordered(tree)]
+    return [path for path, _ in ordered(tree)]
 
 
 def with_kernels(tree: Any, new: Sequence[Any]) -> Any:
@@ -43,9 +43,15 @@ def of_kernels(tree: Any, new: Sequence[Any]) -> Masks:
     return with_kernels(jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), tree), new)
 
 
-def _ordered(tree: Any) -> list[tuple[str, Any]]:
+def is_kernel(path: str) -> bool:
+    """Whether a leaf's path is that of a kernel."""
+    return path.rpartition("/")[2] == "kernel"
+
+
+def ordered(tree: Any) -> list[tuple[str, Any]]:
+    """The kernels with their paths, in order."""
     found = [(trees.path_of(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-    mine = [(path, leaf) for path, leaf in found if path.rpartition("/")[2] == "kernel"]
+    mine = [(path, leaf) for path, leaf in found if is_kernel(path)]
     natural = lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
     return sorted(mine, key=lambda item: natural(item[0]))
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.runtime import places
 
 Params = Any
 """A pytree of arrays as linen makes it."""
@@ -135,16 +135,12 @@ def make(name: str, features: tuple[int, ...], initial: str) -> nn.Module:
 
 
 def _factory(name: str) -> Callable[[tuple[int, ...], str], nn.Module]:
-    if name in NETWORKS:
-        return NETWORKS[name]
-    place, _, attribute = name.partition(":")
-    if not attribute:
+    if ":" in name:
+        factory: Callable[[tuple[int, ...], str], nn.Module] = places.imported(name, "function")
+        return factory
+    if name not in NETWORKS:
         raise ConfigError(f"unknown network {name!r}; valid: {', '.join(NETWORKS)}, or package.module:function.")
-    try:
-        found = getattr(importlib.import_module(place), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"network={name}: {error}; name a function that can be imported from here.") from None
-    return found
+    return NETWORKS[name]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from rlx2_jax.config import NEVER, VALUES, Config, HParams, RunConfig, methods, registry, traced
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.networks import masking, modules
+from rlx2_jax.networks import masking, modules, own
 from rlx2_jax.networks.modules import Net, Params
 from rlx2_jax.sparse.densities import checked, erdos_renyi_densities, whole
 
@@ -27,7 +27,9 @@ class Structure(NamedTuple):
     shapes: tuple[Shape, ...]
     """Of each matrix, in the order of `masking.kernels`."""
     links: tuple[int, ...]
-    """Of each matrix."""
+    """Of each matrix; where their number changes, at the end."""
+    first_links: tuple[int, ...]
+    """At the beginning."""
     width: int
     """Live hidden units per layer; less than the widest layer for the method `tiny` only."""
     others: int
@@ -63,10 +65,7 @@ def structure(config: Config, observation_size: int, action_size: int) -> dict[s
             "sides of 1 or more."
         )
     inputs = {"actor": observation_size, "critic": observation_size + action_size}
-    return {
-        name: _structure(config, name, *_shapes(net.one, inputs[name]))
-        for name, net in nets(config, action_size).items()
-    }
+    return {name: _structure(config, name, net.one, inputs[name]) for name, net in nets(config, action_size).items()}
 
 
 def templates(config: Config, observation_size: int, action_size: int) -> dict[str, Params]:
@@ -80,20 +79,20 @@ def _template(net: Net, inputs: int) -> Params:
     return jax.eval_shape(lambda key: net.init(key, inputs), jax.random.PRNGKey(0))
 
 
-def _shapes(net: Net, inputs: int) -> tuple[Net, tuple[Shape, ...], int]:
-    """The network, the shapes of its matrices, and how many other parameters it has."""
-    params = _template(net, inputs)
+def _shapes(params: Params) -> tuple[tuple[Shape, ...], int]:
+    """The shapes of a network's matrices, and how many other parameters it has."""
     found = [kernel.shape for kernel in masking.kernels(params)]
     if not found or any(len(shape) != 2 for shape in found):
         raise ConfigError(f"the network has kernels {found}; give it matrices, as of flax.linen.Dense.")
     shapes = tuple((inputs, outputs) for inputs, outputs in found)
     held = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    return net, shapes, int(held - sum(map(math.prod, shapes)))
+    return shapes, int(held - sum(map(math.prod, shapes)))
 
 
-def _structure(c: Config, name: str, net: Net, shapes: tuple[Shape, ...], others: int) -> Structure:
-    sparsity = c.sparsity(name)
-    tiny = methods.METHODS[c.method].structure == "tiny"
+def _structure(c: Config, name: str, net: Net, inputs: int) -> Structure:
+    sparsity, template = c.sparsity(name), _template(net, inputs)
+    shapes, others = _shapes(template)
+    tiny = methods.find(c.method).kind == "tiny"
     if tiny and not net.plain:
         raise ConfigError(
             f"method=tiny is a narrower mlp, which the {name} of agent={c.agent} with network={c.network} is not; use "
@@ -101,20 +100,24 @@ def _structure(c: Config, name: str, net: Net, shapes: tuple[Shape, ...], others
         )
     if max(map(math.prod, shapes)) > NEVER:
         raise ConfigError(f"hidden={c.hidden} makes a matrix of over {NEVER} weights; use narrower layers.")
+    if (mechanisms := methods.own(c.method)) is not None:
+        first, links = own.links_of(mechanisms, c, name, template)
+        return Structure(shapes, links, first, max(c.hidden), others, others)
     try:
         if tiny:
             sizes = (shapes[0][0], *(outputs for _, outputs in shapes))
             width = tiny_width(sizes, sparsity)
             live = sum(min(width, units) for units in sizes[1:-1]) + sizes[-1]
-            return Structure(shapes, tiny_links(sizes, width), width, live, others)
+            links = tiny_links(sizes, width)
+            return Structure(shapes, links, links, width, live, others)
         links = whole_counts(shapes, erdos_renyi_densities(shapes, sparsity))
-        return Structure(shapes, links, max(c.hidden), others, others)
+        return Structure(shapes, links, links, max(c.hidden), others, others)
     except ValueError as error:
         raise ConfigError(f"{name}_sparsity={sparsity}: {error}") from None
 
 
 def link_counts(config: Config, observation_size: int, action_size: int) -> dict[str, tuple[int, ...]]:
-    """Links of each matrix, input to output, of the `actor` and of one `critic`.
+    """Links of each matrix, input to output, of the `actor` and of one `critic`, at the end where they change.
 
     Raises:
       ConfigError: a sparsity that these layers cannot have.

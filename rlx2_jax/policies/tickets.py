@@ -101,8 +101,8 @@ def load(path: str | Path) -> Ticket:
             }
             for moment in ("initial", "final")
         )
-        for trees in (initial, final):
-            _check_links(trees, about)
+        for moment, trees in (("first_links", initial), ("links", final)):
+            _check_links(trees, about, moment)
     except ValueError as error:
         raise CheckpointError(
             f"the masks {path} are damaged ({error}); restore a copy, or make their run again."
@@ -137,7 +137,7 @@ def load_for(config: RunConfig, observation_size: int, action_size: int) -> dict
                 f"ticket={path} has {network} matrices {_plain(found)}, this run {_plain(expected.shapes)}; use the "
                 "env and the hidden widths that it was found with."
             )
-        for kernel, count in zip(masking.kernels(ticket.final[network]), expected.links, strict=True):
+        for kernel, count in zip(masking.kernels(ticket.final[network]), expected.first_links, strict=True):
             if (kernel.sum((-2, -1)) != count).any():
                 held = about["config"][f"{network}_sparsity"]
                 raise ConfigError(
@@ -218,9 +218,10 @@ def _described(about: Mapping[str, Any]) -> tuple[Config, int, int]:
     return config, inputs, outputs // registry.find(config.agent).actor_outputs(1)
 
 
-def _check_links(found: Networks, about: Mapping[str, Any]) -> None:
+def _check_links(found: Networks, about: Mapping[str, Any], moment: str) -> None:
     for network, own in _structure(about).items():
-        for i, (kernel, count) in enumerate(zip(masking.kernels(found[network]), own.links, strict=True)):
+        expected = zip(masking.kernels(found[network]), getattr(own, moment), strict=True)
+        for i, (kernel, count) in enumerate(expected):
             links = kernel.sum((-2, -1))
             if (links != count).any():
                 raise ValueError(f"{network} matrix {i} has {links} links, where its configuration makes {count}")

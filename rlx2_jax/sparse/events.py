@@ -76,7 +76,7 @@ def rewire(
     gradients: Tree,
     *,
     key: jax.Array,
-    step: jax.Array | int = 0,
+    step: jax.Array | float = 0,
     fraction: jax.Array | float | None = None,
 ) -> Event:
     """One event, usable alone: the gradients may be of any batch, and the event at any time.
@@ -162,7 +162,7 @@ def sparse_leaves(method: Method, params: Tree) -> list[Leaf | None]:
     return found
 
 
-def counts_at(method: Method, found: Sequence[Leaf | None], step: jax.Array | int) -> dict[str, jax.Array]:
+def counts_at(method: Method, found: Sequence[Leaf | None], step: jax.Array | float) -> dict[str, jax.Array]:
     """Connections of one matrix of each sparse leaf after `step` updates, by path; int32."""
     end = {path: jnp.asarray(count, jnp.int32) for path, count in _counts(method.density, found).items()}
     if method.progress is None:
@@ -170,6 +170,18 @@ def counts_at(method: Method, found: Sequence[Leaf | None], step: jax.Array | in
     left = 1 - method.progress(jnp.asarray(step))
     start = _counts(method.start, found)
     return {path: count + jnp.round((start[path] - count) * left).astype(jnp.int32) for path, count in end.items()}
+
+
+def connections_at(method: Method, found: Sequence[Leaf], step: int | float) -> dict[str, int]:
+    """Connections of one matrix of each sparse leaf after `step` updates, as the structure holds them; on the host."""
+
+    def held(leaf: Leaf, count: jax.Array) -> int:
+        groups = jax.eval_shape(method.structure.split, jax.ShapeDtypeStruct(leaf.shape, jnp.float32)).shape
+        return int(jnp.sum(method.structure.spread(count, *groups)))
+
+    with jax.ensure_compile_time_eval():
+        counts = counts_at(method, found, step)
+        return {leaf.path: held(leaf, counts[leaf.path]) for leaf in found}
 
 
 def _counts(density: Density, found: Sequence[Leaf | None]) -> dict[str, Any]:

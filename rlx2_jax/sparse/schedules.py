@@ -29,7 +29,7 @@ def cosine(initial: float, until: int) -> Schedule:
     return lambda step: topology.drop_fraction_at(jnp.float32(initial), jnp.asarray(step), jnp.int32(until))
 
 
-def cubic(begin: int, end: int) -> Schedule:
+def cubic(begin: float, end: float) -> Schedule:
     """From 0 at `begin` to 1 at `end`, fast at first: `1 - (1 - t)^3` (Zhu and Gupta, 2017, equation 1)."""
     if not 0 <= begin < end:
         raise SparseError(f"cubic({begin}, {end}): begin at step 0 or later, and end after that.")

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 from rlx2_jax import envs
-from rlx2_jax.config import METHOD, OWN, VALUES, Config, RunConfig, Schedule, make_schedule, presets, resolve
+from rlx2_jax.config import METHOD, OWN, VALUES, Config, RunConfig, Schedule, make_schedule, methods, presets, resolve
 from rlx2_jax.errors import ConfigError, FileError, WorkdirError
 from rlx2_jax.io import files
 from rlx2_jax.networks.structure import structure
@@ -35,7 +35,8 @@ PARALLEL = ("shard_map", "pmap", "processes")
 """Batches over a mesh of devices, the same by `jax.pmap`, or a process per run."""
 
 SHARED = frozenset({*METHOD, *VALUES, *OWN})
-"""Fields in which the runs of one batch may differ: data, or nothing that the program sees."""
+"""Fields in which the runs of one batch may differ: data, or nothing that the program sees. A method of one's own is no
+data."""
 
 MEMORY_SHARE = 0.8
 """Of a device's free memory for the states of runs; the rest is for what a program needs while it computes."""
@@ -452,7 +453,9 @@ def _identity(config: RunConfig) -> str:
 
 
 def _program_key(config: RunConfig) -> str:
-    return json.dumps({k: v for k, v in config.to_dict().items() if k not in SHARED}, sort_keys=True)
+    static = () if methods.own(config.method) is None else methods.STATIC
+    fields = {k: v for k, v in config.to_dict().items() if k not in SHARED or k in static}
+    return json.dumps(fields, sort_keys=True)
 
 
 def _name(config: RunConfig, fields: Sequence[str]) -> str:

@@ -41,12 +41,10 @@ from rlx2_jax.io import files, provenance
 from rlx2_jax.networks import SparseNetwork, masking
 from rlx2_jax.policies import tickets
 from rlx2_jax.runtime import memory, numerics
-from rlx2_jax.sparse import topology
-from rlx2_jax.training import compute, evaluation, loop, workdirs
+from rlx2_jax.training import compute, evaluation, evolution, loop, workdirs
 from rlx2_jax.training.programs import make_program
 from rlx2_jax.training.record import Row, plain_row
 from rlx2_jax.training.state import ASIDE, agent_masks
-from rlx2_jax.training.trainer import crossed
 
 
 class Clone(NamedTuple):
@@ -311,12 +309,9 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
     ) -> tuple[SparseNetwork, jax.Array, jax.Array]:
         sample_key, grow_key = jax.random.split(key)
         masked = actor.masked()
-        evolved, dropped, grown = masked.evolve(
-            jax.grad(error)(masked.params, masked, sample(examples, sample_key)),
-            grow_key,
-            topology.drop_fraction_at(hparams.drop_fraction, call, evolve_end),
-            hparams.grow_gradient,
-            reset_moments=config.reset_moments,
+        gradient = jax.grad(error)(masked.params, masked, sample(examples, sample_key))
+        evolved, dropped, grown = evolution.rewire(
+            config, "actor", masked, gradient, grow_key, hparams, call, evolve_end
         )
         return evolved.like(actor), dropped, grown
 
@@ -326,7 +321,7 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
         call = state.updates + 1
         nothing = jnp.zeros((), jnp.int32)
         actor, dropped, grown = jax.lax.cond(
-            crossed(state.updates, call, program.schedule.evolve_interval) & (call < evolve_end),
+            evolution.is_due(config, state.updates, call, program.schedule.evolve_interval, evolve_end),
             lambda actor: evolve(actor, examples, event_key, call),
             lambda actor: (actor, nothing, nothing),
             state.actor.descend(gradient, hparams.actor_lr),

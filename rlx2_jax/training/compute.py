@@ -23,7 +23,7 @@ import numpy as np
 
 from rlx2_jax import __version__, envs, kernels, networks
 from rlx2_jax.agents import AgentState
-from rlx2_jax.config import PACKED_DEPTH, Config, RunConfig
+from rlx2_jax.config import PACKED_DEPTH, Config, RunConfig, methods
 from rlx2_jax.io import files, provenance
 from rlx2_jax.networks import SparseNetwork, forms, masking
 from rlx2_jax.networks.structure import nets, structure
@@ -69,6 +69,9 @@ def choose(config: RunConfig, say: Callable[[str], None], cache: Path | None = N
         return masked
     if not _packable(config):
         say(f"compute: masked, because there is no packed form of {config.agent} with {config.network} networks")
+        return masked
+    if methods.find(config.method).progress is not None:
+        say(f"compute: masked, because {config.method} changes the number of links, which is a shape in packed compute")
         return masked
     density, even = _density(config), _break_even(_default_cache() if cache is None else cache)
     which = "packed" if density < even else "masked"

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from rlx2_jax.agents import AgentState
 from rlx2_jax.analysis import diagnostics
-from rlx2_jax.config import HParams, Schedule
-from rlx2_jax.networks import masking
+from rlx2_jax.config import HParams, RunConfig, Schedule, methods
+from rlx2_jax.networks import Masked, Params, masking, own
 from rlx2_jax.replay.buffer import Replay
 from rlx2_jax.sparse import topology
 from rlx2_jax.training.state import ASIDE, Events, Progress, no_events
@@ -36,8 +36,6 @@ def evolve_if_due(
 ) -> tuple[AgentState, dict[str, Events], jax.Array | None]:
     """Topology events of the networks that `keys` names, in turn, of those that are due.
 
-    An event is due when the optimiser's counter passes a multiple of the interval, before the end.
-
     Returns:
       The agent, what the events did, and how many left devices with different masks (see `Share.differ`).
     """
@@ -46,9 +44,9 @@ def evolve_if_due(
     for name, key in keys.items():
         calls = getattr(moment.after, f"{name}_calls")
         end = getattr(moment.schedule, f"{name}_evolve_end")
-        passed = crossed(getattr(moment.before, f"{name}_calls"), calls, moment.schedule.evolve_interval)
+        before, interval = getattr(moment.before, f"{name}_calls"), moment.schedule.evolve_interval
         agent, events[name], differ = jax.lax.cond(
-            passed & (calls < end),
+            is_due(trainer.config, before, calls, interval, end),
             functools.partial(evolve, trainer, name, replay=replay, moment=moment, key=key),
             lambda agent: (agent, no_events(), zero),
             agent,
@@ -87,12 +85,8 @@ def evolve(
     masked = network.masked()
     dense = agent.replace(**{name: masked})
     gradient = lambda batch, key: trainer.agent.gradient(name, dense, batch, key, hparams, multi_step)
-    evolved, dropped, grown = masked.evolve(
-        gradient(batch, gradient_key),
-        grow_key,
-        topology.drop_fraction_at(hparams.drop_fraction, calls, end),
-        hparams.grow_gradient,
-        reset_moments=trainer.config.reset_moments,
+    evolved, dropped, grown = rewire(
+        trainer.config, name, masked, gradient(batch, gradient_key), grow_key, hparams, calls, end
     )
     differ = trainer.share.differ(masking.checksum(evolved.mask))
     parts = diagnostics.split(batch)
@@ -100,6 +94,8 @@ def evolve(
     signal_to_noise = diagnostics.signal_to_noise(lambda part: gradient(*part), (parts, part_keys), masked.mask)
     # In a sweep events are due in all runs alike, those of a fixed topology too.
     moves = hparams.drop_fraction > 0
+    if _changes(trainer.config):
+        moves = masking.sparsity(masked.mask) > 0  # Of a network that is dense yet there are no candidates.
     events = Events(
         count=moves.astype(jnp.int32),
         dropped=dropped,
@@ -107,3 +103,54 @@ def evolve(
         signal_to_noise=jnp.where(moves, signal_to_noise, 0),
     )
     return agent.replace(**{name: evolved.like(network)}), events, differ
+
+
+def is_due(config: RunConfig, before: jax.Array, after: jax.Array, interval: jax.Array, end: jax.Array) -> jax.Array:
+    """Whether an event is due: the optimiser's counter passes a multiple of the interval, before the end.
+
+    Where the number of links changes, the last event is at the end, which brings it to what is asked for.
+    """
+    passed = crossed(before, after, interval) & (after < end)
+    return passed | ((before < end) & (after >= end)) if _changes(config) else passed
+
+
+def rewire(
+    config: RunConfig,
+    name: str,
+    network: Masked,
+    gradient: Params,
+    key: jax.Array,
+    hparams: HParams,
+    calls: jax.Array,
+    end: jax.Array,
+) -> tuple[Masked, jax.Array, jax.Array]:
+    """Move the links of a network, by the compared methods, which are data, or by a method of one's own.
+
+    Args:
+      config: of the run, or its static part.
+      name: `actor` or `critic`.
+      network: whose links move.
+      gradient: dense.
+      key: for random growth.
+      hparams: of the run.
+      calls: optimiser calls made.
+      end: T_end in calls.
+
+    Returns:
+      The network, and how many links went and came.
+    """
+    fraction = topology.drop_fraction_at(hparams.drop_fraction, calls, end)
+    mechanisms = methods.own(config.method)
+    if mechanisms is None:
+        return network.evolve(gradient, key, fraction, hparams.grow_gradient, reset_moments=config.reset_moments)
+    time = jnp.minimum(calls.astype(jnp.float32) / jnp.maximum(end, 1).astype(jnp.float32), 1)
+    if mechanisms.fraction is not None:
+        fraction = jnp.where(calls < end, hparams.drop_fraction * mechanisms.fraction(time), 0.0)
+    method = own.with_links(mechanisms, config, network.params, getattr(hparams, f"{name}_links"))
+    return network.rewire(method, gradient, key, fraction, time, reset_moments=config.reset_moments)
+
+
+def _changes(config: RunConfig) -> bool:
+    """Whether the number of links changes."""
+    mechanisms = methods.own(config.method)
+    return mechanisms is not None and mechanisms.progress is not None

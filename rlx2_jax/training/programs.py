@@ -20,7 +20,19 @@ import jax.numpy as jnp
 from rlx2_jax import envs
 from rlx2_jax.agents import AgentState, OffPolicyAgent, make_agent
 from rlx2_jax.agents.base import Metrics
-from rlx2_jax.config import METHOD, TIMES, UNSEEN, VALUES, Config, HParams, RunConfig, Schedule, make_schedule, resolve
+from rlx2_jax.config import (
+    METHOD,
+    TIMES,
+    UNSEEN,
+    VALUES,
+    Config,
+    HParams,
+    RunConfig,
+    Schedule,
+    make_schedule,
+    methods,
+    resolve,
+)
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks.structure import link_counts, make_hparams, nets
 from rlx2_jax.policies import tickets
@@ -113,6 +125,8 @@ def static_part(config: RunConfig) -> RunConfig:
     """What of a configuration makes another program; all else is emptied."""
     # Numbers of links are shapes where networks are packed.
     data = {*VALUES, *TIMES, *UNSEEN, *(() if config.compute == "packed" else METHOD)}
+    if methods.own(config.method) is not None:
+        data -= {*methods.STATIC}
     empty = {name: type(getattr(config, name))() for name in data}
     return dataclasses.replace(config, **empty | {"ticket": None, "buffer_max": buffer.ring_size(config.buffer_max)})
 
