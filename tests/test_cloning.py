@@ -233,7 +233,9 @@ def test_a_workdir_that_holds_something_is_replaced_only_when_told_so(tmp_path):
 
 
 def test_what_cannot_be_is_refused_in_one_sentence():
-    with pytest.raises(ConfigError, match=r"the teacher maps 4 numbers to 1, but env=probe/action needs 1 to 1 of td3"):
+    with pytest.raises(
+        ConfigError, match=r"the teacher takes 4 numbers and gives 1, but env=probe/action has observations of 1"
+    ):
         clone(cloned(), teacher(observation_size=4))
     with pytest.raises(CheckpointError, match="no masks at nowhere"):
         clone(cloned(ticket="nowhere"), teacher())

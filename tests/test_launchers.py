@@ -32,7 +32,7 @@ TINY_RUN = (
 
 BAD = {
     "--env=pong": "unknown env 'pong'; there are Brax's ant, ",
-    "--agent=ppo": "unknown agent 'ppo'; valid: td3, sac",
+    "--agent=ppo": "unknown agent 'ppo'; valid: droq, sac, td3",
     "--method=magic": "unknown method 'magic'; valid: dense, ",
     "--backend=bullet": "unknown backend 'bullet'; valid: generalized, ",
     "--hidden=256x256": "hidden=256x256: write whole numbers, such as 256,256.",

@@ -77,6 +77,10 @@ class OffPolicyAgent:
     observation_size: int
     action_size: int
 
+    def __post_init__(self) -> None:
+        """Refuse what `check` refuses."""
+        self.check()
+
     defaults: ClassVar[Defaults]
     passes: ClassVar[Passes]
     release_init: ClassVar[str]
@@ -133,6 +137,13 @@ class OffPolicyAgent:
         """What else an update changes, given what the actor's loss left aside; and its metrics."""
         del aside, now
         return state, {}
+
+    def check(self) -> None:
+        """Refuse settings that this agent cannot have.
+
+        Raises:
+          ConfigError: with the mend.
+        """
 
     @property
     def share(self) -> Share:
@@ -203,13 +214,14 @@ class OffPolicyAgent:
             if delay > WRITTEN_OUT:
                 state, totals = jax.lax.scan(critic_update, state, items)
                 total_loss, total_q = jax.tree.map(jnp.sum, totals)
+                last = at(items, -1)
             else:
                 total_loss = total_q = jnp.zeros(())
                 for i in range(delay):
-                    state, (loss, q) = critic_update(state, at(items, i))
+                    last = at(items, i)
+                    state, (loss, q) = critic_update(state, last)
                     total_loss, total_q = total_loss + loss, total_q + q
-            batch, noise = at(items, -1)
-            (loss, aside), gradient = self._actor_gradient(state, batch, noise, now)
+            (loss, aside), gradient = self._actor_gradient(state, *last, now)
             state, further = self.after_actor(state, aside, now)
             actor, critic = state.actor.descend(gradient, hparams.actor_lr).polyak(hparams.tau), state.critic
             state = state.replace(

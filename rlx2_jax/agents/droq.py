@@ -38,7 +38,7 @@ class DroQ(sac.SAC):
     )
     polyak_every_update = True
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Refuse what would leave out other units on each device.
 
         Raises:

@@ -57,8 +57,8 @@ class Masked(flax.struct.PyTreeNode):
         return self if self.target is None else self.replace(target=self._masked(_towards(self, tau)))
 
     def first(self) -> Masked:
-        """The first of twins."""
-        return _first(self)
+        """The first of twins, without parameters: to be applied to those that are handed in."""
+        return self.replace(params=None, mask=None, target=None, adam=None, net=self.net.one)
 
     def masked(self) -> Masked:
         """The network masked, as it is."""
@@ -176,8 +176,9 @@ class Packed(flax.struct.PyTreeNode):
         return self if self.target is None else self.replace(target=_towards(self, tau))
 
     def first(self) -> Packed:
-        """The first of twins."""
-        return _first(self)
+        """The first of twins, without parameters: to be applied to those that are handed in."""
+        links = jax.tree.map(lambda x: x[0], self.links)
+        return self.replace(params=None, links=links, target=None, adam=None, net=self.net.one)
 
     def masked(self) -> Masked:
         """The network masked, exactly: zeros off the links."""
@@ -200,10 +201,6 @@ def fresh(params: Params, mask: Masks, target: Params, net: Net) -> Masked:
 
 def _towards(network: Any, tau: jax.Array) -> Any:
     return jax.tree.map(lambda t, p: t + tau * (p - t), network.target, network.params)
-
-
-def _first(network: Any) -> Any:
-    return jax.tree.map(lambda x: x[0], network.replace(adam=None)).replace(net=network.net.one)
 
 
 def _convert(network: Any, form: type, where: dict[str, Any], convert: Callable[[Any], Any]) -> Any:
