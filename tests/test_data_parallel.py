@@ -27,7 +27,7 @@ from rlx2_jax.runtime import devices
 from rlx2_jax.runtime.devices import AXIS, WHOLE, Share
 from rlx2_jax.sweeps import plans
 from rlx2_jax.training import programs
-from rlx2_jax.training.cloning import make_cloning
+from rlx2_jax.training.imitation import make_cloning
 from tests.conftest import PAPER_AGENTS, assert_finite, cached, equations, launch, random_batch, shown, small
 from tests.test_run import final_state, flags_of, quiet, without_clocks
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from rlx2_jax import envs
-from rlx2_jax.agents import AgentState, OffPolicyAgent, make_agent
+from rlx2_jax.agents import AgentState, Found, OffPolicyAgent, make_agent
 from rlx2_jax.agents.base import Metrics
 from rlx2_jax.config import (
     METHOD,
@@ -76,6 +76,8 @@ class Program(NamedTuple):
     """(agent state, replay, key, hparams, multi_step) -> (agent state, metrics): one iteration's updates alone."""
     report: Callable[[TrainState, HParams, Schedule], tuple[TrainState, Report]]
     """(state, hparams, schedule) -> (state with an empty tally, report)."""
+    ticket: Found | None
+    """Masks of another run that it begins with."""
     pack: Callable[[TrainState], TrainState]
     """The state of a masked run on one device as one of this program, packed if that is; inverse of `unpack`."""
 
@@ -110,13 +112,15 @@ def make_program(config: Config) -> Program:
     env = envs.make(config.env, config.backend)
     functions = _make_functions(static_part(config), env)
     trainer = functions["trainer"]
-    if found := tickets.load_for(config, env.observation_size, env.action_size):
+    ticket = tickets.load_for(config, env.observation_size, env.action_size)
+    if ticket is not None:
         # Its masks are constants of the first state alone, and its file may be another by now.
-        functions = functions | {"init": _placed(trainer, steps.init, ticket=found)}
+        functions = functions | {"init": _placed(trainer, steps.init, ticket=ticket)}
     return Program(
         config=config,
         hparams=make_hparams(config, env.observation_size, env.action_size),
         schedule=make_schedule(config),
+        ticket=ticket,
         **functions,
     )
 
