@@ -21,7 +21,7 @@ Lines = Sequence[Mapping[str, Any]]
 """Runs of one arm, as in runs.jsonl."""
 
 RESAMPLES = 500
-"""For a band, which is drawn and not read."""
+"""Bootstrap resamples of a band, which is drawn and not read as a number."""
 
 LABEL_WIDTH = 9
 """Characters beside each other under a bar; a longer name goes on in the next line at spaces, hyphens, `_` and `=`."""

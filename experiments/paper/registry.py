@@ -56,11 +56,11 @@ class Study(NamedTuple):
     seeds: int
     """How many, by default."""
     arms: Callable[[int], tuple[Arm, ...]]
-    """Of a run of that many environment steps."""
+    """Arms of a study whose runs take that many environment steps."""
     hero: str
     """The arm that the study is about."""
     paper: Mapping[str, Mapping[str, float]] = {}
-    """By row and arm, the paper's return in percent of the dense agent's."""
+    """The paper's return in percent of the dense agent's, by row and arm."""
     figure: str | None = None
     """What is drawn beside learning curves and bars: `buffer` or `sparsity`."""
     search: bool = False
@@ -73,11 +73,11 @@ class Run(NamedTuple):
     row: str
     arm: str
     config: RunConfig
-    """Without the place of another run's masks, where it begins with those."""
+    """Configuration without the place of another run's masks, where it begins with those."""
     ticket: str | None = None
-    """As of its arm."""
+    """Ticket of its arm."""
     teacher: str | None = None
-    """As of its arm."""
+    """Teacher of its arm."""
     conditions: Mapping[str, Any] = {}
     """Settings that all arms share, as far as leaving them out would change a run, and the number of steps: what runs
     must agree in to be compared."""

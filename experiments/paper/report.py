@@ -73,7 +73,7 @@ class Group(NamedTuple):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Of one of the runs, in what does not concern its arm."""
+        """Configuration of one of the runs, without what its arm sets."""
         return self.lines[-1]["config"]
 
     @property
@@ -102,7 +102,7 @@ class Group(NamedTuple):
         return self.conditions.get(name, getattr(Config(), name))
 
     def values(self, setting: str) -> set[str]:
-        """Of a setting, as JSON: one if all arms share it, and else the arms' own."""
+        """Values of a setting, as JSON: one if all arms share it, and else the arms' own."""
         return {json.dumps(self.conditions.get(setting, line["config"][setting])) for line in self.lines}
 
     def told(self, setting: str) -> str:
@@ -190,7 +190,7 @@ def write(directory: Path, name: str, study: Study) -> None:
 
 
 def digests(directory: Path) -> dict[str, str]:
-    """Of the runs of each section, by how the names of its pictures begin; every picture holds that of its runs."""
+    """Digest of each section's runs, by how the names of its pictures begin; every picture holds that of its runs."""
     return {stem: _digest(section) for section, stem, _ in _layout(store.read(directory))}
 
 
@@ -383,7 +383,7 @@ def _relative(
 
 
 def _p_value(sample: statistics.Sample, other: statistics.Sample | None) -> str:
-    """Of the permutation test; one run alone has none."""
+    """P-value of the permutation test; one run alone has none."""
     if other is None or min(sample[0].size, other[0].size) == 1:
         return "-"
     p = statistics.permutation(sample, other)

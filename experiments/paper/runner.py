@@ -36,13 +36,13 @@ class Place(NamedTuple):
     """Where a study keeps what."""
 
     directory: Path
-    """Of its records, beside those of the other studies, and named like the study."""
+    """Directory of its records, beside those of the other studies, and named like the study."""
     workdir: Path
-    """Of its runs' own files."""
+    """Directory of its runs' own files."""
     parallel: str
-    """As for `sweeps.sweep`."""
+    """Way of running in parallel, as for `sweeps.sweep`."""
     workers: int | None = None
-    """As for `sweeps.sweep`."""
+    """Processes at once, as for `sweeps.sweep`."""
 
 
 class _StoppedError(Exception):

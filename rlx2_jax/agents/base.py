@@ -38,13 +38,13 @@ class FoundMasks(NamedTuple):
     """A network's masks from another run."""
 
     initial: masking.Masks
-    """With which that run began."""
+    """Masks that run began with."""
     final: masking.Masks
-    """With which it ended, and this one begins."""
+    """Masks it ended with, and this one begins with."""
 
 
 Found = Mapping[str, FoundMasks]
-"""By network: `actor`, `critic`."""
+"""Masks from another run by network: `actor`, `critic`."""
 
 
 class AgentState(flax.struct.PyTreeNode):

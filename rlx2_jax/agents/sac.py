@@ -42,14 +42,14 @@ class Noise(flax.struct.PyTreeNode):
 
 
 class State(base.AgentState):
-    """With the temperature."""
+    """Actor, critics and the temperature."""
 
     log_alpha: jax.Array
     """Its logarithm, scalar."""
     alpha_adam: optax.ScaleByAdamState
 
     def learned(self) -> tuple[Any, ...]:
-        """With the temperature."""
+        """All that is learned, the temperature too."""
         return *super().learned(), self.log_alpha
 
 
@@ -161,7 +161,7 @@ class SAC(base.OffPolicyAgent):
 
     @property
     def target_entropy(self) -> float:
-        """In nats."""
+        """Entropy in nats that the temperature aims at."""
         return -float(self.action_size)
 
 

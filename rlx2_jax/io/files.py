@@ -21,7 +21,7 @@ from typing import Any
 from rlx2_jax.errors import FileError
 
 ASIDE = ".tmp"
-"""What the name of a file that is not yet whole ends with."""
+"""Suffix of the name of a file that is not yet whole."""
 
 FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 """Errors that more space would mend."""

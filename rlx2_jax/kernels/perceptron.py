@@ -151,7 +151,7 @@ class _Static(NamedTuple):
     inputs: tuple[bool, ...]
     """The same of each input."""
     sizes: tuple[int, ...]
-    """Of the inputs."""
+    """Columns of each input."""
 
 
 def _native_forward(how: _How, params: Any, links: Any, inputs: Any) -> tuple[jax.Array, Any]:

@@ -149,7 +149,7 @@ class Packed(flax.struct.PyTreeNode):
 
     params: jax.Array
     links: tuple[Links, ...]
-    """Of each matrix, input to output. How many there are is a shape; which they are is data."""
+    """Index arrays of each matrix, input to output. How many links there are is a shape; which they are is data."""
     target: jax.Array
     """Polyak average of the parameters; None where the algorithm has none."""
     adam: optax.ScaleByAdamState

@@ -23,7 +23,7 @@ from rlx2_jax.errors import ConfigError
 T = TypeVar("T")
 
 AXIS = "data"
-"""Of the mesh that a run lies over."""
+"""Name of the axis of the mesh that a run lies over."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Share:
 
     @property
     def sharding(self) -> NamedSharding | None:
-        """Of every array of a run: a copy on each device; None for one device, which is wherever arrays are."""
+        """Sharding of every array of a run: a copy on each device; None for one device, which is where arrays are."""
         return None if self.count == 1 else NamedSharding(self._mesh(), P())
 
     def check(self) -> None:
@@ -89,4 +89,4 @@ class Share:
 
 
 WHOLE = Share()
-"""Of one device alone."""
+"""One device alone, which holds the whole batch."""

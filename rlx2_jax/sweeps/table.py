@@ -49,7 +49,7 @@ def write(workdir: Path, table: Sequence[Line]) -> None:
 
 
 def means_text(table: Sequence[Line]) -> str:
-    """By method, the mean of the last returns of its runs, and how many have one."""
+    """Mean of the last returns of each method's runs, and how many have one, in words."""
     found: dict[str, list[float]] = {}
     for line in table:
         if line["last"] is not None:

@@ -53,7 +53,7 @@ class Cloning:
     """A clone's pure functions."""
 
     program: Program
-    """Of the run with the same configuration."""
+    """Program of the run with the same configuration."""
     teacher: policies.Policy
 
     @property

@@ -64,7 +64,7 @@ class Program(NamedTuple):
     trainer: Trainer
     """What the functions are made of."""
     hparams: HParams
-    """Of the configuration; the functions take any others of the same structure."""
+    """Values of the configuration; the functions take any others of the same structure."""
     schedule: Schedule
     init: Callable[[jax.Array, HParams], TrainState]
     """(key, hparams) -> state."""
@@ -88,7 +88,7 @@ class Program(NamedTuple):
 
     @property
     def agent(self) -> OffPolicyAgent:
-        """Of the static part of the configuration."""
+        """Agent of the static part of the configuration."""
         return self.trainer.agent
 
     @property

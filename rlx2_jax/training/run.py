@@ -34,9 +34,9 @@ class Result(NamedTuple):
     """What a run gave."""
 
     summary: dict[str, Any]
-    """As in summary.json; `score` is None before the first evaluation."""
+    """Values as in summary.json; `score` is None before the first evaluation."""
     rows: list[Row]
-    """As in metrics.jsonl."""
+    """Rows as in metrics.jsonl."""
     policy: policies.Policy
     """The policy at the end."""
     finished: bool

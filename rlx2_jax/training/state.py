@@ -40,7 +40,7 @@ class Events(flax.struct.PyTreeNode):
     grown: jax.Array
     """int32: links."""
     signal_to_noise: jax.Array
-    """Of the events' gradients, see `diagnostics.signal_to_noise`."""
+    """Signal to noise of the events' gradients, see `diagnostics.signal_to_noise`."""
 
 
 class Tally(flax.struct.PyTreeNode):
@@ -59,12 +59,12 @@ class Tally(flax.struct.PyTreeNode):
 
     @property
     def links_dropped(self) -> jax.Array:
-        """By all events."""
+        """Links dropped by all events."""
         return self.actor.dropped + self.critic.dropped
 
     @property
     def links_grown(self) -> jax.Array:
-        """By all events."""
+        """Links grown by all events."""
         return self.actor.grown + self.critic.grown
 
 

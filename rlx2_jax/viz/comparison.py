@@ -32,7 +32,7 @@ UNTOLD = frozenset({"env", "backend", "agent", "seed", "actor_sparsity", "critic
 """Fields that make a panel, that are taken together, or that are told in one."""
 
 RESAMPLES = 500
-"""For a band, which is drawn and not read."""
+"""Bootstrap resamples of a band, which is drawn and not read as a number."""
 
 WRAP = 70
 """Characters in a line of a title."""
@@ -42,14 +42,14 @@ class Run(NamedTuple):
     """One run to be drawn."""
 
     name: str
-    """Of its directory, which tells it from runs that differ in nothing else."""
+    """Name of its directory, which tells it from runs that differ in nothing else."""
     config: Mapping[str, Any]
     """Resolved, as in config.json, without what only says how it was computed."""
     rows: Rows
 
 
 Panels = Mapping[str, Mapping[str, Sequence[Rows]]]
-"""By task and agent in words: by setting in words, the runs of its seeds."""
+"""Runs of all seeds, by task and agent in words, then by setting in words."""
 
 
 def arrange(runs: Sequence[Run]) -> Panels:
