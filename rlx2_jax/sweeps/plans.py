@@ -39,7 +39,7 @@ SHARED = frozenset({*METHOD, *VALUES, *OWN})
 data."""
 
 MEMORY_SHARE = 0.8
-"""Of a device's free memory for the states of runs; the rest is for what a program needs while it computes."""
+"""Share of a device's free memory for the states of runs; the rest is for what a program needs while it computes."""
 
 LONGEST_NAME = 200
 """Bytes of a run's name; file systems take 255, and what stands aside while it is written has a longer one."""
@@ -56,7 +56,7 @@ class Run:
     """One run of a sweep."""
 
     name: str
-    """Of its directory."""
+    """Name of its directory."""
     config: RunConfig
 
 
@@ -83,9 +83,9 @@ class Plan:
     """Names of further fields that differ between runs: columns of the table."""
     runs: tuple[Run, ...]
     batches: tuple[Batch, ...]
-    """In the order in which they run; none where every run is a process."""
+    """Batches in the order in which they run; none where every run is a process."""
     devices: int
-    """In the mesh, over all hosts."""
+    """Devices in the mesh, over all hosts."""
     compiled: int = 0
     """Compilations of a batch that really happened, over all starts."""
 
@@ -203,29 +203,12 @@ def lay_out(
       ConfigError: a run that does not fit, or cannot be laid out so.
       WorkdirError: the plan held has runs that are not asked for, or was laid out in another way.
     """
-    if parallel not in PARALLEL:
-        raise ConfigError(f"unknown parallel {parallel!r}; valid: {', '.join(PARALLEL)}.")
-    configs = list(configs)
-    if shared := next((c.data_parallel for c in configs if c.data_parallel > 1), None):
-        raise ConfigError(
-            f"data_parallel={shared}: a sweep gives each run to one device; leave it out, or train that run alone with "
-            "experiments/train.py."
-        )
-    asked = {_identity(config): config for config in configs}
-    if not asked:
-        raise ConfigError("a sweep without runs; name at least one value of everything.")
+    asked = _asked(configs, parallel)
     if held:
         _check_extends(held, asked, parallel, devices)
     # How they are computed may change between starts.
     runs = [Run(run.name, asked[_identity(run.config)]) for run in held.runs] if held else []
-    known = {_identity(run.config) for run in runs}
-    added = []
-    taken = {run.name for run in runs}
-    for identity, config in asked.items():
-        if identity not in known:
-            run = Run(_unused(_name(config, fields), taken), config)
-            taken.add(run.name)
-            added.append(run)
+    added = _added(runs, asked, fields)
     batches = list(held.batches) if held else []
     if parallel == "processes":
         for group in _groups(added):
@@ -241,6 +224,35 @@ def lay_out(
         devices=devices,
         compiled=held.compiled if held else 0,
     )
+
+
+def _asked(configs: Iterable[RunConfig], parallel: str) -> dict[str, RunConfig]:
+    """Configurations by identity, each once; refuses what no sweep can run."""
+    if parallel not in PARALLEL:
+        raise ConfigError(f"unknown parallel {parallel!r}; valid: {', '.join(PARALLEL)}.")
+    configs = list(configs)
+    if shared := next((c.data_parallel for c in configs if c.data_parallel > 1), None):
+        raise ConfigError(
+            f"data_parallel={shared}: a sweep gives each run to one device; leave it out, or train that run alone with "
+            "experiments/train.py."
+        )
+    asked = {_identity(config): config for config in configs}
+    if not asked:
+        raise ConfigError("a sweep without runs; name at least one value of everything.")
+    return asked
+
+
+def _added(runs: Sequence[Run], asked: Mapping[str, RunConfig], fields: Sequence[str]) -> list[Run]:
+    """Runs that are asked for beyond those there are, under names that are not taken."""
+    known = {_identity(run.config) for run in runs}
+    taken = {run.name for run in runs}
+    added = []
+    for identity, config in asked.items():
+        if identity not in known:
+            run = Run(_unused(_name(config, fields), taken), config)
+            taken.add(run.name)
+            added.append(run)
+    return added
 
 
 def _check_extends(held: Plan, asked: Mapping[str, RunConfig], parallel: str, devices: int) -> None:

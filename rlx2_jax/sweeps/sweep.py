@@ -180,21 +180,46 @@ def sweep(
         total = sum(run.config.total_steps for run in laid_out.runs)
         display = stack.enter_context(Display(total, show_progress and hosts.is_first()))
         stop = stack.enter_context(StopSignals(display.say))
-        for line in plans.describe(laid_out):
-            display.say(line)
-        if parallel == "processes":
-            assert held is not None
-            plans.write(directory, laid_out)
-            try:
-                lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display, on_table)
-            except FileError as error:
-                kept = "the runs keep their checkpoints, and the same command continues them"
-                raise error.adding(kept) from None
-            finished = all(line["finished"] or line["diverged"] for line in lines)
-            display.say(_last_words(laid_out, directory, finished, stop.received or "the end of a worker"))
-            return Result(laid_out, lines, finished, tuple(failed))
-        over = layout.Layout(jax.devices()[: laid_out.devices], parallel)
-        return _Sweep(laid_out, directory, over, display, on_table).go(stop)
+        return _begin(laid_out, directory, worker_count, held, stop, display, on_table)
+
+
+def _begin(
+    laid_out: plans.Plan,
+    directory: Path,
+    worker_count: int | None,
+    held: int | None,
+    stop: StopSignals,
+    display: Display,
+    on_table: table.Listener | None,
+) -> Result:
+    """Train what is laid out, in the way that the plan says."""
+    for line in plans.describe(laid_out):
+        display.say(line)
+    if laid_out.parallel == "processes":
+        assert held is not None, "this way serves one host, which holds the workdir"
+        return _in_processes(laid_out, directory, worker_count, held, stop, display, on_table)
+    over = layout.Layout(jax.devices()[: laid_out.devices], laid_out.parallel)
+    return _Sweep(laid_out, directory, over, display, on_table).go(stop)
+
+
+def _in_processes(
+    laid_out: plans.Plan,
+    directory: Path,
+    worker_count: int | None,
+    held: int,
+    stop: StopSignals,
+    display: Display,
+    on_table: table.Listener | None,
+) -> Result:
+    """Train each run in a process of its own."""
+    plans.write(directory, laid_out)
+    try:
+        lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display, on_table)
+    except FileError as error:
+        raise error.adding("the runs keep their checkpoints, and the same command continues them") from None
+    finished = all(line["finished"] or line["diverged"] for line in lines)
+    display.say(_last_words(laid_out, directory, finished, stop.received or "the end of a worker"))
+    return Result(laid_out, lines, finished, tuple(failed))
 
 
 class _Sweep:
