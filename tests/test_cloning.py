@@ -140,7 +140,7 @@ def test_an_event_grows_the_links_of_largest_gradient_of_the_error_at_the_rate_o
     chex.assert_trees_all_equal(quiet.actor.mask, state.actor.mask)
     event = single(quiet)
     gradient = jax.grad(error)(quiet.actor.params, quiet.actor)
-    stepped = quiet.actor.descend(gradient, hparams.actor_lr)
+    stepped = quiet.actor.apply_gradients(gradient, hparams.actor_lr)
     gradient = jax.grad(error)(stepped.params, stepped)
     fraction = topology.drop_fraction_at(hparams.drop_fraction, jnp.int32(100), jnp.int32(600))
     expected = stepped.evolve(gradient, jax.random.key(9), fraction, True, reset_moments=True)[0]

@@ -21,7 +21,7 @@ from rlx2_jax.config import HParams, RunConfig, methods
 from rlx2_jax.config.registry import Defaults, Passes
 from rlx2_jax.networks import Net, SparseNetwork, forms, masking, own, structure
 from rlx2_jax.replay.buffer import Batch
-from rlx2_jax.runtime.devices import Share
+from rlx2_jax.runtime.devices import DataParallel
 
 T = TypeVar("T")
 
@@ -135,9 +135,9 @@ class OffPolicyAgent:
         return state, {}
 
     @property
-    def share(self) -> Share:
+    def devices(self) -> DataParallel:
         """The devices that share the work of a batch."""
-        return Share(self.config.data_parallel)
+        return DataParallel(self.config.data_parallel)
 
     def mode(self, actor: SparseNetwork, observation: jax.Array) -> jax.Array:
         """Deterministic action `[..., A]` at observations `[..., O]`."""
@@ -195,7 +195,7 @@ class OffPolicyAgent:
 
         def critic_update(state: AgentState, item: tuple[Batch, Any]) -> tuple[AgentState, tuple[jax.Array, jax.Array]]:
             (loss, q), gradient = self._critic_gradient(state, *item, now)
-            critic = state.critic.descend(gradient, hparams.critic_lr)
+            critic = state.critic.apply_gradients(gradient, hparams.critic_lr)
             critic = critic.polyak(hparams.tau) if self.polyak_every_update else critic
             return state.replace(critic=critic), (loss, q)
 
@@ -206,12 +206,12 @@ class OffPolicyAgent:
             else:
                 total_loss = total_q = jnp.zeros(())
                 for i in range(delay):
-                    state, (loss, q) = critic_update(state, at(items, i))
+                    state, (loss, q) = critic_update(state, tree_index(items, i))
                     total_loss, total_q = total_loss + loss, total_q + q
-            batch, noise = at(items, -1)
+            batch, noise = tree_index(items, -1)
             (loss, aside), gradient = self._actor_gradient(state, batch, noise, now)
             state, further = self.after_actor(state, aside, now)
-            actor, critic = state.actor.descend(gradient, hparams.actor_lr).polyak(hparams.tau), state.critic
+            actor, critic = state.actor.apply_gradients(gradient, hparams.actor_lr).polyak(hparams.tau), state.critic
             state = state.replace(
                 actor=actor, critic=critic if self.polyak_every_update else critic.polyak(hparams.tau)
             )
@@ -246,11 +246,11 @@ class OffPolicyAgent:
 
     def _critic_gradient(self, state: AgentState, batch: Batch, noise: Any, now: Now) -> tuple[Any, Any]:
         of = jax.value_and_grad(self.critic_loss, has_aux=True)
-        return self.share.mean(of(state.critic.params, state, batch, noise, now))
+        return self.devices.mean(of(state.critic.params, state, batch, noise, now))
 
     def _actor_gradient(self, state: AgentState, batch: Batch, noise: Any, now: Now) -> tuple[Any, Any]:
         of = jax.value_and_grad(self.actor_loss, has_aux=True)
-        return self.share.mean(of(state.actor.params, state, batch, noise, now))
+        return self.devices.mean(of(state.actor.params, state, batch, noise, now))
 
 
 def create(
@@ -285,12 +285,12 @@ def create(
     return forms.fresh(sparse, mask, first_target if target else None, net)
 
 
-def weighted_mean(values: jax.Array, weight: jax.Array) -> jax.Array:
+def masked_mean(values: jax.Array, weight: jax.Array) -> jax.Array:
     """Mean over the batch, in which transitions of weight 0 count as zeros."""
     return jnp.mean(values * weight)
 
 
-def at(stacked: T, index: int) -> T:
+def tree_index(stacked: T, index: int) -> T:
     """One of several stacked trees."""
     return jax.tree.map(lambda x: x[index], stacked)
 

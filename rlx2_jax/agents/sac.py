@@ -81,7 +81,7 @@ class SAC(base.OffPolicyAgent):
         keys = jax.random.split(kernels.fast_key(key), 3)
         shapes = shape, (*between[:-1], self.action_size), shape
         axis = len(shape) - 2
-        drawn = (self.share.normal(k, s, axis) for k, s in zip(keys, shapes, strict=True))
+        drawn = (self.devices.normal(k, s, axis) for k, s in zip(keys, shapes, strict=True))
         return Noise(**dict(zip(("next", "between", "policy"), drawn, strict=True)))
 
     def critic_loss(
@@ -90,7 +90,7 @@ class SAC(base.OffPolicyAgent):
         """`mean (Q_i(s, a) - y)^2`, summed over both critics."""
         target = self.target(state, batch, noise, now)
         q = self.q(params, state, batch, noise)
-        return base.weighted_mean(((q - target) ** 2).sum(0), batch.weight), q.mean()
+        return base.masked_mean(((q - target) ** 2).sum(0), batch.weight), q.mean()
 
     def target(self, state: base.AgentState, batch: Batch, noise: Noise, now: base.Now) -> jax.Array:
         """The soft multi-step target y, `[B]`, without a gradient."""
@@ -130,8 +130,8 @@ class SAC(base.OffPolicyAgent):
         assert isinstance(state, State)
         action, log_prob = sample(state.actor, params, batch.observation, noise.policy)
         q = self.value(state.critic.apply(state.critic.params, batch.observation, action)[..., 0])
-        loss = base.weighted_mean(jnp.exp(state.log_alpha) * log_prob - q, batch.weight)
-        return loss, base.weighted_mean(log_prob + self.target_entropy, batch.weight)
+        loss = base.masked_mean(jnp.exp(state.log_alpha) * log_prob - q, batch.weight)
+        return loss, base.masked_mean(log_prob + self.target_entropy, batch.weight)
 
     def value(self, q: jax.Array) -> jax.Array:
         """What the actor ascends, `[B]`, of both critics' values `[2, B]`."""

@@ -185,7 +185,7 @@ class _Network:
         return (sum(self.weights) + self.structure.others_held) * ((3 + target) * FLOAT_BYTES + 1)
 
     def bytes_packed(self, *, target: bool) -> int:
-        """Bytes as vectors of links and biases, with the index arrays of `kernels.packing.Links` for each matrix."""
+        """Bytes as vectors of links and biases, with each matrix's `kernels.packing.SparseIndices`."""
         values = (self.total_links + self.structure.others_held) * (3 + target) * FLOAT_BYTES
         indices = 3 * self.total_links + sum(i + o + 2 for i, o in self.structure.shapes)
         return values + indices * INDEX_BYTES

@@ -27,8 +27,8 @@ AXIS = "data"
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """The share of every batch that one of `count` devices computes, an equal slice.
+class DataParallel:
+    """How `count` devices compute each batch together: each an equal slice of it.
 
     For one device that is the whole batch, and nothing here does anything. The methods on arrays are for functions
     under `over_devices`.
@@ -36,7 +36,7 @@ class Share:
 
     count: int = 1
 
-    def own(self, x: jax.Array, axis: int) -> jax.Array:
+    def local_shard(self, x: jax.Array, axis: int) -> jax.Array:
         """This device's slice of an array that all of them have, along the axis of the batch, which they divide."""
         if self.count == 1:
             return x
@@ -47,13 +47,13 @@ class Share:
         """Standard normal noise of a slice's shape: of what one device draws for the whole batch, this one's slice."""
         whole = list(shape)
         whole[axis] *= self.count
-        return self.own(jax.random.normal(key, whole), axis)
+        return self.local_shard(jax.random.normal(key, whole), axis)
 
     def mean(self, tree: T) -> T:
         """Means over the devices, the same bits on each."""
         return tree if self.count == 1 else jax.lax.pmean(tree, AXIS)
 
-    def differ(self, value: jax.Array) -> jax.Array | None:
+    def mismatch(self, value: jax.Array) -> jax.Array | None:
         """Whether a scalar is not the same on all devices, as int32; None, which is no array at all, for one device."""
         if self.count == 1:
             return None
@@ -63,7 +63,7 @@ class Share:
         """A function that every device computes, its arguments and results the same on each."""
         if self.count == 1:
             return function
-        # Natively computed values are unknown to shard_map's own check of what is equal; `differ` checks that.
+        # Natively computed values are unknown to shard_map's own check of what is equal; `mismatch` checks that.
         return jax.shard_map(function, mesh=self._mesh(), in_specs=P(), out_specs=P(), check_vma=False)
 
     @property
@@ -88,5 +88,5 @@ class Share:
         return Mesh(np.asarray(jax.local_devices()[: self.count]), (AXIS,))
 
 
-WHOLE = Share()
+ONE_DEVICE = DataParallel()
 """One device alone, which holds the whole batch."""

@@ -23,7 +23,7 @@ from rlx2_jax.networks import SparseNetwork, masking
 from rlx2_jax.policies import tickets
 from rlx2_jax.training import evaluation, evolution
 from rlx2_jax.training.programs import Program, make_program
-from rlx2_jax.training.state import ASIDE, agent_masks
+from rlx2_jax.training.state import FURTHER_KEY, agent_masks
 
 
 class Examples(flax.struct.PyTreeNode):
@@ -84,7 +84,7 @@ class Cloning:
             keys = jax.random.split(step_key, config.iterations_per_chunk)
             return jax.lax.scan(step, vector.renew(state, pool_key), keys)
 
-        keys = jax.random.split(jax.random.fold_in(key, ASIDE), math.ceil(N / (E * config.iterations_per_chunk)))
+        keys = jax.random.split(jax.random.fold_in(key, FURTHER_KEY), math.ceil(N / (E * config.iterations_per_chunk)))
         examples = jax.lax.scan(chunk, vector.init(), keys)[1]
         return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:N], examples)
 
@@ -120,7 +120,7 @@ class Cloning:
             evolution.is_due(self.config, state.updates, call, schedule.evolve_interval, self.evolve_end),
             lambda actor: self._evolve(actor, examples, event_key, call),
             lambda actor: (actor, nothing, nothing),
-            state.actor.descend(gradient, self.program.hparams.actor_lr),
+            state.actor.apply_gradients(gradient, self.program.hparams.actor_lr),
         )
         return State(
             actor=actor,

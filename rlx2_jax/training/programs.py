@@ -39,7 +39,7 @@ from rlx2_jax.policies import tickets
 from rlx2_jax.replay import buffer
 from rlx2_jax.replay.buffer import Replay
 from rlx2_jax.runtime import numerics
-from rlx2_jax.runtime.devices import Share
+from rlx2_jax.runtime.devices import DataParallel
 from rlx2_jax.training import reports, steps
 from rlx2_jax.training.state import Report, TrainState, agent_masks, finite, unpack
 from rlx2_jax.training.trainer import Trainer
@@ -92,9 +92,9 @@ class Program(NamedTuple):
         return self.trainer.agent
 
     @property
-    def share(self) -> Share:
+    def devices(self) -> DataParallel:
         """The devices it runs on."""
-        return self.trainer.share
+        return self.trainer.devices
 
 
 def make_program(config: Config) -> Program:
@@ -107,8 +107,8 @@ def make_program(config: Config) -> Program:
       CheckpointError: masks to begin with that cannot be read.
     """
     config = resolve(config)
-    share = Share(config.data_parallel)
-    share.check()
+    devices = DataParallel(config.data_parallel)
+    devices.check()
     env = envs.make(config.env, config.backend)
     functions = _make_functions(static_part(config), env)
     trainer = functions["trainer"]
@@ -152,7 +152,7 @@ def _make_functions(config: RunConfig, env: envs.Environment) -> dict[str, Any]:
         env=env,
         vector=envs.VectorEnvironment(env, config.num_envs, config.episode_length, pool),
         agent=make_agent(config, env.observation_size, env.action_size),
-        share=Share(config.data_parallel),
+        devices=DataParallel(config.data_parallel),
     )
     functions: dict[str, Callable[..., Any]] = {
         "init": steps.init,
@@ -168,7 +168,7 @@ def _make_functions(config: RunConfig, env: envs.Environment) -> dict[str, Any]:
 
 def _placed(trainer: Trainer, function: Callable[..., Any], **known: Any) -> Callable[..., Any]:
     """A step of a run as a function of what is traced, over the run's devices."""
-    return numerics.by_usual_rules(trainer.share.over_devices(functools.partial(function, trainer, **known)))
+    return numerics.by_usual_rules(trainer.devices.over_devices(functools.partial(function, trainer, **known)))
 
 
 def pack(trainer: Trainer, state: TrainState) -> TrainState:
@@ -179,7 +179,7 @@ def pack(trainer: Trainer, state: TrainState) -> TrainState:
         agent = agent.replace(
             actor=agent.actor.masked().packed(counts["actor"]), critic=agent.critic.masked().packed(counts["critic"])
         )
-    return state.replace(agent=agent, apart=None if trainer.share.count == 1 else jnp.zeros((), jnp.int32))
+    return state.replace(agent=agent, apart=None if trainer.devices.count == 1 else jnp.zeros((), jnp.int32))
 
 
 def make_train(
