@@ -35,7 +35,7 @@ class Examples(flax.struct.PyTreeNode):
     """`[N, A]`, without noise."""
 
 
-class State(flax.struct.PyTreeNode):
+class CloningState(flax.struct.PyTreeNode):
     """All that learning changes."""
 
     actor: SparseNetwork
@@ -88,13 +88,13 @@ class Cloning:
         examples = jax.lax.scan(chunk, vector.init(), keys)[1]
         return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:N], examples)
 
-    def init(self, key: jax.Array) -> tuple[State, tickets.Networks]:
+    def init(self, key: jax.Array) -> tuple[CloningState, tickets.Networks]:
         """The state before the first update, and the first masks of both networks."""
         # As `steps.init` splits it, so that the actor is that of the run with this configuration.
         agent_key, run_key = jax.random.split(key)
         agent_state = self.program.agent.init(agent_key, self.program.hparams, self.program.ticket)
         count = jnp.zeros((), jnp.int32)
-        state = State(
+        state = CloningState(
             actor=agent_state.actor,
             key=run_key,
             updates=count,
@@ -104,12 +104,12 @@ class Cloning:
         )
         return state, agent_masks(agent_state)
 
-    def learn(self, state: State, examples: Examples) -> State:
+    def learn(self, state: CloningState, examples: Examples) -> CloningState:
         """`config.eval_every` updates."""
         body = lambda state, _: (self.update(state, examples), None)
         return jax.lax.scan(body, state, length=self.config.eval_every)[0]
 
-    def update(self, state: State, examples: Examples) -> State:
+    def update(self, state: CloningState, examples: Examples) -> CloningState:
         """One update, and a topology event if due."""
         key, batch_key, event_key = jax.random.split(state.key, 3)
         batch = self._sample(examples, batch_key)
@@ -122,7 +122,7 @@ class Cloning:
             lambda actor: (actor, nothing, nothing),
             state.actor.apply_gradients(gradient, self.program.hparams.actor_lr),
         )
-        return State(
+        return CloningState(
             actor=actor,
             key=key,
             updates=call,
@@ -131,7 +131,7 @@ class Cloning:
             links_grown=state.links_grown + grown,
         )
 
-    def report(self, state: State) -> tuple[State, dict[str, jax.Array]]:
+    def report(self, state: CloningState) -> tuple[CloningState, dict[str, jax.Array]]:
         """One row, and the state with empty sums."""
         config, env = self.config, self.program.env
         key, reset_key = jax.random.split(state.key)
