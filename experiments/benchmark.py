@@ -61,7 +61,7 @@ class Machine(NamedTuple):
     """What this machine does at best, measured here."""
 
     multiply_adds: float
-    """Per second."""
+    """Multiply-adds per second."""
     bandwidth: float
     """Bytes read and written per second, in arrays of a training state's size."""
 

@@ -180,7 +180,7 @@ def rate(step: Callable[[], Any], updates: int, seconds: float) -> Rate:
 
 
 def in_processes(compute: str) -> Rate:
-    """Of one run per core, all measured in the same seconds; of quartiles the sum, of calls the fewest."""
+    """Rate of one run per core, all measured in the same seconds: quartiles summed, the fewest calls of any."""
     children = [
         subprocess.Popen(
             [sys.executable, *sys.argv, f"--compute={compute}", f"--child={','.join(map(str, cores))}"],

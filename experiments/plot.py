@@ -37,13 +37,13 @@ def main(argv: Sequence[str]) -> int | None:
     return 0
 
 
-def _read(directory: Path) -> comparison.Run:
+def _read(directory: Path) -> comparison.DrawnRun:
     config = workdirs.read_config(directory)
     rows = workdirs.read_rows(directory)
     if not rows:
         raise WorkdirError(f"{directory} holds no evaluation yet; let its run go on.")
     what = {name: value for name, value in config.items() if name not in workdirs.HOW}
-    return comparison.Run(str(directory), what, rows)
+    return comparison.DrawnRun(str(directory), what, rows)
 
 
 if __name__ == "__main__":

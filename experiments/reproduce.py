@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int | None:
         else:
             command_line.check_writable(directory, RESULTS.name)
             set_up_compilation()
-            finished = runner.conduct(study, runs, place, lambda line: print(line, file=sys.stderr))
+            finished = runner.run_study(study, runs, place, lambda line: print(line, file=sys.stderr))
     finally:
         # However it ends, the report is that of the runs there are.
         recorded = bool(store.read(directory))

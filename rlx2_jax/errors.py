@@ -1,4 +1,4 @@
-"""Errors a user can mend. Launchers print them as one sentence and exit with code 2, or 1 for a diverged run."""
+"""User errors. Launchers print them as one sentence and exit with code 2, or 1 for a diverged run."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Self
 
 
 class RlxError(Exception):
-    """Something the user can mend; the message is one sentence that says how."""
+    """A user error: the message is one sentence that says what to do about it."""
 
     def adding(self, more: str) -> Self:
-        """The same error, whose sentence goes on with `more`, such as what is kept."""
+        """Copy of the error whose sentence goes on with `more`, for instance what is kept."""
         return type(self)(f"{str(self).rstrip('.')}; {more}.")
 
 
 class ConfigError(RlxError, ValueError):
-    """A configuration that cannot be: an unknown name, an impossible sparsity, sizes that do not fit."""
+    """An invalid configuration: an unknown name, an impossible sparsity, sizes that do not fit."""
 
 
 class WorkdirError(RlxError):
-    """A workdir that cannot be used: read-only, holding another run, or something that is no run's."""
+    """A workdir that cannot be used: it is read-only, or holds another run or foreign files."""
 
 
 class FileError(WorkdirError, OSError):
-    """A file that cannot be written, or that holds something else than it should."""
+    """A file that cannot be written, or whose content is not what it should be."""
 
 
 class CheckpointError(RlxError):
@@ -30,4 +30,4 @@ class CheckpointError(RlxError):
 
 
 class DivergedError(RlxError):
-    """A run whose values stopped being finite, or the same on all of its devices."""
+    """A run that diverged: its values are no longer finite, or no longer equal on all devices."""

@@ -29,11 +29,11 @@ from tests.conftest import (
 O, A = 5, 2  # noqa: E741
 KEY = jax.random.key(0)
 BATCHES = random_batch(0, (4, 16), O, A)
-ONE = base.at(BATCHES, 0)
+ONE = base.tree_index(BATCHES, 0)
 
 
 rewire = jax.jit(networks.Masked.evolve, static_argnames="reset_moments")
-descend = jax.jit(networks.Masked.descend)
+apply_gradients = jax.jit(networks.Masked.apply_gradients)
 
 
 class Setup:
@@ -234,7 +234,7 @@ def test_descend_is_adam_on_the_masked_gradient():
     adam = optax.adam(1e-3)
     update, expected, moments = jax.jit(adam.update), network.params, adam.init(network.params)
     for _ in range(3):
-        network = descend(network, gradient, jnp.float32(1e-3))
+        network = apply_gradients(network, gradient, jnp.float32(1e-3))
         step, moments = update(masking.apply(gradient, network.mask), moments)
         expected = optax.apply_updates(expected, step)
     chex.assert_trees_all_close(network.params, expected, rtol=1e-5, atol=1e-7)
@@ -416,7 +416,7 @@ def test_the_gaussian_heads_log_deviation_stays_within_its_bounds():
 def one_step_windows():
     """A batch as replay gives it for windows of one step in a program that could hold three."""
     rows = 12
-    step = lambda seed: base.at(random_batch(seed, (1, 4), O, A), 0)
+    step = lambda seed: base.tree_index(random_batch(seed, (1, 4), O, A), 0)
     memory = buffer.init(rows * 4, 4, 10, O, A)
     for seed in range(rows):
         b = step(seed)

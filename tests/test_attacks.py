@@ -464,7 +464,7 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_undisturbed(tmp_path):
 
 
 def test_kernels_give_many_threads_what_they_give_one():
-    """All doors at once, from Python threads that share nothing but the team of helpers."""
+    """All doors at once, from Python threads that share nothing but the pool of helpers."""
     from rlx2_jax import kernels
     from rlx2_jax.networks import forms
     from tests.test_kernels import random_network

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import signal
+import types
 
 import chex
 import jax
@@ -20,7 +21,7 @@ from rlx2_jax.policies import tickets
 from rlx2_jax.sparse import topology
 from rlx2_jax.sweeps import workers
 from rlx2_jax.training import clone, make_program, train
-from rlx2_jax.training.cloning import Examples, make_cloning
+from rlx2_jax.training.imitation import Examples, make_cloning
 from rlx2_jax.training.signals import StopSignals
 from tests.conftest import PAPER_AGENTS, assert_sparse, assert_zero_off_mask, links_of, small
 
@@ -49,7 +50,8 @@ def compiled(**changes):
     key = jax.random.PRNGKey(0)
     state, first = jax.jit(cloning.init)(key)
     examples = jax.jit(cloning.collect)(teacher().params, key)
-    return cloning._replace(learn=jax.jit(cloning.learn), report=jax.jit(cloning.report)), state, first, examples
+    parts = {name: jax.jit(getattr(cloning, name)) for name in ("update", "learn", "report")}
+    return types.SimpleNamespace(config=cloning.config, **parts), state, first, examples
 
 
 @functools.cache
@@ -128,7 +130,7 @@ def test_an_event_grows_the_links_of_largest_gradient_of_the_error_at_the_rate_o
     one = Examples(jnp.full((500, 1), 0.7), jnp.full((500, 1), 0.9))
     hparams = make_program(cloning.config).hparams
     agent = make_program(cloning.config).agent
-    single = jax.jit(lambda state: cloning.update(state, one))
+    single = lambda state: cloning.update(state, one)
 
     def error(params, actor):
         return jnp.mean((agent.mode(actor.replace(params=params), one.observation) - one.action) ** 2)
@@ -138,7 +140,7 @@ def test_an_event_grows_the_links_of_largest_gradient_of_the_error_at_the_rate_o
     chex.assert_trees_all_equal(quiet.actor.mask, state.actor.mask)
     event = single(quiet)
     gradient = jax.grad(error)(quiet.actor.params, quiet.actor)
-    stepped = quiet.actor.descend(gradient, hparams.actor_lr)
+    stepped = quiet.actor.apply_gradients(gradient, hparams.actor_lr)
     gradient = jax.grad(error)(stepped.params, stepped)
     fraction = topology.drop_fraction_at(hparams.drop_fraction, jnp.int32(100), jnp.int32(600))
     expected = stepped.evolve(gradient, jax.random.key(9), fraction, True, reset_moments=True)[0]

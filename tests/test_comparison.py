@@ -11,7 +11,7 @@ from rlx2_jax.viz import comparison, curves
 def run(name="run", *, level=1.0, steps=(400, 800), **changes):
     """A run with a constant return."""
     rows = [{"env_steps": k, "return_mean": level, "return_std": 0.5} for k in steps]
-    return comparison.Run(
+    return comparison.DrawnRun(
         name,
         identity(resolve(Config(total_steps=100_000) if not changes else Config(**{"total_steps": 100_000} | changes))),
         rows,

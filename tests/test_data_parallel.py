@@ -24,10 +24,10 @@ from rlx2_jax.io import files
 from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.runtime import devices
-from rlx2_jax.runtime.devices import AXIS, WHOLE, Share
+from rlx2_jax.runtime.devices import AXIS, ONE_DEVICE, DataParallel
 from rlx2_jax.sweeps import plans
 from rlx2_jax.training import programs
-from rlx2_jax.training.cloning import make_cloning
+from rlx2_jax.training.imitation import make_cloning
 from tests.conftest import PAPER_AGENTS, assert_finite, cached, equations, launch, random_batch, shown, small
 from tests.test_run import final_state, flags_of, quiet, without_clocks
 
@@ -145,7 +145,7 @@ CASES = [
 def test_grow_scores_are_those_of_the_whole_batch(agent):
     c = resolve(config(agent=agent, data_parallel=4))
     whole = make_agent(dataclasses.replace(c, data_parallel=1), 3, 2)
-    share, shared = Share(4), make_agent(c, 3, 2)
+    four, shared = DataParallel(4), make_agent(c, 3, 2)
     hparams = make_hparams(c, 3, 2)
     state = whole.init(KEY, hparams)
     batch = random_batch(0, (64,), 3, 2)
@@ -154,9 +154,10 @@ def test_grow_scores_are_those_of_the_whole_batch(agent):
         gradient = functools.partial(shared.gradient, name)
 
         def own(batch, gradient=gradient):
-            return gradient(state, jax.tree.map(lambda x: share.own(x, 0), batch), KEY, hparams, jnp.asarray(True))
+            batch = jax.tree.map(lambda x: four.local_shard(x, 0), batch)
+            return gradient(state, batch, KEY, hparams, jnp.asarray(True))
 
-        together = jax.jit(share.over_devices(own))(batch)
+        together = jax.jit(four.over_devices(own))(batch)
         chex.assert_trees_all_close(together, alone, rtol=1e-4, atol=1e-6)
         assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(alone)) > 1e-2
 
@@ -180,26 +181,26 @@ def test_a_run_over_devices_is_the_run_on_one(agent, compute, counts):
 
 @over_devices
 def test_each_device_has_its_own_slice_of_what_one_would_draw():
-    share = Share(4)
+    four = DataParallel(4)
     x = jnp.arange(24.0).reshape(2, 12)
 
     def parts(x):
-        own = share.own(x, 1)
-        noise = share.normal(KEY, (2, 3), axis=1)
+        own = four.local_shard(x, 1)
+        noise = four.normal(KEY, (2, 3), axis=1)
         index = jax.lax.axis_index(AXIS)
-        means = share.mean({"own": own, "index": 1.0 * index})
+        means = four.mean({"own": own, "index": 1.0 * index})
         return (
             own,
             noise,
             jax.tree.map(lambda m: m[None], means),
-            share.differ(index)[None],
-            share.differ(x.sum())[None],
+            four.mismatch(index)[None],
+            four.mismatch(x.sum())[None],
         )
 
     spec = jax.sharding.PartitionSpec
     collect = jax.shard_map(
         parts,
-        mesh=share.sharding.mesh,
+        mesh=four.sharding.mesh,
         in_specs=spec(),
         out_specs=(spec(None, AXIS), spec(None, AXIS), spec(AXIS), spec(AXIS), spec(AXIS)),
         check_vma=False,
@@ -215,12 +216,12 @@ def test_each_device_has_its_own_slice_of_what_one_would_draw():
 
 def test_one_device_has_everything_and_exchanges_nothing():
     x = jnp.arange(6.0)
-    assert WHOLE.own(x, 0) is x
-    assert WHOLE.mean(x) is x
-    assert WHOLE.differ(x) is None
-    assert WHOLE.over_devices(devices) is devices
-    assert WHOLE.sharding is None
-    np.testing.assert_array_equal(WHOLE.normal(KEY, (3, 2)), jax.random.normal(KEY, (3, 2)))
+    assert ONE_DEVICE.local_shard(x, 0) is x
+    assert ONE_DEVICE.mean(x) is x
+    assert ONE_DEVICE.mismatch(x) is None
+    assert ONE_DEVICE.over_devices(devices) is devices
+    assert ONE_DEVICE.sharding is None
+    np.testing.assert_array_equal(ONE_DEVICE.normal(KEY, (3, 2)), jax.random.normal(KEY, (3, 2)))
 
 
 @over_devices

@@ -42,12 +42,12 @@ def test_targets_follow_after_every_critic_update(delay):
     now = base.Now(hparams, TRUE, None)
     losses = []
     for i in range(delay):
-        inputs = base.at((batches, noises), i)
+        inputs = base.tree_index((batches, noises), i)
         loss = lambda params, inputs=inputs, critic=critic: agent.critic_loss(
             params, state.replace(critic=critic), *inputs, now
         )
         (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(critic.params)
-        critic = critic.descend(gradient, hparams.critic_lr).polyak(tau)
+        critic = critic.apply_gradients(gradient, hparams.critic_lr).polyak(tau)
         losses.append(float(value))
     for ours, plain in zip(*map(jax.tree.leaves, (done.critic.target, critic.target)), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-6)
@@ -85,7 +85,7 @@ def test_the_actor_climbs_the_mean_of_both_critics():
         head = networks.gaussian_head(state.actor.apply(params, batch.observation))
         action, log_prob = networks.sample_squashed(*head, noise.policy)
         q = state.critic.apply(state.critic.params, batch.observation, action)[..., 0].mean(0)
-        return base.weighted_mean(log_prob - q, batch.weight)
+        return base.masked_mean(log_prob - q, batch.weight)
 
     expected = jax.grad(loss)(state.actor.params)
     found = agent.gradient("actor", state, batch, KEY, hparams, TRUE)

@@ -82,7 +82,7 @@ def test_packing_is_exact_and_has_one_form(network, twins):
             starts, inputs, columns, outputs, order = (
                 np.asarray(x[one] if twins else x) for x in jax.tree.leaves(link)
             )
-            assert starts[0] == columns[0] == 0 and starts[-1] == columns[-1] == link.count
+            assert starts[0] == columns[0] == 0 and starts[-1] == columns[-1] == link.nnz
             by_output = [inputs[a:b] for a, b in itertools.pairwise(starts)]
             assert all((np.diff(row) > 0).all() for row in by_output)
             outputs_by_output = np.repeat(np.arange(link.shape[1]), np.diff(starts))
@@ -432,7 +432,7 @@ def test_fast_keys_make_the_random_numbers_of_plain_ones(shape):
 def test_counts_of_links_are_shapes():
     _, mask, counts = random_network(1, (3, 16, 2), 0.5)
     links = forms.links_of(mask, counts)
-    assert [(link.count, link.shape) for link in links] == [(24, (3, 16)), (16, (16, 2))]
+    assert [(link.nnz, link.shape) for link in links] == [(24, (3, 16)), (16, (16, 2))]
     assert packing.to_mask(links[0]).sum() == 24
 
 

@@ -1,4 +1,4 @@
-"""The package is a house of rooms, and imports flow one way through them."""
+"""The package is a house of rooms: imports flow one way through them, and functions are short."""
 
 import ast
 import pathlib
@@ -24,3 +24,12 @@ def test_imports_flow_one_way_through_the_rooms():
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rlx2_jax."):
                 other = str(node.module).split(".")[1]
                 assert ROOMS.index(other) <= ROOMS.index(room), f"{path} imports {node.module}"
+
+
+def test_no_function_is_longer_than_sixty_lines():
+    launchers = HOUSE.parent / "experiments"
+    for path in (*HOUSE.rglob("*.py"), *launchers.glob("*.py"), *(launchers / "paper").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = int(node.end_lineno or 0) - node.lineno + 1  # With its signature, docstring and nested ones.
+                assert length <= 60, f"{path}: {node.name} has {length} lines; split it."

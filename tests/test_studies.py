@@ -89,7 +89,7 @@ def test_every_study_has_distinct_runs_of_every_arm_row_and_seed(name):
     arms = study.arms(60_000)
     assert len(found) == len(study.rows) * len(arms) * 2
     assert len({(store.identity(run.config), run.needs) for run in found}) == len(found)
-    assert study.hero in {arm.name for arm in arms}
+    assert study.focus in {arm.name for arm in arms}
     for row, numbers in study.paper.items():
         assert row in study.rows
         assert set(numbers) <= {arm.name for arm in arms}
@@ -123,11 +123,11 @@ def test_the_3_step_agent_of_one_study_is_the_rlx2_of_another():
 )
 def test_an_ablation_changes_what_it_is_about_and_nothing_else(study, about):
     found = {run.arm: run.config.to_dict() for run in runs(STUDIES[study], ["td3/hopper"], [0], {})}
-    hero = found[STUDIES[study].hero]
+    focus = found[STUDIES[study].focus]
     # Where it is not about methods, those of other methods are whole agents to compare with.
     methods = {"tiny", "ss", "set", "rlx2"} if "method" in about else {"rlx2"}
     ablations = [values for values in found.values() if values["method"] in methods]
-    assert {name for values in ablations for name in values if values[name] != hero[name]} == about
+    assert {name for values in ablations for name in values if values[name] != focus[name]} == about
 
 
 def test_the_arms_of_tickets_and_buffers_are_these():
@@ -658,7 +658,7 @@ both_ways = pytest.mark.parametrize("laboratory", ["processes", "shard_map"], in
 
 @pytest.fixture
 def laboratory(request, monkeypatch, tmp_path):
-    """A place to conduct in, where runs and clones take no time; what was made is told in order.
+    """A place to run studies in, where runs and clones take no time; what was made is told in order.
 
     Sweeps in a directory named in `broken` make nothing: a worker dies, or (True) it is asked to stop.
     """
@@ -747,7 +747,7 @@ def conducted(laboratory, seeds, arms=(), study="tickets", **settings):
     del made[:]
     said = []
     wanted = runs(STUDIES[study], ["td3/ant"], seeds, {"total_steps": 60_000, **settings}, arms)
-    assert runner.conduct(STUDIES[study], wanted, place, said.append)
+    assert runner.run_study(STUDIES[study], wanted, place, said.append)
     return list(made), said
 
 
@@ -762,7 +762,7 @@ def test_a_signal_while_the_last_runs_of_a_row_finish_keeps_the_next_row_back(la
 
     monkeypatch.setattr(runner, "sweep", late)
     wanted = runs(STUDIES["table2"], ["td3/ant", "td3/hopper"], [0], {"total_steps": 60_000}, ["dense", "rlx2"])
-    assert not runner.conduct(STUDIES["table2"], wanted, place, print)
+    assert not runner.run_study(STUDIES["table2"], wanted, place, print)
     assert len(made) == len(store.read(place.directory)) == 2
 
 
@@ -771,7 +771,7 @@ def test_a_worker_that_dies_keeps_no_other_row_and_a_stop_keeps_all(laboratory, 
     place, made, broken = laboratory
     broken["td3-ant"] = stopped
     wanted = runs(STUDIES["table2"], ["td3/ant", "td3/hopper"], [0, 1], {"total_steps": 60_000}, ["dense", "rlx2"])
-    assert not runner.conduct(STUDIES["table2"], wanted, place, print)
+    assert not runner.run_study(STUDIES["table2"], wanted, place, print)
     assert len(made) == len(store.read(place.directory)) == made_of_the_second
 
 
@@ -779,7 +779,7 @@ def test_a_search_that_gets_no_further_ends(laboratory):
     place, _, broken = laboratory
     broken["td3-ant"] = False
     wanted = runs(STUDIES["frontier"], ["td3/ant"], range(5), {"total_steps": 60_000})
-    assert not runner.conduct(STUDIES["frontier"], wanted, place, print)
+    assert not runner.run_study(STUDIES["frontier"], wanted, place, print)
 
 
 @both_ways
@@ -865,7 +865,7 @@ def test_a_clone_that_is_asked_to_stop_stops_all_and_is_made_again(laboratory, m
     monkeypatch.setattr(runner.cloning, "clone", stopped)
     said = []
     wanted = runs(STUDIES["tickets"], ["td3/ant"], [0], {"total_steps": 60_000})
-    assert not runner.conduct(STUDIES["tickets"], wanted, place, said.append)
+    assert not runner.run_study(STUDIES["tickets"], wanted, place, said.append)
     assert not [line for line in said if "makes it again" in line]
     assert len(made) == len(store.read(place.directory)) == 5
     monkeypatch.setattr(runner.cloning, "clone", clone)
@@ -878,7 +878,7 @@ def test_a_clone_that_cannot_be_made_says_why_and_keeps_nothing_else(laboratory,
     monkeypatch.setattr(runner.cloning, "clone", mock.Mock(side_effect=ConfigError("it cannot be; mend it.")))
     said = []
     wanted = runs(STUDIES["tickets"], ["td3/ant"], [0], {"total_steps": 60_000})
-    assert not runner.conduct(STUDIES["tickets"], wanted, place, said.append)
+    assert not runner.run_study(STUDIES["tickets"], wanted, place, said.append)
     assert "clone-random, seed 0: it cannot be; mend it" in said
     assert "clone-dynamic, seed 0: it cannot be; mend it" in said
     assert not [line for line in said if "makes it again" in line]
@@ -899,7 +899,7 @@ def test_a_clone_whose_worker_died_is_made_again_and_keeps_no_other(laboratory, 
     monkeypatch.setattr(runner.workers, "work", deadly)
     said = []
     wanted = runs(STUDIES["tickets"], ["td3/ant"], [0], {"total_steps": 60_000})
-    assert not runner.conduct(STUDIES["tickets"], wanted, place, said.append)
+    assert not runner.run_study(STUDIES["tickets"], wanted, place, said.append)
     assert "clone-dynamic, seed 0: its worker was ended by SIGKILL; the same command makes it again" in said
     assert {run["arm"] for run in store.read(place.directory)} & set(CLONES) == {"clone-random"}
     monkeypatch.setattr(runner.workers, "work", work)

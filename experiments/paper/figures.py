@@ -21,7 +21,7 @@ Lines = Sequence[Mapping[str, Any]]
 """Runs of one arm, as in runs.jsonl."""
 
 RESAMPLES = 500
-"""For a band, which is drawn and not read."""
+"""Bootstrap resamples of a band, which is drawn and not read as a number."""
 
 LABEL_WIDTH = 9
 """Characters beside each other under a bar; a longer name goes on in the next line at spaces, hyphens, `_` and `=`."""
@@ -33,14 +33,14 @@ TITLE_WIDTH, SLANTED_WIDTH = 22, 34
 """Characters in a line over a panel, and of a slanted name; longer ones go on in the next line at spaces."""
 
 
-def arm_colors(arms: Sequence[str], hero: str) -> dict[str, str]:
+def arm_colors(arms: Sequence[str], focus: str) -> dict[str, str]:
     """A colour for each arm of a study, the same in all its pictures, whichever of them have runs.
 
-    Grey for the dense agent, the first one for the hero, the arm that the study is about, the others in order.
+    Grey for the dense agent, the first one for the focus, the arm that the study is about, the others in order.
     """
-    others = [name for name in arms if name not in ("dense", hero)]
+    others = [name for name in arms if name not in ("dense", focus)]
     cycle = {name: COLORS[1 + i % (len(COLORS) - 2)] for i, name in enumerate(others)}
-    return {"dense": COLORS[-1], hero: COLORS[0], **cycle}
+    return {"dense": COLORS[-1], focus: COLORS[0], **cycle}
 
 
 def draw_arms(

@@ -56,11 +56,11 @@ class Study(NamedTuple):
     seeds: int
     """How many, by default."""
     arms: Callable[[int], tuple[Arm, ...]]
-    """Of a run of that many environment steps."""
-    hero: str
+    """Arms of a study whose runs take that many environment steps."""
+    focus: str
     """The arm that the study is about."""
     paper: Mapping[str, Mapping[str, float]] = {}
-    """By row and arm, the paper's return in percent of the dense agent's."""
+    """The paper's return in percent of the dense agent's, by row and arm."""
     figure: str | None = None
     """What is drawn beside learning curves and bars: `buffer` or `sparsity`."""
     search: bool = False
@@ -73,11 +73,11 @@ class Run(NamedTuple):
     row: str
     arm: str
     config: RunConfig
-    """Without the place of another run's masks, where it begins with those."""
+    """Configuration without the place of another run's masks, where it begins with those."""
     ticket: str | None = None
-    """As of its arm."""
+    """Ticket of its arm."""
     teacher: str | None = None
-    """As of its arm."""
+    """Teacher of its arm."""
     conditions: Mapping[str, Any] = {}
     """Settings that all arms share, as far as leaving them out would change a run, and the number of steps: what runs
     must agree in to be compared."""
@@ -223,7 +223,7 @@ STUDIES: dict[str, Study] = {
         rows=(*_TD3_ROWS, *_SAC_ROWS),
         seeds=8,
         arms=_methods,
-        hero="rlx2",
+        focus="rlx2",
         paper=TABLE_2,
     ),
     "table3-topology": Study(
@@ -232,7 +232,7 @@ STUDIES: dict[str, Study] = {
         rows=_TD3_ROWS,
         seeds=8,
         arms=_topologies,
-        hero="rlx2",
+        focus="rlx2",
         paper=_by_row(
             tiny=(93.3, 74.4, 84.1, 28.7),
             ss=(86.1, 84.2, 83.8, 80.2),
@@ -246,7 +246,7 @@ STUDIES: dict[str, Study] = {
         rows=_TD3_ROWS,
         seeds=8,
         arms=_n_steps,
-        hero="3-step",
+        focus="3-step",
         paper=_by_row(
             **{
                 "1_step": (96.5, 77.9, 73.9, 103.9),
@@ -263,7 +263,7 @@ STUDIES: dict[str, Study] = {
         rows=("td3/hopper", "td3/ant"),
         seeds=8,
         arms=_buffers,
-        hero="dynamic",
+        focus="dynamic",
         figure="buffer",
     ),
     "sparsity-curve": Study(
@@ -272,7 +272,7 @@ STUDIES: dict[str, Study] = {
         rows=("td3/hopper", "td3/ant"),
         seeds=8,
         arms=_sparsities,
-        hero="rlx2@0.95",
+        focus="rlx2@0.95",
         figure="sparsity",
     ),
     "tickets": Study(
@@ -286,7 +286,7 @@ STUDIES: dict[str, Study] = {
         rows=("td3/ant",),
         seeds=8,
         arms=_tickets,
-        hero="dynamic",
+        focus="dynamic",
     ),
     "mask-quality": Study(
         title="Masks found by RigL and by RLx2",
@@ -294,7 +294,7 @@ STUDIES: dict[str, Study] = {
         rows=("td3/hopper", "td3/ant"),
         seeds=8,
         arms=_mask_quality,
-        hero="mask-of-rlx2",
+        focus="mask-of-rlx2",
     ),
     "frontier": Study(
         title="The largest sparsity that keeps the return",
@@ -302,7 +302,7 @@ STUDIES: dict[str, Study] = {
         rows=(*_TD3_ROWS, *_SAC_ROWS),
         seeds=8,
         arms=_frontier,
-        hero="rlx2@0.95",
+        focus="rlx2@0.95",
         figure="sparsity",
         search=True,
     ),

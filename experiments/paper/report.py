@@ -73,7 +73,7 @@ class Group(NamedTuple):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Of one of the runs, in what does not concern its arm."""
+        """Configuration of one of the runs, without what its arm sets."""
         return self.lines[-1]["config"]
 
     @property
@@ -102,10 +102,10 @@ class Group(NamedTuple):
         return self.conditions.get(name, getattr(Config(), name))
 
     def values(self, setting: str) -> set[str]:
-        """Of a setting, as JSON: one if all arms share it, and else the arms' own."""
+        """Values of a setting, as JSON: one if all arms share it, and else the arms' own."""
         return {json.dumps(self.conditions.get(setting, line["config"][setting])) for line in self.lines}
 
-    def told(self, setting: str) -> str:
+    def describe_setting(self, setting: str) -> str:
         """What all arms share of a setting, in words if each has its own."""
         shared = self.conditions.get(setting, getattr(Config(), setting))
         if shared is None:
@@ -141,7 +141,8 @@ class Section(NamedTuple):
     def differing(self, variant: Group) -> str:
         """The settings of a variant that are not the section's, those of a whole reading of the method by its name."""
         names = sorted({*self.group.conditions, *variant.conditions})
-        differ = {name: variant.told(name) for name in names if variant.values(name) != self.group.values(name)}
+        names = [name for name in names if variant.values(name) != self.group.values(name)]
+        differ = {name: variant.describe_setting(name) for name in names}
         for preset, settings in presets.READINGS.items():
             if settings and all(differ.get(name) == str(value) for name, value in settings.items()):
                 rest = {name: value for name, value in differ.items() if name not in settings}
@@ -190,7 +191,7 @@ def write(directory: Path, name: str, study: Study) -> None:
 
 
 def digests(directory: Path) -> dict[str, str]:
-    """Of the runs of each section, by how the names of its pictures begin; every picture holds that of its runs."""
+    """Digest of each section's runs, by how the names of its pictures begin; every picture holds that of its runs."""
     return {stem: _digest(section) for section, stem, _ in _layout(store.read(directory))}
 
 
@@ -304,8 +305,8 @@ def _search(group: Group) -> str:
 
 def _conditions(group: Group) -> str:
     c = group.config
-    told = {*SCALED, *SPARSITIES, "backend", "total_steps", "num_envs"}
-    special = [f"`{name}={value}`" for name, value in group.conditions.items() if name not in told]
+    said_elsewhere = {*SCALED, *SPARSITIES, "backend", "total_steps", "num_envs"}
+    special = [f"`{name}={value}`" for name, value in group.conditions.items() if name not in said_elsewhere]
     actor, critic = (f"{100 * group.sparsity(name):g} %" for name in SPARSITIES)
     settings = f"; sparse ones at {actor} in the actor and {critic} in the critics, unless named"
     settings += f"; settings of all arms: {', '.join(special)}" if special else ""
@@ -342,18 +343,18 @@ def _buffers(group: Group) -> str:
 def _table(group: Group, study: Study) -> str:
     arms = group.arms(study)
     paper = group.paper(study)
-    hero = _hero(group, study)
+    focus = _focus(group, study)
     samples = {name: group.sample(name) for name in arms}
-    head = ["arm", "n", "score", "interquartile mean", "% of dense", "paper, %", "difference", f"P({hero} better)"]
-    rows = [[*head, f"p, {hero}", "p, dense", "size", "FLOPs, training", "FLOPs, test", "seeds"]]
+    head = ["arm", "n", "score", "interquartile mean", "% of dense", "paper, %", "difference", f"P({focus} better)"]
+    rows = [[*head, f"p, {focus}", "p, dense", "size", "FLOPs, training", "FLOPs, test", "seeds"]]
     for name, lines in arms.items():
         sample = samples[name]
-        of_hero, of_dense = (None if other == name else samples.get(other) for other in (hero, DENSE))
+        of_focus, of_dense = (None if other == name else samples.get(other) for other in (focus, DENSE))
         relative = None if of_dense is None else _relative(statistics.ratio, sample, of_dense)
-        better = None if of_hero is None else statistics.estimate(statistics.improvement, of_hero, sample)
+        better = None if of_focus is None else statistics.estimate(statistics.improvement, of_focus, sample)
         rows.append(
             [
-                f"**{name}**" if name == hero else name,
+                f"**{name}**" if name == focus else name,
                 _count(lines),
                 _shown(statistics.estimate(statistics.mean, sample)),
                 _shown(statistics.estimate(statistics.iqm, sample)),
@@ -361,7 +362,7 @@ def _table(group: Group, study: Study) -> str:
                 f"{paper[name]:g}" if name in paper else "-",
                 _difference(relative, paper.get(name)),
                 _shown(better, 1, 2),
-                _p_value(sample, of_hero),
+                _p_value(sample, of_focus),
                 _p_value(sample, of_dense),
                 *_costs(lines[0], bool(paper)),
                 _each(sample),
@@ -370,9 +371,9 @@ def _table(group: Group, study: Study) -> str:
     return _markdown_table(rows)
 
 
-def _hero(group: Group, study: Study) -> str:
+def _focus(group: Group, study: Study) -> str:
     """The arm that a group is about."""
-    return study.hero if group.kind == store.LEARNING else f"clone-{study.hero}"
+    return study.focus if group.kind == store.LEARNING else f"clone-{study.focus}"
 
 
 def _relative(
@@ -383,7 +384,7 @@ def _relative(
 
 
 def _p_value(sample: statistics.Sample, other: statistics.Sample | None) -> str:
-    """Of the permutation test; one run alone has none."""
+    """P-value of the permutation test; one run alone has none."""
     if other is None or min(sample[0].size, other[0].size) == 1:
         return "-"
     p = statistics.permutation(sample, other)
@@ -419,7 +420,7 @@ def _across(found: Sequence[Group], study: Study) -> list[str]:
 def _together(members: Sequence[Group], study: Study) -> str:
     arms = members[0].arms(study)
     dense = [group.sample(DENSE)[0] for group in members]
-    hero = [group.sample(study.hero)[0] for group in members] if study.hero in arms else None
+    focus = [group.sample(study.focus)[0] for group in members] if study.focus in arms else None
     head = [
         "arm",
         "runs",
@@ -427,13 +428,13 @@ def _together(members: Sequence[Group], study: Study) -> str:
         "paper, mean of tasks",
         "interquartile mean of runs, % of dense, tasks weighing the same",
     ]
-    rows = [[*head, f"P({study.hero} better)"]]
+    rows = [[*head, f"P({study.focus} better)"]]
     for name in arms:
         samples = [group.sample(name)[0] for group in members]
         paper = [group.paper(study).get(name) for group in members]
         better = None
-        if hero is not None and name != study.hero:
-            better = statistics.estimate(statistics.improvement, hero, samples)
+        if focus is not None and name != study.focus:
+            better = statistics.estimate(statistics.improvement, focus, samples)
         rows.append(
             [
                 name,
@@ -465,14 +466,14 @@ def _pictures(section: Section, study: Study, title: str) -> dict[str, Figure]:
     arms = group.arms(study)
     estimates = {name: statistics.estimate(statistics.mean, group.sample(name)) for name in arms}
     if study.figure == "sparsity":
-        shown = {name: lines for name, lines in arms.items() if name in (DENSE, study.hero)} or arms
+        shown = {name: lines for name, lines in arms.items() if name in (DENSE, study.focus)} or arms
     elif group.kind == store.CLONING:
         # The teacher's course is one of environment steps; its score is the line.
         shown = {name: lines for name, lines in arms.items() if name != DENSE}
     else:
         shown = arms
     names = [arm.name for arm in study.arms(group.config["total_steps"])]
-    colors = figures.arm_colors(names, _hero(group, study))
+    colors = figures.arm_colors(names, _focus(group, study))
     found = {"": figures.draw_arms(shown, estimates, estimates.get(DENSE), title, colors)}
     if study.figure == "buffer":
         kept = {name: lines for name, lines in arms.items() if name != DENSE}
@@ -489,7 +490,7 @@ def _picture_of_variants(section: Section, study: Study, title: str) -> Figure:
     """Each arm that has variants, as it is in the section, and these beside it."""
     group = section.group
     names = [arm.name for arm in study.arms(group.config["total_steps"])]
-    of_arm = figures.arm_colors(names, _hero(group, study))
+    of_arm = figures.arm_colors(names, _focus(group, study))
     shown: dict[str, Sequence[Line]] = {}
     colors: dict[str, str] = {}
     estimates: dict[str, Estimate] = {}
@@ -526,7 +527,7 @@ def _titles(found: Sequence[Group]) -> list[str]:
         others = [other for other, same in zip(found, plain, strict=True) if same == title]
         settings = sorted({name for other in others for name in other.conditions})
         differ = [name for name in settings if any(other.values(name) != group.values(name) for other in others)]
-        titles.append(", ".join([title, *(f"{name} {group.told(name)}" for name in differ)]))
+        titles.append(", ".join([title, *(f"{name} {group.describe_setting(name)}" for name in differ)]))
     return titles
 
 

@@ -1,6 +1,6 @@
 """Running a study: what is missing is trained and recorded, in an order in which every run finds what it starts from.
 
-    conduct = row after row,
+    run_study = row after row,
         stage after stage: runs that need nothing; runs that begin with masks or a teacher which those left; ...
             sweep what no study has recorded; record each run when it is at its end
             clones of trained agents, recorded likewise
@@ -36,20 +36,20 @@ class Place(NamedTuple):
     """Where a study keeps what."""
 
     directory: Path
-    """Of its records, beside those of the other studies, and named like the study."""
+    """Directory of its records, beside those of the other studies, and named like the study."""
     workdir: Path
-    """Of its runs' own files."""
+    """Directory of its runs' own files."""
     parallel: str
-    """As for `sweeps.sweep`."""
+    """Way of running in parallel, as for `sweeps.sweep`."""
     workers: int | None = None
-    """As for `sweeps.sweep`."""
+    """Processes at once, as for `sweeps.sweep`."""
 
 
 class _StoppedError(Exception):
     """A sweep or a clone was asked to stop, so nothing else is to begin."""
 
 
-def conduct(study: Study, runs: Sequence[Run], place: Place, say: Callable[[str], None]) -> bool:
+def run_study(study: Study, runs: Sequence[Run], place: Place, say: Callable[[str], None]) -> bool:
     """Train and record what is missing; false if it was asked to stop, or a worker died, which keeps no other run.
 
     Args:

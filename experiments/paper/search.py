@@ -32,7 +32,7 @@ TOLERANCE = 0.97
 """Share of the dense agent's return that has to be kept."""
 
 CONFIDENCE = 0.95
-"""Of a step that is decided, with all its looks."""
+"""Confidence of a step that is decided, with all its looks."""
 
 FIRST_SEEDS = 5
 """Before anything is decided: of fewer no interval can be trusted."""
@@ -46,10 +46,10 @@ class Step(NamedTuple):
 
     sparsity: float
     ratio: Estimate
-    """Of the dense agent's score, with the interval that the step was decided by."""
+    """Ratio to the dense agent's score, with the interval that the step was decided by."""
     kept: bool
     decided: bool
-    """By the interval; else by the ratio, with all seeds there are."""
+    """Whether the interval decided; else the ratio does, with all seeds there are."""
 
 
 class Search(NamedTuple):

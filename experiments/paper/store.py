@@ -55,7 +55,7 @@ KINDS: Mapping[str, Any] = {
     "seed": int,
     "diverged": bool,
 }
-"""Of the values of a line, which reports count on."""
+"""Types of the values of a line, which reports count on."""
 
 MEND = "restore it from its repository"
 
@@ -139,7 +139,7 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
 
 
 def known(root: Path) -> dict[str, Line]:
-    """By identity, the runs that any study under a directory has recorded."""
+    """Runs that any study under a directory has recorded, by identity."""
     found: dict[str, Line] = {}
     for path in sorted(root.glob(f"*/{FILE}")):
         for line in read(path.parent):
@@ -185,12 +185,12 @@ follows from its arm."""
 
 
 def name_of(line: Line) -> Name:
-    """Of a recorded run."""
+    """Name of a recorded run."""
     return _name(line["row"], line["arm"], line["conditions"], line["config"])
 
 
 def name_of_run(run: Run) -> Name:
-    """Of a run."""
+    """Name of a run."""
     return _name(run.row, run.arm, run.conditions, run.config.to_dict())
 
 

@@ -21,7 +21,7 @@ from rlx2_jax.config import HParams, RunConfig, methods
 from rlx2_jax.config.registry import Defaults, Passes
 from rlx2_jax.networks import Net, SparseNetwork, forms, masking, own, structure
 from rlx2_jax.replay.buffer import Batch
-from rlx2_jax.runtime.devices import Share
+from rlx2_jax.runtime.devices import DataParallel
 
 T = TypeVar("T")
 
@@ -38,13 +38,13 @@ class FoundMasks(NamedTuple):
     """A network's masks from another run."""
 
     initial: masking.Masks
-    """With which that run began."""
+    """Masks that run began with."""
     final: masking.Masks
-    """With which it ended, and this one begins."""
+    """Masks it ended with, and this one begins with."""
 
 
 Found = Mapping[str, FoundMasks]
-"""By network: `actor`, `critic`."""
+"""Masks from another run by network: `actor`, `critic`."""
 
 
 class AgentState(flax.struct.PyTreeNode):
@@ -146,9 +146,9 @@ class OffPolicyAgent:
         """
 
     @property
-    def share(self) -> Share:
+    def devices(self) -> DataParallel:
         """The devices that share the work of a batch."""
-        return Share(self.config.data_parallel)
+        return DataParallel(self.config.data_parallel)
 
     def mode(self, actor: SparseNetwork, observation: jax.Array) -> jax.Array:
         """Deterministic action `[..., A]` at observations `[..., O]`."""
@@ -206,7 +206,7 @@ class OffPolicyAgent:
 
         def critic_update(state: AgentState, item: tuple[Batch, Any]) -> tuple[AgentState, tuple[jax.Array, jax.Array]]:
             (loss, q), gradient = self._critic_gradient(state, *item, now)
-            critic = state.critic.descend(gradient, hparams.critic_lr)
+            critic = state.critic.apply_gradients(gradient, hparams.critic_lr)
             critic = critic.polyak(hparams.tau) if self.polyak_every_update else critic
             return state.replace(critic=critic), (loss, q)
 
@@ -214,16 +214,16 @@ class OffPolicyAgent:
             if delay > WRITTEN_OUT:
                 state, totals = jax.lax.scan(critic_update, state, items)
                 total_loss, total_q = jax.tree.map(jnp.sum, totals)
-                last = at(items, -1)
+                last = tree_index(items, -1)
             else:
                 total_loss = total_q = jnp.zeros(())
                 for i in range(delay):
-                    last = at(items, i)
+                    last = tree_index(items, i)
                     state, (loss, q) = critic_update(state, last)
                     total_loss, total_q = total_loss + loss, total_q + q
             (loss, aside), gradient = self._actor_gradient(state, *last, now)
             state, further = self.after_actor(state, aside, now)
-            actor, critic = state.actor.descend(gradient, hparams.actor_lr).polyak(hparams.tau), state.critic
+            actor, critic = state.actor.apply_gradients(gradient, hparams.actor_lr).polyak(hparams.tau), state.critic
             state = state.replace(
                 actor=actor, critic=critic if self.polyak_every_update else critic.polyak(hparams.tau)
             )
@@ -258,11 +258,11 @@ class OffPolicyAgent:
 
     def _critic_gradient(self, state: AgentState, batch: Batch, noise: Any, now: Now) -> tuple[Any, Any]:
         of = jax.value_and_grad(self.critic_loss, has_aux=True)
-        return self.share.mean(of(state.critic.params, state, batch, noise, now))
+        return self.devices.mean(of(state.critic.params, state, batch, noise, now))
 
     def _actor_gradient(self, state: AgentState, batch: Batch, noise: Any, now: Now) -> tuple[Any, Any]:
         of = jax.value_and_grad(self.actor_loss, has_aux=True)
-        return self.share.mean(of(state.actor.params, state, batch, noise, now))
+        return self.devices.mean(of(state.actor.params, state, batch, noise, now))
 
 
 def create(
@@ -297,12 +297,12 @@ def create(
     return forms.fresh(sparse, mask, first_target if target else None, net)
 
 
-def weighted_mean(values: jax.Array, weight: jax.Array) -> jax.Array:
+def masked_mean(values: jax.Array, weight: jax.Array) -> jax.Array:
     """Mean over the batch, in which transitions of weight 0 count as zeros."""
     return jnp.mean(values * weight)
 
 
-def at(stacked: T, index: int) -> T:
+def tree_index(stacked: T, index: int) -> T:
     """One of several stacked trees."""
     return jax.tree.map(lambda x: x[index], stacked)
 

@@ -24,7 +24,7 @@ DROPOUT = 0.01
 
 
 class Noise(sac.Noise):
-    """With keys for what is left out."""
+    """SAC's noise, and keys for the units that dropout leaves out."""
 
     dropout: jax.Array
     """`[..., 2, 2]`: keys of each update, for the critics and for their targets."""

@@ -41,15 +41,15 @@ class Noise(flax.struct.PyTreeNode):
     """`[..., B, A]`, of the actor's own step."""
 
 
-class State(base.AgentState):
-    """With the temperature."""
+class SACState(base.AgentState):
+    """Actor, critics and the temperature."""
 
     log_alpha: jax.Array
     """Its logarithm, scalar."""
     alpha_adam: optax.ScaleByAdamState
 
     def learned(self) -> tuple[Any, ...]:
-        """With the temperature."""
+        """All that is learned, the temperature too."""
         return *super().learned(), self.log_alpha
 
 
@@ -65,10 +65,10 @@ class SAC(base.OffPolicyAgent):
         """Mean and log standard deviation of each entry of an action."""
         return 2 * action_size
 
-    def begin(self, actor: SparseNetwork, critic: SparseNetwork) -> State:
+    def begin(self, actor: SparseNetwork, critic: SparseNetwork) -> SACState:
         """The state with these networks, the temperature at 1."""
         log_alpha = jnp.zeros(())
-        return State(actor=actor, critic=critic, log_alpha=log_alpha, alpha_adam=kernels.ADAM.init(log_alpha))
+        return SACState(actor=actor, critic=critic, log_alpha=log_alpha, alpha_adam=kernels.ADAM.init(log_alpha))
 
     @staticmethod
     def act(output: jax.Array) -> jax.Array:
@@ -81,7 +81,7 @@ class SAC(base.OffPolicyAgent):
         keys = jax.random.split(kernels.fast_key(key), 3)
         shapes = shape, (*between[:-1], self.action_size), shape
         axis = len(shape) - 2
-        drawn = (self.share.normal(k, s, axis) for k, s in zip(keys, shapes, strict=True))
+        drawn = (self.devices.normal(k, s, axis) for k, s in zip(keys, shapes, strict=True))
         return Noise(**dict(zip(("next", "between", "policy"), drawn, strict=True)))
 
     def critic_loss(
@@ -90,11 +90,11 @@ class SAC(base.OffPolicyAgent):
         """`mean (Q_i(s, a) - y)^2`, summed over both critics."""
         target = self.target(state, batch, noise, now)
         q = self.q(params, state, batch, noise)
-        return base.weighted_mean(((q - target) ** 2).sum(0), batch.weight), q.mean()
+        return base.masked_mean(((q - target) ** 2).sum(0), batch.weight), q.mean()
 
     def target(self, state: base.AgentState, batch: Batch, noise: Noise, now: base.Now) -> jax.Array:
         """The soft multi-step target y, `[B]`, without a gradient."""
-        assert isinstance(state, State)
+        assert isinstance(state, SACState)
         alpha, actor = jnp.exp(state.log_alpha), state.actor
         action, log_prob = sample(actor, actor.params, batch.next_observation, noise.next)
         next_q = self.target_q(state, batch.next_observation, action, noise).min(0)
@@ -127,11 +127,11 @@ class SAC(base.OffPolicyAgent):
         self, params: networks.Params, state: base.AgentState, batch: Batch, noise: Noise, now: base.Now
     ) -> tuple[jax.Array, jax.Array]:
         """`mean alpha log pi(a | s) - min_i Q_i(s, a)`, and the mean of `log pi(a | s) + target entropy`."""
-        assert isinstance(state, State)
+        assert isinstance(state, SACState)
         action, log_prob = sample(state.actor, params, batch.observation, noise.policy)
         q = self.value(state.critic.apply(state.critic.params, batch.observation, action)[..., 0])
-        loss = base.weighted_mean(jnp.exp(state.log_alpha) * log_prob - q, batch.weight)
-        return loss, base.weighted_mean(log_prob + self.target_entropy, batch.weight)
+        loss = base.masked_mean(jnp.exp(state.log_alpha) * log_prob - q, batch.weight)
+        return loss, base.masked_mean(log_prob + self.target_entropy, batch.weight)
 
     def value(self, q: jax.Array) -> jax.Array:
         """What the actor ascends, `[B]`, of both critics' values `[2, B]`."""
@@ -141,7 +141,7 @@ class SAC(base.OffPolicyAgent):
         self, state: base.AgentState, aside: jax.Array, now: base.Now
     ) -> tuple[base.AgentState, base.Metrics]:
         """The temperature's step: d/d(log alpha) of `-log_alpha * excess` is `-excess`."""
-        assert isinstance(state, State)
+        assert isinstance(state, SACState)
         alpha_step, alpha_adam = kernels.ADAM.update(-aside, state.alpha_adam)
         log_alpha = state.log_alpha - now.hparams.alpha_lr * alpha_step
         state = state.replace(log_alpha=log_alpha, alpha_adam=alpha_adam)
@@ -161,7 +161,7 @@ class SAC(base.OffPolicyAgent):
 
     @property
     def target_entropy(self) -> float:
-        """In nats."""
+        """Entropy in nats that the temperature aims at."""
         return -float(self.action_size)
 
 

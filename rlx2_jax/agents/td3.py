@@ -37,7 +37,7 @@ class TD3(base.OffPolicyAgent):
 
     def draw(self, key: jax.Array, batches: Batch) -> jax.Array:
         """Standard normal noise of the target actions, `[..., B, A]`."""
-        return self.share.normal(kernels.fast_key(key), batches.action.shape, axis=batches.action.ndim - 2)
+        return self.devices.normal(kernels.fast_key(key), batches.action.shape, axis=batches.action.ndim - 2)
 
     def unchanging(self, state: base.AgentState) -> SparseNetwork:
         """The first critic, for its links."""
@@ -53,16 +53,16 @@ class TD3(base.OffPolicyAgent):
         next_q = critic.apply(critic.target, batch.next_observation, action)[..., 0].min(0)
         target = batch.partial_return + batch.bootstrap_discount * next_q
         q = critic.apply(params, batch.observation, batch.action)[..., 0]
-        return base.weighted_mean(((q - target) ** 2).sum(0), batch.weight), q.mean()
+        return base.masked_mean(((q - target) ** 2).sum(0), batch.weight), q.mean()
 
     def actor_loss(
         self, params: networks.Params, state: base.AgentState, batch: Batch, noise: jax.Array, now: base.Now
     ) -> tuple[jax.Array, None]:
         """`mean -Q_1(s, pi(s))`."""
         action = self.act(state.actor.apply(params, batch.observation))
-        first = base.at(state.critic.params, 0)
+        first = base.tree_index(state.critic.params, 0)
         q = now.unchanging.apply(first, batch.observation, action)[..., 0]
-        return -base.weighted_mean(q, batch.weight), None
+        return -base.masked_mean(q, batch.weight), None
 
     def explore(
         self, state: base.AgentState, observation: jax.Array, key: jax.Array, hparams: HParams

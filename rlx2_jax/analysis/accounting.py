@@ -96,11 +96,11 @@ class Account:
     """The same without the input gradients of first matrices, which are never formed."""
     flops_train_exact_ratio: float
     bytes_state: int
-    """Of `AgentState`, masked-dense: float32 values, targets and Adam moments, 1-byte masks."""
+    """Bytes of `AgentState`, masked-dense: float32 values, targets and Adam moments, 1-byte masks."""
     bytes_packed: int
     """The same of a packed run."""
     bytes_replay: int
-    """Of the replay ring."""
+    """Bytes of the replay ring."""
 
 
 def account(config: Config, observation_size: int, action_size: int) -> Account:
@@ -153,7 +153,7 @@ class _Network:
 
     structure: Structure
     links: tuple[int, ...]
-    """Of each matrix."""
+    """Links of each matrix."""
 
     @classmethod
     def of(cls, found: Structure) -> _Network:
@@ -177,15 +177,15 @@ class _Network:
 
     @property
     def total_links(self) -> int:
-        """Of all matrices: the multiply-adds of one forward pass."""
+        """Links of all matrices: the multiply-adds of one forward pass."""
         return sum(self.links)
 
     def bytes_state(self, *, target: bool) -> int:
-        """As arrays of the full shapes: value, two moments, maybe a target, a mask (biases too)."""
+        """Bytes as arrays of the full shapes: value, two moments, maybe a target, a mask (biases too)."""
         return (sum(self.weights) + self.structure.others_held) * ((3 + target) * FLOAT_BYTES + 1)
 
     def bytes_packed(self, *, target: bool) -> int:
-        """As vectors of links and biases, with the index arrays of `kernels.packing.Links` for each matrix."""
+        """Bytes as vectors of links and biases, with each matrix's `kernels.packing.SparseIndices`."""
         values = (self.total_links + self.structure.others_held) * (3 + target) * FLOAT_BYTES
         indices = 3 * self.total_links + sum(i + o + 2 for i, o in self.structure.shapes)
         return values + indices * INDEX_BYTES

@@ -26,7 +26,7 @@ from rlx2_jax.runtime import compilation
 flags.disclaim_key_flags()  # What is defined through this module belongs to the launcher that asks for it.
 
 MOST_SEEDS = 10_000
-"""In one command."""
+"""Largest number of seeds in one command."""
 
 HELP = frozenset({"-h", "-?", "-help", "--help", "--helpshort", "--helpfull"})
 
@@ -332,7 +332,7 @@ def _help(program: str) -> str:
 
 
 def _type(name: str) -> type:
-    """Of a field's values: bool, int, float, str or tuple (of whole numbers)."""
+    """Type of a field's values: bool, int, float, str or tuple (of whole numbers)."""
     annotation = typing.get_type_hints(Config)[name]
     if isinstance(annotation, types.UnionType):
         annotation = next(a for a in typing.get_args(annotation) if a is not type(None))

@@ -24,7 +24,7 @@ class Environment(Protocol):
     """A task. Actions lie in [-1, 1] and arrive clipped. Equal ones are one task, for which a program is made once."""
 
     def __hash__(self) -> int:
-        """As of any object."""
+        """Hash of the object itself, as of any other."""
 
     @property
     def observation_size(self) -> int:

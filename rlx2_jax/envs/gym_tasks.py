@@ -87,7 +87,7 @@ class Task:
         return 0.0
 
     def reward(self, fields: Fields, ctrl: jax.Array) -> jax.Array:
-        """Of a step that ended at these fields, made with these controls."""
+        """Reward of a step that ended at these fields, made with these controls."""
         c = self.constants
         # Up to version 4, a step that ends in a fall is paid as if it did not.
         paid = self.healthy(fields) if self.version >= 5 else True
@@ -160,13 +160,13 @@ class Ant(Task):
         return seen if self.version == 4 else jnp.concatenate([seen, self._forces(fields)[1:].ravel()])
 
     def healthy(self, fields: Fields) -> jax.Array:
-        """In one piece, and neither fallen nor jumping."""
+        """Whether all is finite, and the torso neither fallen nor jumping."""
         low, high = self.constants.healthy_z_range
         finite = jnp.isfinite(fields.qpos).all() & jnp.isfinite(fields.qvel).all()
         return finite & (low <= fields.qpos[2]) & (fields.qpos[2] <= high)
 
     def contact_cost(self, fields: Fields) -> jax.Array | float:
-        """Of all forces, clipped."""
+        """Cost of all contact forces, each clipped."""
         if self.version < 5:
             return 0.0
         return self.constants.contact_cost_weight * jnp.sum(self._forces(fields) ** 2)
@@ -202,7 +202,7 @@ class Humanoid(Task):
         return (low < fields.qpos[2]) & (fields.qpos[2] < high)
 
     def contact_cost(self, fields: Fields) -> jax.Array | float:
-        """Of all forces, up to a limit."""
+        """Cost of all contact forces, up to a limit."""
         if self.version < 5:
             return 0.0
         assert fields.cfrc_ext is not None
@@ -216,7 +216,7 @@ class InvertedPendulum(Task):
     hidden = 0
 
     def healthy(self, fields: Fields) -> jax.Array:
-        """Within 0.2 radians of upright."""
+        """Whether it is within 0.2 radians of upright."""
         return jnp.isfinite(self.observation(fields)).all() & (jnp.abs(fields.qpos[1]) <= 0.2)
 
     def reward(self, fields: Fields, ctrl: jax.Array) -> jax.Array:

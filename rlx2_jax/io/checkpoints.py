@@ -285,7 +285,7 @@ def _numbers(names: Iterable[str]) -> list[int]:
 
 
 def _hashes(directory: Path) -> dict[str, str | None]:
-    """Of every file but hidden ones: those are not Orbax's, but of the system beneath."""
+    """Hash of every file but hidden ones: those are not Orbax's, but of the system beneath."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {path.relative_to(directory).as_posix(): _hash(path) for path in paths}
 

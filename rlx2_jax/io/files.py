@@ -20,8 +20,8 @@ from typing import Any
 
 from rlx2_jax.errors import FileError
 
-ASIDE = ".tmp"
-"""What the name of a file that is not yet whole ends with."""
+TEMPORARY = ".tmp"
+"""Suffix of the name of a file that is not yet whole."""
 
 FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 """Errors that more space would mend."""
@@ -68,7 +68,7 @@ def write_bytes(path: Path, data: bytes) -> None:
       FileError: it cannot be written, or something else than a file stands there.
     """
     target = Path(os.path.realpath(path))
-    aside = target.with_name(f".{target.name}.{os.getpid()}{ASIDE}")
+    aside = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY}")
     with writing(path):
         _require_file(target, "name another place")
         try:
@@ -86,8 +86,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 def remove_unfinished(path: Path) -> None:
     """Remove what a process that was killed while it wrote a file has left beside it; none may be writing it."""
     with writing(path):
-        for aside in path.parent.glob(f".{path.name}.*{ASIDE}"):
-            if aside.name.removeprefix(f".{path.name}.").removesuffix(ASIDE).isdecimal():
+        for aside in path.parent.glob(f".{path.name}.*{TEMPORARY}"):
+            if aside.name.removeprefix(f".{path.name}.").removesuffix(TEMPORARY).isdecimal():
                 aside.unlink(missing_ok=True)
 
 

@@ -42,7 +42,7 @@ def command() -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """Of the package's repository, marked if its code differs from it; None if there is none."""
+    """Commit of the package's repository, marked if the code differs from it; None if there is none."""
     home = Path(__file__).parents[2]
 
     def git(*arguments: str) -> str:
@@ -83,7 +83,7 @@ def processor() -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of Python, this package and those it stands on."""
+    """Versions of Python, this package and those it stands on."""
     found = {"python": sys.version.split()[0], "rlx2-jax": __version__}
     for name in STACK:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

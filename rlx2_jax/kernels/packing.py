@@ -1,8 +1,8 @@
-"""Links: a packed matrix's index arrays, and the exact conversions between masked and packed.
+"""A packed matrix's index arrays, and the exact conversions between masked and packed.
 
 A masked matrix `[in, out]` holds zeros where links are absent; a packed one holds its links' values alone, `[links]`,
-beside the `Links` that say where they stand. They are stored by output, inputs increasing within one, which makes the
-packed form of a mask unique:
+beside the `SparseIndices` that say where they stand. They are stored by output, inputs increasing within one, which
+makes the packed form of a mask unique:
 
     values  [ v0  v1 | v2 | v3  v4  v5 ]         row_start [0, 2, 3, 6]
     inputs  [  0   7 |  2 |  1   2   9 ]
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from rlx2_jax.runtime import native
 
 
-class Links(flax.struct.PyTreeNode):
+class SparseIndices(flax.struct.PyTreeNode):
     """Where the links of one matrix `[in, out]` stand; twin critics have a leading axis on every field. All int32."""
 
     row_start: jax.Array
@@ -44,21 +44,21 @@ class Links(flax.struct.PyTreeNode):
         return self.column_start.shape[-1] - 1, self.row_start.shape[-1] - 1
 
     @property
-    def count(self) -> int:
+    def nnz(self) -> int:
         """Links of one matrix."""
         return int(self.inputs.shape[-1])
 
 
-def from_mask(mask: jax.Array, count: int) -> Links:
+def from_mask(mask: jax.Array, count: int) -> SparseIndices:
     """The links of a boolean matrix `[in, out]` that has exactly `count` of them."""
     if native.available():
         rows, columns = mask.shape
         shapes = [jax.ShapeDtypeStruct((n,), jnp.int32) for n in (columns + 1, count, rows + 1, count, count)]
-        return Links(*jax.ffi.ffi_call(native.INDEX_LINKS, shapes, vmap_method="expand_dims")(mask))
+        return SparseIndices(*jax.ffi.ffi_call(native.INDEX_LINKS, shapes, vmap_method="expand_dims")(mask))
     return _from_mask(mask, count)
 
 
-def _from_mask(mask: jax.Array, count: int) -> Links:
+def _from_mask(mask: jax.Array, count: int) -> SparseIndices:
     before_in_column, per_output = _count_before(mask)
     before_in_row, per_input = _count_before(mask.T)
     row_start, column_start = _starts(per_output), _starts(per_input)
@@ -67,7 +67,7 @@ def _from_mask(mask: jax.Array, count: int) -> Links:
     index_of = lambda axis: jax.lax.broadcasted_iota(jnp.int32, mask.shape, axis)
     # Absent entries are sent past the end, where nothing is written.
     place = lambda where, values: jnp.zeros(count, jnp.int32).at[where].set(values, mode="drop")
-    return Links(
+    return SparseIndices(
         row_start=row_start,
         inputs=place(jnp.where(mask, by_output, count), index_of(0)),
         column_start=column_start,
@@ -76,17 +76,17 @@ def _from_mask(mask: jax.Array, count: int) -> Links:
     )
 
 
-def to_mask(links: Links) -> jax.Array:
+def to_mask(links: SparseIndices) -> jax.Array:
     """The boolean matrix `[in, out]` of the links; inverse of `from_mask`."""
     return jnp.zeros(links.shape, bool).at[links.inputs, outputs_by_output(links)].set(True)
 
 
-def pack(matrix: jax.Array, links: Links) -> jax.Array:
+def pack(matrix: jax.Array, links: SparseIndices) -> jax.Array:
     """The entries of a matrix `[in, out]` on the links: `[links]`, by output."""
     return matrix[links.inputs, outputs_by_output(links)]
 
 
-def unpack(values: jax.Array, links: Links) -> jax.Array:
+def unpack(values: jax.Array, links: SparseIndices) -> jax.Array:
     """The matrix `[in, out]` with the given values on the links and zeros elsewhere; inverse of `pack`."""
     return jnp.zeros(links.shape, values.dtype).at[links.inputs, outputs_by_output(links)].set(values)
 
@@ -104,23 +104,23 @@ class LayerValues(NamedTuple):
     """Likewise."""
 
 
-def layout(links: Sequence[Links], *, normalised: bool = False) -> list[tuple[int, ...]]:
+def layout(links: Sequence[SparseIndices], *, normalised: bool = False) -> list[tuple[int, ...]]:
     """Sizes of the parts that a vector of parameters holds of each layer in turn.
 
     They are values and bias, and of the hidden layers, all but the last, of a normalised network scale and offset.
     """
     hidden = len(links) - 1 if normalised else 0
-    return [(link.count, *(3 if i < hidden else 1) * (link.shape[1],)) for i, link in enumerate(links)]
+    return [(link.nnz, *(3 if i < hidden else 1) * (link.shape[1],)) for i, link in enumerate(links)]
 
 
-def split(vector: jax.Array, links: Sequence[Links], *, normalised: bool = False) -> list[LayerValues]:
+def split(vector: jax.Array, links: Sequence[SparseIndices], *, normalised: bool = False) -> list[LayerValues]:
     """The parts of each layer, from the vector that holds them in turn."""
     sizes = layout(links, normalised=normalised)
     parts = iter(jnp.split(vector, list(itertools.accumulate(itertools.chain(*sizes)))[:-1]))
     return [LayerValues(*itertools.islice(parts, len(layer))) for layer in sizes]
 
 
-def outputs_by_output(links: Links) -> jax.Array:
+def outputs_by_output(links: SparseIndices) -> jax.Array:
     """`[links]`: the output of each link, in the order of the values."""
     return jnp.zeros_like(links.outputs).at[links.order].set(links.outputs)
 

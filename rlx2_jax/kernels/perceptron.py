@@ -32,7 +32,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from rlx2_jax.kernels import packing
-from rlx2_jax.kernels.packing import Links
+from rlx2_jax.kernels.packing import SparseIndices
 from rlx2_jax.runtime import native, numerics
 
 EPSILON = 1e-6
@@ -42,7 +42,7 @@ EPSILON = 1e-6
 @numerics.by_usual_rules
 def perceptron(
     params: jax.Array,
-    links: Sequence[Links],
+    links: Sequence[SparseIndices],
     *inputs: jax.Array,
     normalised: bool = False,
     implementation: str = "auto",
@@ -77,7 +77,7 @@ def perceptron(
     return _native(how, params, links, flat).reshape(*leading, outputs)
 
 
-def _check(params: jax.Array, links: tuple[Links, ...], inputs: tuple[jax.Array, ...], normalised: bool) -> None:
+def _check(params: jax.Array, links: Sequence[SparseIndices], inputs: tuple[jax.Array, ...], normalised: bool) -> None:
     if not links or not inputs:
         raise ValueError("a perceptron needs at least one layer of links and one input.")
     if len({x.shape[:-1] for x in inputs}) > 1 or not all(x.ndim for x in inputs):
@@ -99,7 +99,7 @@ def _check(params: jax.Array, links: tuple[Links, ...], inputs: tuple[jax.Array,
             raise ValueError(f"packed compute takes int32 indices, not {leaf.dtype}.")
 
 
-def _portable(params: jax.Array, links: tuple[Links, ...], x: jax.Array, normalised: bool) -> jax.Array:
+def _portable(params: jax.Array, links: tuple[SparseIndices, ...], x: jax.Array, normalised: bool) -> jax.Array:
     layers = packing.split(params, links, normalised=normalised)
     for i, (link, layer) in enumerate(zip(links, layers, strict=True)):
         x = x @ packing.unpack(layer.values, link) + layer.bias
@@ -123,12 +123,12 @@ class _How(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _native(how: _How, params: jax.Array, links: tuple[Links, ...], inputs: tuple[jax.Array, ...]) -> jax.Array:
+def _native(how: _How, params: jax.Array, links: tuple[SparseIndices, ...], inputs: tuple[jax.Array, ...]) -> jax.Array:
     return _forward(how, params, links, inputs, keep=False)[0]
 
 
 def _forward(
-    how: _How, params: jax.Array, links: tuple[Links, ...], inputs: tuple[jax.Array, ...], *, keep: bool
+    how: _How, params: jax.Array, links: tuple[SparseIndices, ...], inputs: tuple[jax.Array, ...], *, keep: bool
 ) -> Sequence[jax.Array]:
     """`[y]`, and what the backward pass needs if it is to be kept."""
     batch = inputs[0].shape[0]
@@ -151,7 +151,7 @@ class _Static(NamedTuple):
     inputs: tuple[bool, ...]
     """The same of each input."""
     sizes: tuple[int, ...]
-    """Of the inputs."""
+    """Columns of each input."""
 
 
 def _native_forward(how: _How, params: Any, links: Any, inputs: Any) -> tuple[jax.Array, Any]:

@@ -21,7 +21,7 @@ import optax
 
 from rlx2_jax import kernels
 from rlx2_jax.kernels import packing
-from rlx2_jax.kernels.packing import Links
+from rlx2_jax.kernels.packing import SparseIndices
 from rlx2_jax.networks import masking
 from rlx2_jax.networks.masking import Masks
 from rlx2_jax.networks.modules import Net, Params
@@ -45,7 +45,7 @@ class Masked(flax.struct.PyTreeNode):
         """Output `[..., outputs]` (twins `[2, ..., outputs]`) for parameters or targets, inputs `[..., size]` each."""
         return self.net.apply(params, *inputs)
 
-    def descend(self, gradient: Params, step_size: jax.Array) -> Masked:
+    def apply_gradients(self, gradient: Params, step_size: jax.Array) -> Masked:
         """One Adam step along the dense gradient's entries on the mask."""
         direction, adam = kernels.ADAM.update(self._masked(gradient), self.adam)
         moved = jax.tree.map(lambda p, d: p - step_size * d, self.params, direction)
@@ -148,8 +148,8 @@ class Packed(flax.struct.PyTreeNode):
     """A perceptron reduced to its links: parameters, target and moments are one vector each, `[parameters]`."""
 
     params: jax.Array
-    links: tuple[Links, ...]
-    """Of each matrix, input to output. How many there are is a shape; which they are is data."""
+    links: tuple[SparseIndices, ...]
+    """Index arrays of each matrix, input to output. How many links there are is a shape; which they are is data."""
     target: jax.Array
     """Polyak average of the parameters; None where the algorithm has none."""
     adam: optax.ScaleByAdamState
@@ -158,7 +158,7 @@ class Packed(flax.struct.PyTreeNode):
     @property
     def counts(self) -> tuple[int, ...]:
         """Links of each matrix, input to output."""
-        return tuple(links.count for links in self.links)
+        return tuple(links.nnz for links in self.links)
 
     def apply(self, params: jax.Array, *inputs: jax.Array) -> jax.Array:
         """Output, as of `Masked.apply`."""
@@ -166,7 +166,7 @@ class Packed(flax.struct.PyTreeNode):
         one = lambda params, links: kernels.perceptron(params, links, *inputs, normalised=normalised)
         return trees.over(params.ndim - 1, one)(params, self.links)
 
-    def descend(self, gradient: jax.Array, step_size: jax.Array) -> Packed:
+    def apply_gradients(self, gradient: jax.Array, step_size: jax.Array) -> Packed:
         """One Adam step."""
         params, adam = kernels.adam_step(self.params, gradient, self.adam, step_size)
         return self.replace(params=params, adam=adam)
@@ -214,27 +214,27 @@ def _convert(network: Any, form: type, where: dict[str, Any], convert: Callable[
     )
 
 
-def links_of(masks: Masks, counts: Sequence[int]) -> tuple[Links, ...]:
-    """Boolean masks as `Links`, given how many links each matrix has, in order."""
+def links_of(masks: Masks, counts: Sequence[int]) -> tuple[SparseIndices, ...]:
+    """Boolean masks as `SparseIndices`, given how many links each matrix has, in order."""
     return tuple(
         masking.per_matrix(lambda mask, count=count: packing.from_mask(mask, count))(mask)
         for mask, count in zip(masking.kernels(masks), counts, strict=True)
     )
 
 
-def masks_of(links: tuple[Links, ...]) -> list[jax.Array]:
+def masks_of(links: tuple[SparseIndices, ...]) -> list[jax.Array]:
     """The masks of the matrices, in order; inverse of `links_of`."""
     return [trees.over(link.inputs.ndim - 1, packing.to_mask)(link) for link in links]
 
 
-def pack(tree: Any, links: tuple[Links, ...]) -> jax.Array:
+def pack(tree: Any, links: tuple[SparseIndices, ...]) -> jax.Array:
     """A tree like a perceptron's parameters as a vector, of twins as two; what is off the links is lost.
 
     It holds of each layer in turn the values on its links and the biases, and of one that is normalised scale and
     offset.
     """
 
-    def one(tree: Any, links: tuple[Links, ...]) -> jax.Array:
+    def one(tree: Any, links: tuple[SparseIndices, ...]) -> jax.Array:
         parts: list[jax.Array] = []
         for i, link in enumerate(links):
             layer, normalisation = tree[f"Dense_{i}"], tree.get(f"LayerNorm_{i}")
@@ -245,10 +245,10 @@ def pack(tree: Any, links: tuple[Links, ...]) -> jax.Array:
     return trees.over(links[0].inputs.ndim - 1, one)(tree, links)
 
 
-def unpack(vector: jax.Array, links: tuple[Links, ...], *, normalised: bool = False) -> Any:
+def unpack(vector: jax.Array, links: tuple[SparseIndices, ...], *, normalised: bool = False) -> Any:
     """Inverse of `pack`: zeros off the links."""
 
-    def one(vector: jax.Array, links: tuple[Links, ...]) -> Any:
+    def one(vector: jax.Array, links: tuple[SparseIndices, ...]) -> Any:
         tree: dict[str, Any] = {}
         for i, (link, layer) in enumerate(zip(links, packing.split(vector, links, normalised=normalised), strict=True)):
             tree[f"Dense_{i}"] = {"kernel": packing.unpack(layer.values, link), "bias": layer.bias}

@@ -148,7 +148,7 @@ class Net:
     """One of an agent's networks, as functions of its parameters."""
 
     module: nn.Module
-    """Of a single network."""
+    """Flax module of a single network."""
     twins: bool = False
     """Two of them, with a leading axis on every parameter and on the output."""
 

@@ -25,9 +25,9 @@ class Structure(NamedTuple):
     """What the method and the sparsity make of one network."""
 
     shapes: tuple[Shape, ...]
-    """Of each matrix, in the order of `masking.kernels`."""
+    """Shape of each matrix, in the order of `masking.kernels`."""
     links: tuple[int, ...]
-    """Of each matrix; where their number changes, at the end."""
+    """Links of each matrix; where their number changes, at the end."""
     first_links: tuple[int, ...]
     """At the beginning."""
     width: int

@@ -21,7 +21,7 @@ from rlx2_jax.runtime import numerics
 from rlx2_jax.sparse import trees
 
 NAME = "policy.npz"
-"""Of the file in a run's directory; `policy_best.npz` lies beside it."""
+"""Name of the file in a run's directory; `policy_best.npz` lies beside it."""
 
 KINDS = {
     "agent": str,
@@ -33,16 +33,16 @@ KINDS = {
     "config": dict,
     "version": str,
 }
-"""Of the values of a description."""
+"""Types of the values of a description."""
 
 
 class Policy(NamedTuple):
     """A deterministic policy and where it comes from."""
 
     params: networks.Params
-    """As Flax has them, such as `{"Dense_0": {"kernel": [in, out], "bias": [out]}, ...}`; absent links are zeros."""
+    """Flax's tree, such as `{"Dense_0": {"kernel": [in, out], "bias": [out]}, ...}`; absent links are zeros."""
     about: dict[str, Any]
-    """As of `describe`."""
+    """Description, as `describe` makes it."""
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -33,7 +33,7 @@ from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import Structure, structure, templates
 
 NAME = "masks.npz"
-"""Of the file in a run's directory."""
+"""Name of the file in a run's directory."""
 
 FORMAT = 1
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from rlx2_jax import kernels
 from rlx2_jax.replay.targets import n_step_window
-from rlx2_jax.runtime.devices import WHOLE, Share
+from rlx2_jax.runtime.devices import ONE_DEVICE, DataParallel
 from rlx2_jax.runtime.memory import tree_bytes
 
 CONTINUES, TERMINATED, INVALID = 0, -1, -2
@@ -184,7 +184,7 @@ def sample(
     n_step: jax.Array,
     n_max: int,
     gamma: jax.Array,
-    share: Share = WHOLE,
+    devices: DataParallel = ONE_DEVICE,
 ) -> Batch:
     """Uniform samples of windows of `n_step` consecutive steps, never across the write head.
 
@@ -195,12 +195,12 @@ def sample(
       n_step: steps per window in use, traced, at most `n_max`.
       n_max: static length of the arrays gathered.
       gamma: discount per step.
-      share: of the last of the leading axes, all of which is drawn and only this share of it gathered.
+      devices: which divide the last of the leading axes; all of it is drawn, and only this one's slice is gathered.
     """
     E = replay.reward.shape[1]
     starts = replay.head - replay.left - n_step
     drawn = jax.random.randint(kernels.fast_key(key), shape, 0, jnp.maximum(starts, 1) * E)
-    drawn = share.own(drawn, len(shape) - 1)
+    drawn = devices.local_shard(drawn, len(shape) - 1)
     row, column = replay.left + drawn // E, drawn % E
     return window(replay, row, column, n_step, n_max, gamma)
 

@@ -16,13 +16,13 @@ import jax
 from rlx2_jax.runtime import numerics
 
 PRECISIONS = ("float32", "tensorfloat32", "default")
-"""Of matrix products; `default` is the accelerator's own, tensorfloat32 on recent GPUs and bfloat16 on TPUs."""
+"""Precisions of products; `default` is the accelerator's own, tensorfloat32 on recent GPUs and bfloat16 on TPUs."""
 
 LOOK_SECONDS = 1.0
 """Between two words on programs that are being compiled."""
 
 NO_DEVICE = (RuntimeError, AssertionError)
-"""What JAX raises where it has no device; the latter for a platform that is not installed."""
+"""Errors that JAX raises where it has no device; the latter for a platform that is not installed."""
 
 _HIT = "/jax/compilation_cache/cache_hits"
 
@@ -66,7 +66,7 @@ class Part(NamedTuple):
     """A program to be compiled."""
 
     function: Any
-    """Of `jax.jit`."""
+    """Function made by `jax.jit`."""
     arguments: tuple[Any, ...]
     """Their shapes."""
 
@@ -75,9 +75,9 @@ class Seconds(NamedTuple):
     """What a program's compilation took."""
 
     traced: float
-    """From Python to XLA's terms."""
+    """Seconds from Python to XLA's terms."""
     compiled: float
-    """From there to machine code, or to have it from the cache; several programs at a time."""
+    """Seconds from there to machine code, or to read it from the cache; several programs compile at a time."""
     cached: bool
     """Whether it came from the cache."""
 

@@ -23,12 +23,12 @@ from rlx2_jax.errors import ConfigError
 T = TypeVar("T")
 
 AXIS = "data"
-"""Of the mesh that a run lies over."""
+"""Name of the axis of the mesh that a run lies over."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """The share of every batch that one of `count` devices computes, an equal slice.
+class DataParallel:
+    """How `count` devices compute each batch together: each an equal slice of it.
 
     For one device that is the whole batch, and nothing here does anything. The methods on arrays are for functions
     under `over_devices`.
@@ -36,7 +36,7 @@ class Share:
 
     count: int = 1
 
-    def own(self, x: jax.Array, axis: int) -> jax.Array:
+    def local_shard(self, x: jax.Array, axis: int) -> jax.Array:
         """This device's slice of an array that all of them have, along the axis of the batch, which they divide."""
         if self.count == 1:
             return x
@@ -47,13 +47,13 @@ class Share:
         """Standard normal noise of a slice's shape: of what one device draws for the whole batch, this one's slice."""
         whole = list(shape)
         whole[axis] *= self.count
-        return self.own(jax.random.normal(key, whole), axis)
+        return self.local_shard(jax.random.normal(key, whole), axis)
 
     def mean(self, tree: T) -> T:
         """Means over the devices, the same bits on each."""
         return tree if self.count == 1 else jax.lax.pmean(tree, AXIS)
 
-    def differ(self, value: jax.Array) -> jax.Array | None:
+    def mismatch(self, value: jax.Array) -> jax.Array | None:
         """Whether a scalar is not the same on all devices, as int32; None, which is no array at all, for one device."""
         if self.count == 1:
             return None
@@ -63,12 +63,12 @@ class Share:
         """A function that every device computes, its arguments and results the same on each."""
         if self.count == 1:
             return function
-        # Natively computed values are unknown to shard_map's own check of what is equal; `differ` checks that.
+        # Natively computed values are unknown to shard_map's own check of what is equal; `mismatch` checks that.
         return jax.shard_map(function, mesh=self._mesh(), in_specs=P(), out_specs=P(), check_vma=False)
 
     @property
     def sharding(self) -> NamedSharding | None:
-        """Of every array of a run: a copy on each device; None for one device, which is wherever arrays are."""
+        """Sharding of every array of a run: a copy on each device; None for one device, which is where arrays are."""
         return None if self.count == 1 else NamedSharding(self._mesh(), P())
 
     def check(self) -> None:
@@ -88,5 +88,5 @@ class Share:
         return Mesh(np.asarray(jax.local_devices()[: self.count]), (AXIS,))
 
 
-WHOLE = Share()
-"""Of one device alone."""
+ONE_DEVICE = DataParallel()
+"""One device alone, which holds the whole batch."""

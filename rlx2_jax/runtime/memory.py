@@ -65,7 +65,7 @@ class Need(NamedTuple):
     arguments: int
     """State, and what else is handed to its programs."""
     temporaries: int
-    """Of the program that needs most of them while it computes."""
+    """Scratch space of the program that needs most of it while it computes."""
     process: int
     """What this process holds now, before it has a state: Python, JAX, and the programs compiled."""
     peak: int
@@ -110,7 +110,7 @@ def _process_bytes() -> tuple[int, int]:
 
 
 def format_bytes(count: float) -> str:
-    """For people: 76.3 MB."""
+    """Text for people, such as 76.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -16,9 +16,9 @@ from rlx2_jax.sparse.errors import SparseError
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
-"""By path, the shape of one matrix or kernel."""
+"""Shape of one matrix or kernel by path."""
 Density = Callable[[Shapes], Mapping[str, Any]]
-"""By path, a density or a number of connections."""
+"""Density or number of connections by path."""
 
 
 def uniform(sparsity: float) -> Density:

@@ -1,4 +1,4 @@
-"""What a caller of this room can mend."""
+"""User errors of sparse training."""
 
 
 class SparseError(ValueError):

@@ -24,7 +24,7 @@ class Leaf(NamedTuple):
     stack: int
     """Leading axes, which count independent matrices."""
     shape: Shape
-    """Of one of them."""
+    """Shape of one of these matrices."""
 
 
 class Event(NamedTuple):
@@ -142,7 +142,7 @@ def _score(
 
 
 def sparse_leaves(method: Method, params: Tree) -> list[Leaf | None]:
-    """For each leaf of a tree, what it is if it is sparse.
+    """Describe each leaf of a tree that is sparse; None for the others.
 
     Raises:
       SparseError: none is.

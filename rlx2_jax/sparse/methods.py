@@ -41,7 +41,7 @@ class Method:
     """How a tree of parameters is sparse, and how its connections move."""
 
     density: Density
-    """Of each leaf, at the end if it changes over time."""
+    """Density of each leaf, at the end if it changes over time."""
     initial: Criterion = criteria.uniform
     """Which connections come first: those of the largest score. There is no gradient yet, it is zero."""
     drop: Criterion = criteria.magnitude

@@ -30,13 +30,13 @@ class SparseState(NamedTuple):
     """State of a sparse optimiser: arrays alone, in a structure that never changes."""
 
     inner: Any
-    """Of the wrapped optimiser; zero off the masks, but for what it adds to moments that have no gradient."""
+    """State of the wrapped optimiser; zero off the masks, but for what it adds to moments that have no gradient."""
     masks: Masks
     """A boolean array for each sparse leaf, None for a dense one."""
     step: jax.Array
     """Updates made so far, int32."""
     key: jax.Array
-    """For random scores, where the caller gives no key."""
+    """Key of random scores, where the caller gives none."""
 
 
 def sparsify(

@@ -19,7 +19,7 @@ from rlx2_jax.sparse.errors import SparseError
 Tree = Any
 Masks = Any
 Where = Callable[[str, jax.ShapeDtypeStruct], bool]
-"""Of a leaf's path and of one matrix's shape and type, without the axes of a stack: whether it is sparse."""
+"""Whether a leaf is sparse, by its path and the shape and type of one matrix, without the axes of a stack."""
 
 _DENSE_NAMES = re.compile(r"(^|/)(b|bias|scale|offset|[^/]*embed[^/]*)$", re.IGNORECASE)
 

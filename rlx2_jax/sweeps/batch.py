@@ -22,7 +22,7 @@ from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.policies import tickets
 from rlx2_jax.sweeps import hosts
 from rlx2_jax.sweeps.layout import Layout
-from rlx2_jax.sweeps.plans import Batch, Run
+from rlx2_jax.sweeps.plans import PlannedBatch, PlannedRun
 from rlx2_jax.sweeps.table import Standing
 from rlx2_jax.training import loop, programs, workdirs
 from rlx2_jax.training.compiled import Compiled
@@ -41,8 +41,8 @@ class BatchRun:
 
     def __init__(
         self,
-        batch: Batch,
-        runs: Sequence[Run],
+        batch: PlannedBatch,
+        runs: Sequence[PlannedRun],
         workdir: Path,
         program: Program,
         schedule: Schedule,
@@ -237,7 +237,7 @@ class BatchRun:
                     shutil.rmtree((self.directory / name).resolve(), ignore_errors=True)
 
 
-def _identity(batch: Batch, runs: Sequence[Run]) -> dict[str, Any]:
+def _identity(batch: PlannedBatch, runs: Sequence[PlannedRun]) -> dict[str, Any]:
     identity = lambda run: json.dumps(workdirs.checkpoint_identity(run.config), sort_keys=True)
     digest = lambda run: hashlib.sha256(identity(run).encode()).hexdigest()
     return {"rows": batch.rows, "runs": {run.name: digest(run) for run in runs}}

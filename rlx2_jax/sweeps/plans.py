@@ -39,7 +39,7 @@ SHARED = frozenset({*METHOD, *VALUES, *OWN})
 data."""
 
 MEMORY_SHARE = 0.8
-"""Of a device's free memory for the states of runs; the rest is for what a program needs while it computes."""
+"""Share of a device's free memory for the states of runs; the rest is for what a program needs while it computes."""
 
 LONGEST_NAME = 200
 """Bytes of a run's name; file systems take 255, and what stands aside while it is written has a longer one."""
@@ -52,16 +52,16 @@ PRESET = "preset"
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One run of a sweep."""
 
     name: str
-    """Of its directory."""
+    """Name of its directory."""
     config: RunConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
+class PlannedBatch:
     """Runs that are computed together."""
 
     name: str
@@ -81,11 +81,11 @@ class Plan:
     """One of `PARALLEL`."""
     fields: tuple[str, ...]
     """Names of further fields that differ between runs: columns of the table."""
-    runs: tuple[Run, ...]
-    batches: tuple[Batch, ...]
-    """In the order in which they run; none where every run is a process."""
+    runs: tuple[PlannedRun, ...]
+    batches: tuple[PlannedBatch, ...]
+    """Batches in the order in which they run; none where every run is a process."""
     devices: int
-    """In the mesh, over all hosts."""
+    """Devices in the mesh, over all hosts."""
     compiled: int = 0
     """Compilations of a batch that really happened, over all starts."""
 
@@ -94,7 +94,7 @@ class Plan:
         """Compilations of a batch that one start needs at most."""
         return len({(batch.program, batch.rows) for batch in self.batches})
 
-    def run(self, name: str) -> Run:
+    def run(self, name: str) -> PlannedRun:
         """The run of a name."""
         return next(run for run in self.runs if run.name == name)
 
@@ -203,29 +203,12 @@ def lay_out(
       ConfigError: a run that does not fit, or cannot be laid out so.
       WorkdirError: the plan held has runs that are not asked for, or was laid out in another way.
     """
-    if parallel not in PARALLEL:
-        raise ConfigError(f"unknown parallel {parallel!r}; valid: {', '.join(PARALLEL)}.")
-    configs = list(configs)
-    if shared := next((c.data_parallel for c in configs if c.data_parallel > 1), None):
-        raise ConfigError(
-            f"data_parallel={shared}: a sweep gives each run to one device; leave it out, or train that run alone with "
-            "experiments/train.py."
-        )
-    asked = {_identity(config): config for config in configs}
-    if not asked:
-        raise ConfigError("a sweep without runs; name at least one value of everything.")
+    asked = _asked(configs, parallel)
     if held:
         _check_extends(held, asked, parallel, devices)
     # How they are computed may change between starts.
-    runs = [Run(run.name, asked[_identity(run.config)]) for run in held.runs] if held else []
-    known = {_identity(run.config) for run in runs}
-    added = []
-    taken = {run.name for run in runs}
-    for identity, config in asked.items():
-        if identity not in known:
-            run = Run(_unused(_name(config, fields), taken), config)
-            taken.add(run.name)
-            added.append(run)
+    runs = [PlannedRun(run.name, asked[_identity(run.config)]) for run in held.runs] if held else []
+    added = _added(runs, asked, fields)
     batches = list(held.batches) if held else []
     if parallel == "processes":
         for group in _groups(added):
@@ -241,6 +224,35 @@ def lay_out(
         devices=devices,
         compiled=held.compiled if held else 0,
     )
+
+
+def _asked(configs: Iterable[RunConfig], parallel: str) -> dict[str, RunConfig]:
+    """Configurations by identity, each once; refuses what no sweep can run."""
+    if parallel not in PARALLEL:
+        raise ConfigError(f"unknown parallel {parallel!r}; valid: {', '.join(PARALLEL)}.")
+    configs = list(configs)
+    if shared := next((c.data_parallel for c in configs if c.data_parallel > 1), None):
+        raise ConfigError(
+            f"data_parallel={shared}: a sweep gives each run to one device; leave it out, or train that run alone with "
+            "experiments/train.py."
+        )
+    asked = {_identity(config): config for config in configs}
+    if not asked:
+        raise ConfigError("a sweep without runs; name at least one value of everything.")
+    return asked
+
+
+def _added(runs: Sequence[PlannedRun], asked: Mapping[str, RunConfig], fields: Sequence[str]) -> list[PlannedRun]:
+    """Runs that are asked for beyond those there are, under names that are not taken."""
+    known = {_identity(run.config) for run in runs}
+    taken = {run.name for run in runs}
+    added = []
+    for identity, config in asked.items():
+        if identity not in known:
+            run = PlannedRun(_unused(_name(config, fields), taken), config)
+            taken.add(run.name)
+            added.append(run)
+    return added
 
 
 def _check_extends(held: Plan, asked: Mapping[str, RunConfig], parallel: str, devices: int) -> None:
@@ -262,28 +274,28 @@ def _check_extends(held: Plan, asked: Mapping[str, RunConfig], parallel: str, de
             )
 
 
-def _groups(runs: Iterable[Run]) -> list[list[Run]]:
+def _groups(runs: Iterable[PlannedRun]) -> list[list[PlannedRun]]:
     """Runs that make one program."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
         groups.setdefault(_program_key(run.config), []).append(run)
     return list(groups.values())
 
 
 def _batches(
-    runs: Sequence[Run],
+    runs: Sequence[PlannedRun],
     count: int,
     devices: int,
     device_bytes: float | None,
     runs_per_device: int | None,
     pad: bool,
-) -> list[Batch]:
+) -> list[PlannedBatch]:
     if any(run.config.compute == "packed" for run in runs):
         raise ConfigError(
             "compute=packed: the number of links is a shape there, and the runs of a batch share theirs; use "
             "--compute=masked, or --parallel=processes."
         )
-    batches: list[Batch] = []
+    batches: list[PlannedBatch] = []
     for group in _groups(runs):
         program, _ = build([run.config for run in group])
         state = jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams)
@@ -309,7 +321,7 @@ def _batches(
                     f"{devices} devices do not divide the {len(names)} runs of {group[0].config.agent} on "
                     f"{group[0].config.env}; name a number of --devices that does, or none to fill up with copies."
                 )
-            batches.append(Batch(f"batch-{count + len(batches)}", number, names, rows, size))
+            batches.append(PlannedBatch(f"batch-{count + len(batches)}", number, names, rows, size))
     return batches
 
 
@@ -357,13 +369,13 @@ def read(workdir: Path) -> Plan | None:
 
 
 def _parse(values: Mapping[str, Any]) -> Plan:
-    names = [field.name for field in dataclasses.fields(Batch)]
+    names = [field.name for field in dataclasses.fields(PlannedBatch)]
     batches = [{name: batch[name] for name in names} for batch in values["batches"]]
     return Plan(
         parallel=values["parallel"],
         fields=tuple(values["fields"]),
-        runs=tuple(Run(name, RunConfig.from_dict(config)) for name, config in values["runs"].items()),
-        batches=tuple(Batch(**{**batch, "runs": tuple(batch["runs"])}) for batch in batches),
+        runs=tuple(PlannedRun(name, RunConfig.from_dict(config)) for name, config in values["runs"].items()),
+        batches=tuple(PlannedBatch(**{**batch, "runs": tuple(batch["runs"])}) for batch in batches),
         devices=values["devices"],
         compiled=values["compilations"]["happened"],
     )

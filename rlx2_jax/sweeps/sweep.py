@@ -35,7 +35,7 @@ from rlx2_jax.training.display import Display
 from rlx2_jax.training.signals import StopSignals
 
 
-class Result(NamedTuple):
+class SweepResult(NamedTuple):
     """What a sweep gave."""
 
     plan: plans.Plan
@@ -135,7 +135,7 @@ def sweep(
     worker_count: int | None = None,
     show_progress: bool = True,
     on_table: table.Listener | None = None,
-) -> Result:
+) -> SweepResult:
     """Train all runs; continue where the workdir is, if it holds this sweep or a part of it.
 
     Args:
@@ -180,21 +180,46 @@ def sweep(
         total = sum(run.config.total_steps for run in laid_out.runs)
         display = stack.enter_context(Display(total, show_progress and hosts.is_first()))
         stop = stack.enter_context(StopSignals(display.say))
-        for line in plans.describe(laid_out):
-            display.say(line)
-        if parallel == "processes":
-            assert held is not None
-            plans.write(directory, laid_out)
-            try:
-                lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display, on_table)
-            except FileError as error:
-                kept = "the runs keep their checkpoints, and the same command continues them"
-                raise error.adding(kept) from None
-            finished = all(line["finished"] or line["diverged"] for line in lines)
-            display.say(_last_words(laid_out, directory, finished, stop.received or "the end of a worker"))
-            return Result(laid_out, lines, finished, tuple(failed))
-        over = layout.Layout(jax.devices()[: laid_out.devices], parallel)
-        return _Sweep(laid_out, directory, over, display, on_table).go(stop)
+        return _begin(laid_out, directory, worker_count, held, stop, display, on_table)
+
+
+def _begin(
+    laid_out: plans.Plan,
+    directory: Path,
+    worker_count: int | None,
+    held: int | None,
+    stop: StopSignals,
+    display: Display,
+    on_table: table.Listener | None,
+) -> SweepResult:
+    """Train what is laid out, in the way that the plan says."""
+    for line in plans.describe(laid_out):
+        display.say(line)
+    if laid_out.parallel == "processes":
+        assert held is not None, "this way serves one host, which holds the workdir"
+        return _in_processes(laid_out, directory, worker_count, held, stop, display, on_table)
+    over = layout.Layout(jax.devices()[: laid_out.devices], laid_out.parallel)
+    return _Sweep(laid_out, directory, over, display, on_table).go(stop)
+
+
+def _in_processes(
+    laid_out: plans.Plan,
+    directory: Path,
+    worker_count: int | None,
+    held: int,
+    stop: StopSignals,
+    display: Display,
+    on_table: table.Listener | None,
+) -> SweepResult:
+    """Train each run in a process of its own."""
+    plans.write(directory, laid_out)
+    try:
+        lines, failed = workers.go(laid_out, directory, worker_count, held, stop, display, on_table)
+    except FileError as error:
+        raise error.adding("the runs keep their checkpoints, and the same command continues them") from None
+    finished = all(line["finished"] or line["diverged"] for line in lines)
+    display.say(_last_words(laid_out, directory, finished, stop.received or "the end of a worker"))
+    return SweepResult(laid_out, lines, finished, tuple(failed))
 
 
 class _Sweep:
@@ -216,7 +241,7 @@ class _Sweep:
         self.standings: dict[str, table.Standing] = {}
         self.compiled: dict[tuple[int, int], Compiled] = {}
 
-    def go(self, stop: StopSignals) -> Result:
+    def go(self, stop: StopSignals) -> SweepResult:
         """Run to the end, or until asked to stop."""
         self._keep_plan()
         for batch in self.plan.batches:
@@ -232,16 +257,16 @@ class _Sweep:
                     break
                 finished = self._train(batch, pool, stop)
         self.display.say(_last_words(self.plan, self.directory, finished, stop.received or "another host"))
-        return Result(self.plan, self._table(), finished)
+        return SweepResult(self.plan, self._table(), finished)
 
-    def _train(self, batch: plans.Batch, pool: ThreadPoolExecutor, stop: StopSignals) -> bool:
+    def _train(self, batch: plans.PlannedBatch, pool: ThreadPoolExecutor, stop: StopSignals) -> bool:
         """One batch; nothing of it stays on the devices."""
         with self._open(batch, pool, stop) as run:
             finished = run.go()
         self._keep_table(run)
         return finished
 
-    def _open(self, batch: plans.Batch, pool: ThreadPoolExecutor, stop: StopSignals) -> BatchRun:
+    def _open(self, batch: plans.PlannedBatch, pool: ThreadPoolExecutor, stop: StopSignals) -> BatchRun:
         runs = [self.plan.run(name) for name in batch.runs]
         program, schedule = plans.build([run.config for run in runs])
         key = batch.program, batch.rows
@@ -295,10 +320,10 @@ class _Sweep:
     def _table(self) -> list[table.Line]:
         return table.lines(self.plan, self.standings)
 
-    def _done(self, batch: plans.Batch) -> Path:
+    def _done(self, batch: plans.PlannedBatch) -> Path:
         return self.directory / "batches" / batch.name / "done.json"
 
-    def _read(self, batch: plans.Batch) -> None:
+    def _read(self, batch: plans.PlannedBatch) -> None:
         """Where the runs of a batch were when the sweep stopped."""
         diverged = plans.read_diverged(self._done(batch), "diverged")
         for name in batch.runs:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlx2_jax.io import files
-from rlx2_jax.sweeps.plans import Plan, Run
+from rlx2_jax.sweeps.plans import Plan, PlannedRun
 from rlx2_jax.training import workdirs
 from rlx2_jax.training.record import Row
 
@@ -49,7 +49,7 @@ def write(workdir: Path, table: Sequence[Line]) -> None:
 
 
 def means_text(table: Sequence[Line]) -> str:
-    """By method, the mean of the last returns of its runs, and how many have one."""
+    """Mean of the last returns of each method's runs, and how many have one, in words."""
     found: dict[str, list[float]] = {}
     for line in table:
         if line["last"] is not None:
@@ -57,7 +57,7 @@ def means_text(table: Sequence[Line]) -> str:
     return "  ".join(f"{method} {np.mean(last):.5g} (n={len(last)})" for method, last in found.items())
 
 
-def _line(run: Run, fields: Sequence[str], standing: Standing) -> Line:
+def _line(run: PlannedRun, fields: Sequence[str], standing: Standing) -> Line:
     c, rows = run.config, standing.rows
     scores = workdirs.last_scores(list(rows), c.score_evaluations)
     plain = c.to_dict()

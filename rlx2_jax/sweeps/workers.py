@@ -66,7 +66,7 @@ class Task(NamedTuple):
     name: str
     config: Config
     workdir: Path
-    """Of its run, which is continued from its last checkpoint, or of its clone, which is made anew."""
+    """Directory of its run, which goes on from its last checkpoint, or of its clone, which is made anew."""
     teacher: Path | None = None
     """The policy to imitate; None to learn by reward."""
 
@@ -82,7 +82,7 @@ class End(NamedTuple):
 
     @property
     def how(self) -> str:
-        """In words, for one whose task is not done."""
+        """Words on how it ended, where its task is not done."""
         if self.code > 0:
             return f"ended with exit code {self.code}: {self.error}"
         return f"was ended by {signal.Signals(-self.code).name}" if self.code else "was stopped"
@@ -206,7 +206,7 @@ class _Watch:
         self.look([run.name for run in plan.runs], always=True)
 
     def directory(self, name: str) -> Path:
-        """Of a run."""
+        """Directory of a run."""
         return self.workdir / "runs" / name
 
     def done(self, name: str) -> bool:

@@ -29,22 +29,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax import envs, networks, policies
-from rlx2_jax.config import Config, RunConfig
-from rlx2_jax.errors import ConfigError, DivergedError
+from rlx2_jax import policies
+from rlx2_jax.config import Config
+from rlx2_jax.errors import DivergedError
 from rlx2_jax.io import files, provenance
-from rlx2_jax.networks import SparseNetwork, masking
 from rlx2_jax.policies import tickets
 from rlx2_jax.runtime import memory, numerics
-from rlx2_jax.training import compute, evaluation, evolution, loop, workdirs
-from rlx2_jax.training.programs import make_program
+from rlx2_jax.training import compute, loop, workdirs
+from rlx2_jax.training.imitation import Cloning, make_cloning
 from rlx2_jax.training.record import Row, plain_row
-from rlx2_jax.training.state import ASIDE, agent_masks
 
 
 class Clone(NamedTuple):
@@ -57,44 +53,6 @@ class Clone(NamedTuple):
     """At the end."""
     masks: tickets.Ticket
     """At the beginning and at the end. The critics' are those that a run of this configuration begins with."""
-
-
-class Examples(flax.struct.PyTreeNode):
-    """What the teacher does, and where."""
-
-    observation: jax.Array
-    """`[N, O]`."""
-    action: jax.Array
-    """`[N, A]`, without noise."""
-
-
-class State(flax.struct.PyTreeNode):
-    """All that learning changes."""
-
-    actor: SparseNetwork
-    key: jax.Array
-    updates: jax.Array
-    """int32."""
-    loss: jax.Array
-    """Sum since the last report, as the two below."""
-    links_dropped: jax.Array
-    links_grown: jax.Array
-
-
-class Cloning(NamedTuple):
-    """A clone's pure functions."""
-
-    config: RunConfig
-    collect: Callable[[networks.Params, jax.Array], Examples]
-    """(teacher's parameters, key) -> examples."""
-    init: Callable[[jax.Array], tuple[State, tickets.Networks]]
-    """(key) -> (state, first masks)."""
-    update: Callable[[State, Examples], State]
-    """(state, examples) -> state after one update, and a topology event if due."""
-    learn: Callable[[State, Examples], State]
-    """(state, examples) -> state, `config.eval_every` updates later."""
-    report: Callable[[State], tuple[State, dict[str, jax.Array]]]
-    """(state) -> (state with empty sums, one row)."""
 
 
 @numerics.by_usual_rules
@@ -241,131 +199,3 @@ class _Run:
             **provenance.about(),
         }
         files.write_json(self.directory / "summary.json", summary)
-
-
-def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
-    """Build the functions of a clone; compiles nothing.
-
-    Args:
-      config: need not be resolved.
-      teacher: whose shapes and kind of agent to expect.
-
-    Raises:
-      ConfigError: a configuration that cannot be, or a teacher of another task.
-      CheckpointError: a ticket that cannot be read.
-    """
-    if config.data_parallel > 1:
-        raise ConfigError(f"data_parallel={config.data_parallel}: a clone is made on one device; leave it out.")
-    program = make_program(config)
-    config, env, agent, hparams = program.config, program.env, program.agent, program.hparams
-    _check_teacher(teacher, config, env)
-    B, E, N = config.batch_size, config.num_envs, config.buffer_max
-    vector = envs.VectorEnvironment(env, E, config.episode_length, max(config.reset_pool, E))
-    evolve_end = jnp.asarray(int(config.total_steps * config.evolve_until), jnp.int32)
-
-    def collect(params: networks.Params, key: jax.Array) -> Examples:
-        act = teacher._replace(params=params).act
-
-        def step(state: envs.VectorState, key: jax.Array) -> tuple[envs.VectorState, Examples]:
-            noise_key, env_key = jax.random.split(key)
-            observation = state.current.observation
-            action = act(observation)
-            noise = config.explore_noise * jax.random.normal(noise_key, action.shape)
-            return vector.step(state, action + noise, env_key)[0], Examples(observation, action)
-
-        def chunk(state: envs.VectorState, key: jax.Array) -> tuple[envs.VectorState, Examples]:
-            pool_key, step_key = jax.random.split(key)
-            keys = jax.random.split(step_key, config.iterations_per_chunk)
-            return jax.lax.scan(step, vector.renew(state, pool_key), keys)
-
-        keys = jax.random.split(jax.random.fold_in(key, ASIDE), math.ceil(N / (E * config.iterations_per_chunk)))
-        examples = jax.lax.scan(chunk, vector.init(), keys)[1]
-        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:N], examples)
-
-    def init(key: jax.Array) -> tuple[State, tickets.Networks]:
-        # As `program.init` splits it, so that the actor is that of the run with this configuration.
-        agent_key, run_key = jax.random.split(key)
-        agent_state = agent.init(agent_key, hparams)
-        count = jnp.zeros((), jnp.int32)
-        state = State(
-            actor=agent_state.actor,
-            key=run_key,
-            updates=count,
-            loss=jnp.zeros(()),
-            links_dropped=count,
-            links_grown=count,
-        )
-        return state, agent_masks(agent_state)
-
-    def error(params: networks.Params, actor: SparseNetwork, batch: Examples) -> jax.Array:
-        return jnp.mean((agent.mode(actor.replace(params=params), batch.observation) - batch.action) ** 2)
-
-    def sample(examples: Examples, key: jax.Array) -> Examples:
-        chosen = jax.random.randint(key, (B,), 0, N)
-        return jax.tree.map(lambda x: x[chosen], examples)
-
-    def evolve(
-        actor: SparseNetwork, examples: Examples, key: jax.Array, call: jax.Array
-    ) -> tuple[SparseNetwork, jax.Array, jax.Array]:
-        sample_key, grow_key = jax.random.split(key)
-        masked = actor.masked()
-        gradient = jax.grad(error)(masked.params, masked, sample(examples, sample_key))
-        evolved, dropped, grown = evolution.rewire(
-            config, "actor", masked, gradient, grow_key, hparams, call, evolve_end
-        )
-        return evolved.like(actor), dropped, grown
-
-    def update(state: State, examples: Examples) -> State:
-        key, batch_key, event_key = jax.random.split(state.key, 3)
-        loss, gradient = jax.value_and_grad(error)(state.actor.params, state.actor, sample(examples, batch_key))
-        call = state.updates + 1
-        nothing = jnp.zeros((), jnp.int32)
-        actor, dropped, grown = jax.lax.cond(
-            evolution.is_due(config, state.updates, call, program.schedule.evolve_interval, evolve_end),
-            lambda actor: evolve(actor, examples, event_key, call),
-            lambda actor: (actor, nothing, nothing),
-            state.actor.descend(gradient, hparams.actor_lr),
-        )
-        return State(
-            actor=actor,
-            key=key,
-            updates=call,
-            loss=state.loss + loss,
-            links_dropped=state.links_dropped + dropped,
-            links_grown=state.links_grown + grown,
-        )
-
-    def learn(state: State, examples: Examples) -> State:
-        body = lambda state, _: (update(state, examples), None)
-        return jax.lax.scan(body, state, length=config.eval_every)[0]
-
-    def report(state: State) -> tuple[State, dict[str, jax.Array]]:
-        key, reset_key = jax.random.split(state.key)
-        returns = evaluation.episode_returns(
-            env,
-            lambda observation: agent.mode(state.actor, observation),
-            jax.vmap(env.reset)(jax.random.split(reset_key, config.eval_episodes)),
-            config.episode_length,
-        )
-        row = {
-            "updates": state.updates,
-            "return_mean": returns.mean(),
-            "return_std": returns.std(),
-            "loss": state.loss / config.eval_every,
-            "actor_sparsity": masking.sparsity(state.actor.masked().mask),
-            "links_dropped": state.links_dropped,
-            "links_grown": state.links_grown,
-        }
-        zero = jnp.zeros((), jnp.int32)
-        return state.replace(key=key, loss=jnp.zeros(()), links_dropped=zero, links_grown=zero), row
-
-    return Cloning(config, collect, init, update, learn, report)
-
-
-def _check_teacher(teacher: policies.Policy, config: Config, env: envs.Environment) -> None:
-    if teacher.sizes != (env.observation_size, env.action_size):
-        raise ConfigError(
-            f"the teacher takes {teacher.sizes[0]} numbers and gives {teacher.sizes[1]}, but env={config.env} has "
-            f"observations of {env.observation_size} and actions of {env.action_size}; name a policy that was trained "
-            "on this task."
-        )

@@ -37,10 +37,10 @@ TURN_SECONDS = 0.2
 """One contender's turn in a race."""
 
 TRANSITIONS = 100_000
-"""At most, in the replay that a race samples from."""
+"""Most transitions in the replay that a race samples from."""
 
 WIDTH, DENSITY, BATCH = 256, 0.1, 256
-"""Of the network that is measured: its hidden layers, the share of its weights that are links, and samples."""
+"""The network that is measured: units of its hidden layers, the share of its weights that are links, and samples."""
 
 
 def choose(config: RunConfig, say: Callable[[str], None], cache: Path | None = None) -> RunConfig:

@@ -28,7 +28,7 @@ class _Column(NamedTuple):
     text: Callable[[Mapping[str, Any]], str]
     width: int
     rank: int
-    """Of importance: where there is little room, the columns with the highest go first."""
+    """Order of importance: where there is little room, the columns of the highest rank go first."""
 
 
 COLUMNS = (

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rlx2_jax.envs import Environment, State
 from rlx2_jax.runtime import numerics
 
-Policy = Callable[[jax.Array], jax.Array]
+PolicyFunction = Callable[[jax.Array], jax.Array]
 """Observation `[..., O]` to action `[..., A]`."""
 
 
@@ -26,7 +26,7 @@ class Returns(NamedTuple):
 
 @numerics.by_usual_rules
 def play(
-    env: Environment, policy: Policy, state: State, episode_length: int, gamma: jax.Array | float = 1.0
+    env: Environment, policy: PolicyFunction, state: State, episode_length: int, gamma: jax.Array | float = 1.0
 ) -> Returns:
     """One episode from each of the given initial states; jittable.
 
@@ -57,6 +57,6 @@ def play(
     return jax.lax.while_loop(go_on, step, start)[2]
 
 
-def episode_returns(env: Environment, policy: Policy, state: State, episode_length: int) -> jax.Array:
+def episode_returns(env: Environment, policy: PolicyFunction, state: State, episode_length: int) -> jax.Array:
     """Undiscounted returns of one episode from each of the given initial states, `[episodes]`; see `play`."""
     return play(env, policy, state, episode_length).plain

@@ -15,7 +15,7 @@ from rlx2_jax.config import HParams, RunConfig, Schedule, methods
 from rlx2_jax.networks import Masked, Params, masking, own
 from rlx2_jax.replay.buffer import Replay
 from rlx2_jax.sparse import topology
-from rlx2_jax.training.state import ASIDE, Events, Progress, no_events
+from rlx2_jax.training.state import FURTHER_KEY, Events, Progress, no_events
 from rlx2_jax.training.trainer import Trainer, crossed
 
 
@@ -37,10 +37,10 @@ def evolve_if_due(
     """Topology events of the networks that `keys` names, in turn, of those that are due.
 
     Returns:
-      The agent, what the events did, and how many left devices with different masks (see `Share.differ`).
+      The agent, what the events did, and how many left devices with different masks (see `DataParallel.mismatch`).
     """
     events: dict[str, Events] = {}
-    apart = zero = None if trainer.share.count == 1 else jnp.zeros((), jnp.int32)
+    apart = zero = None if trainer.devices.count == 1 else jnp.zeros((), jnp.int32)
     for name, key in keys.items():
         calls = getattr(moment.after, f"{name}_calls")
         end = getattr(moment.schedule, f"{name}_evolve_end")
@@ -88,9 +88,9 @@ def evolve(
     evolved, dropped, grown = rewire(
         trainer.config, name, masked, gradient(batch, gradient_key), grow_key, hparams, calls, end
     )
-    differ = trainer.share.differ(masking.checksum(evolved.mask))
+    differ = trainer.devices.mismatch(masking.checksum(evolved.mask))
     parts = diagnostics.split(batch)
-    part_keys = jax.random.split(jax.random.fold_in(gradient_key, ASIDE), parts.weight.shape[0])
+    part_keys = jax.random.split(jax.random.fold_in(gradient_key, FURTHER_KEY), parts.weight.shape[0])
     signal_to_noise = diagnostics.signal_to_noise(lambda part: gradient(*part), (parts, part_keys), masked.mask)
     # In a sweep events are due in all runs alike, those of a fixed topology too.
     moves = hparams.drop_fraction > 0

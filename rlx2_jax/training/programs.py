@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from rlx2_jax import envs
-from rlx2_jax.agents import AgentState, OffPolicyAgent, make_agent
+from rlx2_jax.agents import AgentState, Found, OffPolicyAgent, make_agent
 from rlx2_jax.agents.base import Metrics
 from rlx2_jax.config import (
     METHOD,
@@ -39,7 +39,7 @@ from rlx2_jax.policies import tickets
 from rlx2_jax.replay import buffer
 from rlx2_jax.replay.buffer import Replay
 from rlx2_jax.runtime import numerics
-from rlx2_jax.runtime.devices import Share
+from rlx2_jax.runtime.devices import DataParallel
 from rlx2_jax.training import reports, steps
 from rlx2_jax.training.state import Report, TrainState, agent_masks, finite, unpack
 from rlx2_jax.training.trainer import Trainer
@@ -64,7 +64,7 @@ class Program(NamedTuple):
     trainer: Trainer
     """What the functions are made of."""
     hparams: HParams
-    """Of the configuration; the functions take any others of the same structure."""
+    """Values of the configuration; the functions take any others of the same structure."""
     schedule: Schedule
     init: Callable[[jax.Array, HParams], TrainState]
     """(key, hparams) -> state."""
@@ -76,6 +76,8 @@ class Program(NamedTuple):
     """(agent state, replay, key, hparams, multi_step) -> (agent state, metrics): one iteration's updates alone."""
     report: Callable[[TrainState, HParams, Schedule], tuple[TrainState, Report]]
     """(state, hparams, schedule) -> (state with an empty tally, report)."""
+    ticket: Found | None
+    """Masks of another run that it begins with."""
     pack: Callable[[TrainState], TrainState]
     """The state of a masked run on one device as one of this program, packed if that is; inverse of `unpack`."""
 
@@ -86,13 +88,13 @@ class Program(NamedTuple):
 
     @property
     def agent(self) -> OffPolicyAgent:
-        """Of the static part of the configuration."""
+        """Agent of the static part of the configuration."""
         return self.trainer.agent
 
     @property
-    def share(self) -> Share:
+    def devices(self) -> DataParallel:
         """The devices it runs on."""
-        return self.trainer.share
+        return self.trainer.devices
 
 
 def make_program(config: Config) -> Program:
@@ -105,18 +107,20 @@ def make_program(config: Config) -> Program:
       CheckpointError: masks to begin with that cannot be read.
     """
     config = resolve(config)
-    share = Share(config.data_parallel)
-    share.check()
+    devices = DataParallel(config.data_parallel)
+    devices.check()
     env = envs.make(config.env, config.backend)
     functions = _make_functions(static_part(config), env)
     trainer = functions["trainer"]
-    if found := tickets.load_for(config, env.observation_size, env.action_size):
+    ticket = tickets.load_for(config, env.observation_size, env.action_size)
+    if ticket is not None:
         # Its masks are constants of the first state alone, and its file may be another by now.
-        functions = functions | {"init": _placed(trainer, steps.init, ticket=found)}
+        functions = functions | {"init": _placed(trainer, steps.init, ticket=ticket)}
     return Program(
         config=config,
         hparams=make_hparams(config, env.observation_size, env.action_size),
         schedule=make_schedule(config),
+        ticket=ticket,
         **functions,
     )
 
@@ -148,7 +152,7 @@ def _make_functions(config: RunConfig, env: envs.Environment) -> dict[str, Any]:
         env=env,
         vector=envs.VectorEnvironment(env, config.num_envs, config.episode_length, pool),
         agent=make_agent(config, env.observation_size, env.action_size),
-        share=Share(config.data_parallel),
+        devices=DataParallel(config.data_parallel),
     )
     functions: dict[str, Callable[..., Any]] = {
         "init": steps.init,
@@ -164,7 +168,7 @@ def _make_functions(config: RunConfig, env: envs.Environment) -> dict[str, Any]:
 
 def _placed(trainer: Trainer, function: Callable[..., Any], **known: Any) -> Callable[..., Any]:
     """A step of a run as a function of what is traced, over the run's devices."""
-    return numerics.by_usual_rules(trainer.share.over_devices(functools.partial(function, trainer, **known)))
+    return numerics.by_usual_rules(trainer.devices.over_devices(functools.partial(function, trainer, **known)))
 
 
 def pack(trainer: Trainer, state: TrainState) -> TrainState:
@@ -175,7 +179,7 @@ def pack(trainer: Trainer, state: TrainState) -> TrainState:
         agent = agent.replace(
             actor=agent.actor.masked().packed(counts["actor"]), critic=agent.critic.masked().packed(counts["critic"])
         )
-    return state.replace(agent=agent, apart=None if trainer.share.count == 1 else jnp.zeros((), jnp.int32))
+    return state.replace(agent=agent, apart=None if trainer.devices.count == 1 else jnp.zeros((), jnp.int32))
 
 
 def make_train(

@@ -11,7 +11,7 @@ from rlx2_jax.config import HParams, Schedule
 from rlx2_jax.networks import Masked, masking
 from rlx2_jax.replay import buffer
 from rlx2_jax.training import evaluation
-from rlx2_jax.training.state import ASIDE, Report, TrainState, empty_tally
+from rlx2_jax.training.state import FURTHER_KEY, Report, TrainState, empty_tally
 from rlx2_jax.training.trainer import Trainer, n_step_now
 
 
@@ -55,7 +55,7 @@ def report(trainer: Trainer, state: TrainState, hparams: HParams, schedule: Sche
 def diagnose(trainer: Trainer, state: TrainState, actor: Masked, critic: Masked, hparams: HParams) -> Report:
     """How both networks are wired and which of their units work, on replayed observations."""
     # A key of its own: diagnostics leave no trace in a run.
-    sample_key = jax.random.fold_in(kernels.fast_key(state.key), ASIDE)
+    sample_key = jax.random.fold_in(kernels.fast_key(state.key), FURTHER_KEY)
     n_max, one = trainer.config.n_max, jnp.asarray(1)
     batch = buffer.sample(state.replay, sample_key, (diagnostics.SAMPLES,), one, n_max, hparams.gamma)
     pairs = jnp.concatenate([batch.observation, batch.action], -1)

@@ -34,9 +34,9 @@ class Result(NamedTuple):
     """What a run gave."""
 
     summary: dict[str, Any]
-    """As in summary.json; `score` is None before the first evaluation."""
+    """Values as in summary.json; `score` is None before the first evaluation."""
     rows: list[Row]
-    """As in metrics.jsonl."""
+    """Rows as in metrics.jsonl."""
     policy: policies.Policy
     """The policy at the end."""
     finished: bool
@@ -133,7 +133,7 @@ class _Run:
         display.say(compilation.describe(self.compiled.parts, self.compiled.seconds))
         display.say(str(memory.need((self.compiled.chunk, self.compiled.report))))
         # Checkpoints are unpacked and of one device, so that a run can be resumed in any way of computing.
-        plain = self.config.compute != "packed" and program.share.sharding is None
+        plain = self.config.compute != "packed" and program.devices.sharding is None
         self.unpack = _same if plain else jax.jit(programs.unpack)
         self.pack = _same if plain else jax.jit(program.pack)
         self.actor = jax.jit(_actor)
@@ -320,7 +320,7 @@ def _compile(program: programs.Program, say: Callable[[str], None]) -> Compiled:
 
 def _placed(shapes: Any, program: programs.Program) -> Any:
     """Shapes on the devices of a run."""
-    sharding = program.share.sharding
+    sharding = program.devices.sharding
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
@@ -341,7 +341,7 @@ def _check_memory(program: programs.Program) -> str:
     state = jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams)
     replay, agent = memory.tree_bytes(state.replay), memory.tree_bytes(state.agent)
     # Devices of a CPU share its memory, and each has a copy.
-    copies = program.share.count if jax.default_backend() == "cpu" else 1
+    copies = program.devices.count if jax.default_backend() == "cpu" else 1
     memory.check_fits(
         copies * memory.tree_bytes(state),
         f"replay ({memory.format_bytes(replay)}) and networks ({memory.format_bytes(agent)})",

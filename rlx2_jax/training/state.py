@@ -15,7 +15,7 @@ from rlx2_jax.replay.buffer import Replay
 Report = dict[str, jax.Array]
 """Scalars of one evaluation and of the training since the one before."""
 
-ASIDE = 0x7FFFFFFF
+FURTHER_KEY = 0x7FFFFFFF
 """Folded into a key for a further one beside those it is split into, which are the keys folded with 0, 1, 2, ..."""
 
 
@@ -40,11 +40,11 @@ class Events(flax.struct.PyTreeNode):
     grown: jax.Array
     """int32: links."""
     signal_to_noise: jax.Array
-    """Of the events' gradients, see `diagnostics.signal_to_noise`."""
+    """Signal to noise of the events' gradients, see `diagnostics.signal_to_noise`."""
 
 
-class Tally(flax.struct.PyTreeNode):
-    """Sums since the last report."""
+class MetricSums(flax.struct.PyTreeNode):
+    """Sums of what a report tells, since the last one: the tally of a state."""
 
     iterations: jax.Array
     """Iterations that learned."""
@@ -59,12 +59,12 @@ class Tally(flax.struct.PyTreeNode):
 
     @property
     def links_dropped(self) -> jax.Array:
-        """By all events."""
+        """Links dropped by all events."""
         return self.actor.dropped + self.critic.dropped
 
     @property
     def links_grown(self) -> jax.Array:
-        """By all events."""
+        """Links grown by all events."""
         return self.actor.grown + self.critic.grown
 
 
@@ -76,7 +76,7 @@ class TrainState(flax.struct.PyTreeNode):
     envs: envs.VectorState
     key: jax.Array
     progress: Progress
-    tally: Tally
+    tally: MetricSums
     policy_distance: jax.Array
     """At the last buffer check."""
     nonfinite: jax.Array
@@ -88,10 +88,10 @@ class TrainState(flax.struct.PyTreeNode):
     run on one device, nor in a checkpoint."""
 
 
-def empty_tally(learning: Metrics) -> Tally:
-    """A tally of nothing, with the given zeros for the agent's metrics."""
+def empty_tally(learning: Metrics) -> MetricSums:
+    """Sums over nothing, with the given zeros for the agent's metrics."""
     zero, count = jnp.zeros(()), jnp.zeros((), jnp.int32)
-    return Tally(
+    return MetricSums(
         iterations=count,
         learning=learning,
         episodes=count,

@@ -24,7 +24,7 @@ from rlx2_jax.config import HParams, Schedule
 from rlx2_jax.replay import buffer
 from rlx2_jax.replay.buffer import Replay
 from rlx2_jax.training import evolution
-from rlx2_jax.training.state import Progress, Tally, TrainState, agent_masks, empty_tally
+from rlx2_jax.training.state import MetricSums, Progress, TrainState, agent_masks, empty_tally
 from rlx2_jax.training.trainer import Trainer, crossed
 
 OLDEST_BATCHES = 8
@@ -54,7 +54,7 @@ def init(trainer: Trainer, key: jax.Array, hparams: HParams, ticket: Found | Non
         policy_distance=jnp.zeros(()),
         nonfinite=zero,
         first_masks={name: diagnostics.compress(mask) for name, mask in agent_masks(agent_state).items()},
-        apart=None if trainer.share.count == 1 else zero,
+        apart=None if trainer.devices.count == 1 else zero,
     )
 
 
@@ -109,7 +109,7 @@ def iteration(trainer: Trainer, state: TrainState, hparams: HParams, schedule: S
         envs=env_state,
         key=kernels.key_like(key, state.key),
         progress=after,
-        tally=Tally(
+        tally=MetricSums(
             iterations=tally.iterations + learning,
             learning=jax.tree.map(jnp.add, tally.learning, metrics),
             episodes=tally.episodes + (step.terminated | step.truncated).sum(),

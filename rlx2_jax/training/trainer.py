@@ -12,7 +12,7 @@ from rlx2_jax.agents import OffPolicyAgent
 from rlx2_jax.config import HParams, RunConfig
 from rlx2_jax.replay import buffer
 from rlx2_jax.replay.buffer import Batch, Replay
-from rlx2_jax.runtime.devices import Share
+from rlx2_jax.runtime.devices import DataParallel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Trainer:
     env: envs.Environment
     vector: envs.VectorEnvironment
     agent: OffPolicyAgent
-    share: Share
+    devices: DataParallel
     """The devices it runs on."""
 
     def sample(
@@ -31,7 +31,7 @@ class Trainer:
     ) -> Batch:
         """Batches of windows, as long as they are now, `[*shape, ...]`."""
         n_step = n_step_now(hparams, multi_step)
-        return buffer.sample(replay, key, shape, n_step, self.config.n_max, hparams.gamma, self.share)
+        return buffer.sample(replay, key, shape, n_step, self.config.n_max, hparams.gamma, self.devices)
 
 
 def n_step_now(hparams: HParams, multi_step: jax.Array) -> jax.Array:

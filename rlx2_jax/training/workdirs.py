@@ -218,7 +218,7 @@ def _clear(workdir: Path) -> None:
 
 
 def differences(held: Mapping[str, Any], wanted: Mapping[str, Any], first: Collection[str] = ()) -> str:
-    """In which fields one run is not another, a few of them, in words; empty where they are the same.
+    """Name the fields in which one run is not another, a few of them, in words; empty where they are the same.
 
     What a person sets stands before what is derived from it, as in `Config`, and what `first` names before all.
     """

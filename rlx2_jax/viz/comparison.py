@@ -32,29 +32,29 @@ UNTOLD = frozenset({"env", "backend", "agent", "seed", "actor_sparsity", "critic
 """Fields that make a panel, that are taken together, or that are told in one."""
 
 RESAMPLES = 500
-"""For a band, which is drawn and not read."""
+"""Bootstrap resamples of a band, which is drawn and not read as a number."""
 
 WRAP = 70
 """Characters in a line of a title."""
 
 
-class Run(NamedTuple):
+class DrawnRun(NamedTuple):
     """One run to be drawn."""
 
     name: str
-    """Of its directory, which tells it from runs that differ in nothing else."""
+    """Name of its directory, which tells it from runs that differ in nothing else."""
     config: Mapping[str, Any]
     """Resolved, as in config.json, without what only says how it was computed."""
     rows: Rows
 
 
 Panels = Mapping[str, Mapping[str, Sequence[Rows]]]
-"""By task and agent in words: by setting in words, the runs of its seeds."""
+"""Runs of all seeds, by task and agent in words, then by setting in words."""
 
 
-def arrange(runs: Sequence[Run]) -> Panels:
+def arrange(runs: Sequence[DrawnRun]) -> Panels:
     """Runs by task and agent, then by what they differ in; those that differ in the seed alone stand together."""
-    tasks: dict[str, list[Run]] = {}
+    tasks: dict[str, list[DrawnRun]] = {}
     for run in runs:
         tasks.setdefault(_task(run.config), []).append(run)
     panels: dict[str, dict[str, list[Rows]]] = {}
@@ -65,7 +65,7 @@ def arrange(runs: Sequence[Run]) -> Panels:
     return panels
 
 
-def _settings(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
+def _settings(runs: Sequence[DrawnRun]) -> Iterator[dict[str, Any]]:
     """What makes a curve of its own, first what names it best; a run that was there before has its directory, too."""
     taken = set[str]()
     for run in runs:

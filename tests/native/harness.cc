@@ -301,7 +301,7 @@ void TestAgainstLoops() {
     for (const bool normalised : {false, true}) {
       Example example(++seed, c.sizes, c.density, c.batch, c.count, normalised);
       const std::vector<double> expected = example.Expected();
-      for (const rlx2::Kernels* const* kernels = rlx2::Available(); *kernels; ++kernels) {
+      for (const rlx2::Kernels* const* kernels = rlx2::SupportedKernels(); *kernels; ++kernels) {
         example.Run(**kernels, 1);
         const std::vector<float> alone = example.Results();
         CHECK(alone.size() == expected.size());
@@ -320,12 +320,12 @@ void TestManyCallers() {
   for (unsigned seed = 0; seed < 3; ++seed) {
     callers.emplace_back([seed] {
       Example example(seed, {14, 128, 128, 1}, 0.1, 256, 2, seed % 2);
-      example.Run(**rlx2::Available(), 1);
+      example.Run(**rlx2::SupportedKernels(), 1);
       const std::vector<float> alone = example.Results();
       for (int i = 0; i < 50; ++i) {
         // Long enough for helpers to fall asleep, sometimes.
         if (i % 10 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-        example.Run(**rlx2::Available(), 4);
+        example.Run(**rlx2::SupportedKernels(), 4);
         CHECK(example.Results() == alone);
       }
     });
@@ -334,7 +334,7 @@ void TestManyCallers() {
 }
 
 void TestRefusals() {
-  const rlx2::Kernels& kernels = **rlx2::Available();
+  const rlx2::Kernels& kernels = **rlx2::SupportedKernels();
   const auto broken = [&](int which, int32_t value) {
     Example example(1, {14, 32, 2}, 0.2, 8, 1, false);
     example.indices[which][3] = value;

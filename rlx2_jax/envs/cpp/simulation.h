@@ -287,7 +287,7 @@ class Engine {
   template <typename Body>
   bool ForEach(int64_t rows, int64_t threads, const Body& body) {
     std::atomic<bool> ok{true};
-    Team::Shared().Run(rows, threads, [&](int64_t row) {
+    ThreadPool::Shared().Run(rows, threads, [&](int64_t row) {
       const UsualArithmetic arithmetic;
       std::unique_ptr<Simulation> simulation = Take();
       if (*simulation->error()) {

@@ -145,8 +145,8 @@ class Reader {
   std::string message_;
 };
 
-const Kernels* Find(std::string_view name) {
-  for (const Kernels* const* k = Available(); *k; ++k) {
+const Kernels* SelectKernels(std::string_view name) {
+  for (const Kernels* const* k = SupportedKernels(); *k; ++k) {
     if (name == "auto" || name == (*k)->name) return *k;
   }
   return nullptr;
@@ -170,7 +170,7 @@ std::vector<Network>& Networks(const Network& shape, int64_t count) {
 
 ffi::Error ForwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
                        std::string_view instructions, int64_t arrays, bool normalised) {
-  const Kernels* kernels = Find(instructions);
+  const Kernels* kernels = SelectKernels(instructions);
   if (!kernels) return Invalid("this processor has no instruction set " + std::string(instructions));
   Network shape;
   shape.arrays = arrays;
@@ -229,7 +229,7 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
 ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
                         std::string_view instructions, bool normalised, bool weights, ffi::Span<const int64_t> sizes,
                         ffi::Span<const int64_t> wanted) {
-  const Kernels* kernels = Find(instructions);
+  const Kernels* kernels = SelectKernels(instructions);
   if (!kernels) return Invalid("this processor has no instruction set " + std::string(instructions));
   Network shape;
   shape.normalised = normalised;
@@ -432,7 +432,7 @@ void SharedOut(int64_t calls, int64_t size, int64_t threads, const Body& body) {
     return;
   }
   const int64_t some = std::max<int64_t>(1, kTogether / std::max<int64_t>(1, size));
-  Team::Shared().Run((calls + some - 1) / some, threads, [&](int64_t task) {
+  ThreadPool::Shared().Run((calls + some - 1) / some, threads, [&](int64_t task) {
     for (int64_t n = task * some; n < std::min(calls, (task + 1) * some); ++n) body(n, 1);
   });
 }
@@ -576,13 +576,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_adam, rlx2::AdamCall,
                                   .Attr<float>("epsilon"));
 
 // At most this many threads, whatever XLA has.
-extern "C" void rlx2_use_threads(int64_t most) { rlx2::Team::Shared().Use(most); }
+extern "C" void rlx2_use_threads(int64_t most) { rlx2::ThreadPool::Shared().Use(most); }
 
 // Names of the instruction sets this processor can run, best first.
 extern "C" const char* rlx2_instructions() {
   static const std::string names = [] {
     std::string joined;
-    for (const rlx2::Kernels* const* k = rlx2::Available(); *k; ++k) joined += std::string(joined.empty() ? "" : ",") + (*k)->name;
+    for (const rlx2::Kernels* const* k = rlx2::SupportedKernels(); *k; ++k) joined += std::string(joined.empty() ? "" : ",") + (*k)->name;
     return joined;
   }();
   return names.c_str();

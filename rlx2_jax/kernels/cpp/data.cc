@@ -89,7 +89,7 @@ const char* TakeWindows(const Ring& ring, const Windows& windows, int64_t thread
   const int64_t words = 2 * ring.observation_size + ring.action_size + 2 * windows.n_max;
   const int64_t share = std::max<int64_t>(1, kShare / words), shares = (windows.count + share - 1) / share;
   std::atomic<bool> slots{true};
-  Team::Shared().Run(shares, threads, [&](int64_t task) {
+  ThreadPool::Shared().Run(shares, threads, [&](int64_t task) {
     const int64_t end = std::min(windows.count, (task + 1) * share);
     for (int64_t i = task * share; i < end; ++i) {
       if (i + kAhead < end) Prefetch(ring, windows, i + kAhead);
@@ -105,7 +105,7 @@ bool TakeRows(const uint32_t* table, int64_t rows, int64_t width, const int32_t*
   for (int64_t i = 0; i < count; ++i) inside &= static_cast<uint64_t>(static_cast<int64_t>(index[i])) < static_cast<uint64_t>(rows);
   if (!inside) return false;
   const int64_t share = std::max<int64_t>(1, kShare / std::max<int64_t>(1, width)), shares = (count + share - 1) / share;
-  Team::Shared().Run(shares, threads, [&](int64_t task) {
+  ThreadPool::Shared().Run(shares, threads, [&](int64_t task) {
     const int64_t first = task * share, last = std::min(count, first + share);
     for (int64_t i = first; i < last; ++i) {
       if (i + kAhead < last) __builtin_prefetch(table + index[i + kAhead] * width);
@@ -116,9 +116,9 @@ bool TakeRows(const uint32_t* table, int64_t rows, int64_t width, const int32_t*
 }
 
 void ThreefryBits(const uint32_t key[2], int64_t count, uint32_t* out, int64_t threads) {
-  Team::Shared().Run((count + kShare - 1) / kShare, threads, [&](int64_t task) {
+  ThreadPool::Shared().Run((count + kShare - 1) / kShare, threads, [&](int64_t task) {
     const int64_t first = task * kShare;
-    (*Available())->threefry(key, first, std::min(kShare, count - first), out + first);
+    (*SupportedKernels())->threefry(key, first, std::min(kShare, count - first), out + first);
   });
 }
 
@@ -132,8 +132,8 @@ void AdamStep(const Adam& adam, int64_t threads) {
   const int32_t next = count == std::numeric_limits<int32_t>::max() ? count : count + 1;
   const float correction1 = 1 - std::pow(adam.b1, static_cast<float>(next));
   const float correction2 = 1 - std::pow(adam.b2, static_cast<float>(next));
-  Team::Shared().Run((adam.size + kShare - 1) / kShare, threads, [&](int64_t task) {
-    (*Available())->adam(adam, correction1, correction2, task * kShare, std::min(adam.size, (task + 1) * kShare));
+  ThreadPool::Shared().Run((adam.size + kShare - 1) / kShare, threads, [&](int64_t task) {
+    (*SupportedKernels())->adam(adam, correction1, correction2, task * kShare, std::min(adam.size, (task + 1) * kShare));
   });
   *adam.next_count = next;
 }

@@ -1,4 +1,4 @@
-// A team of threads that stays awake between calls.
+// A pool of threads that stays awake between calls.
 //
 // An update makes a handful of parallel calls of some tens of microseconds each, as long as a sleeping thread takes to
 // wake. So helpers spin for a while after their last task before they sleep.
@@ -16,14 +16,14 @@
 
 namespace rlx2 {
 
-class Team {
+class ThreadPool {
  public:
   static constexpr int kMostThreads = 16;
 
-  // The process's team. Never destroyed: its threads end with the process.
-  static Team& Shared() {
-    static Team* const team = new Team;
-    return *team;
+  // The process's pool. Never destroyed: its threads end with the process.
+  static ThreadPool& Shared() {
+    static ThreadPool* const pool = new ThreadPool;
+    return *pool;
   }
 
   // Of how many threads at most: a container's quota may pay for fewer than it may run.
@@ -31,7 +31,7 @@ class Team {
 
   // Runs body(task) for 0 <= task < count and returns when all are done. Every thread begins with a share of its own,
   // the same in every call, so that data stays in its core's cache, and then takes what others have not begun; a
-  // helper that comes late or never costs speed only. While one caller has the team, others work alone.
+  // helper that comes late or never costs speed only. While one caller has the pool, others work alone.
   template <typename Body>
   void Run(int64_t count, int64_t threads, const Body& body) {
     threads = std::min({threads, count, static_cast<int64_t>(kMostThreads), most_.load(std::memory_order_relaxed)});
@@ -121,7 +121,7 @@ class Team {
   }
 
   std::atomic<int64_t> most_{kMostThreads};
-  std::mutex owner_;  // Held by the caller that has the team.
+  std::mutex owner_;  // Held by the caller that has the pool.
   int helpers_ = 0;
 
   // The call in progress; written while no helper is inside.

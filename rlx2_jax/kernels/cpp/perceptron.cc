@@ -57,7 +57,7 @@ constexpr Kernels kKernels = {"avx512", Forward, Backward, SumGroups, AdamStep, 
 
 #endif
 
-const Kernels* const* Available() {
+const Kernels* const* SupportedKernels() {
   static const struct Table {
     const Kernels* entries[4] = {};
     Table() {
@@ -117,7 +117,7 @@ const char* Forward(const Kernels& kernels, const Network* networks, int64_t cou
   if (const char* problem = CheckAll(networks, count, kernels.check_by_output)) return problem;
   const int64_t tiles = networks->tiles();
   const int64_t scratch = (networks->features() + networks->layers[networks->depth - 1].out) * kTile;
-  Team::Shared().Run(count * tiles, UsefulThreads(*networks, count, threads), [&](int64_t task) {
+  ThreadPool::Shared().Run(count * tiles, UsefulThreads(*networks, count, threads), [&](int64_t task) {
     kernels.forward(networks[task / tiles], task % tiles, Scratch(scratch));
   });
   return nullptr;
@@ -130,7 +130,7 @@ const char* Backward(const Kernels& kernels, const Network* networks, int64_t co
   const int64_t groups = networks->groups();
   const int64_t rows = networks->outputs() + networks->normalised_units();
   const int64_t scratch = (networks->layers[0].in + kGroup * rows) * kTile;
-  Team::Shared().Run(count * groups, UsefulThreads(*networks, count, threads), [&](int64_t task) {
+  ThreadPool::Shared().Run(count * groups, UsefulThreads(*networks, count, threads), [&](int64_t task) {
     kernels.backward(networks[task / groups], task % groups, Scratch(scratch));
   });
   if (networks->gradient) {

@@ -128,7 +128,7 @@ struct Kernels {
 };
 
 // Implementations this processor can run, best first; null-terminated.
-const Kernels* const* Available();
+const Kernels* const* SupportedKernels();
 
 // All of it, for `count` networks of one shape: check the indices, then share the tasks among up to `threads` threads.
 // What comes out does not depend on how many there are. Returns what is wrong with the indices, or null.

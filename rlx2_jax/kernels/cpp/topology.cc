@@ -62,7 +62,7 @@ int64_t Parts(int64_t size, int64_t threads) {
 template <typename Body>
 void ForParts(int64_t size, int64_t threads, const Body& body) {
   const int64_t parts = Parts(size, threads);
-  Team::Shared().Run(parts, threads, [&](int64_t p) { body(p, size * p / parts, size * (p + 1) / parts); });
+  ThreadPool::Shared().Run(parts, threads, [&](int64_t p) { body(p, size * p / parts, size * (p + 1) / parts); });
 }
 
 int64_t CountMarks(const bool* mark, int64_t size, int64_t threads) {
