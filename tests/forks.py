@@ -100,7 +100,7 @@ def _main(script: str, arguments: list[str], variables: Mapping[str, str], direc
     os.environ.update(variables)
     os.chdir(directory)
     sys.argv = [script, *arguments]
-    sys.path[0] = str(Path(script).parent)
+    sys.path.insert(0, str(Path(script).parent))
     record.curves = preloaded.PLAIN  # type: ignore[assignment]
     try:
         runpy.run_path(script, run_name="__main__")

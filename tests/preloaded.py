@@ -1,5 +1,6 @@
-"""What the process has imported whose forks are launchers' processes (see `forks`)."""
+"""What tests' own processes share with the one whose forks are launchers' processes (see `forks`)."""
 
+import gc
 import os
 import types
 
@@ -16,3 +17,6 @@ PLAIN = types.SimpleNamespace(draw_run=lambda rows, title: Figure(figsize=(1, 1)
 
 ALONE = len(os.listdir("/proc/self/task")) == 1
 """Whether a process that imports nothing else has one thread, as one that forks must."""
+
+# A fifth of the time of tracing went to looking for garbage, of which there is little.
+gc.set_threshold(100_000, 20, 20)

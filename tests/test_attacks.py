@@ -134,7 +134,7 @@ def test_clocks_that_jump_change_no_duration(monkeypatch, tmp_path):
 NONSENSE = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
-from rlx2_jax import native
+from rlx2_jax.runtime import native
 native.load()
 rng = np.random.default_rng(int(sys.argv[1]))
 extremes = np.array([-2**31, -2, -1, 0, 1, 2, 3, 16, 17, 64, 2**31 - 1])
@@ -381,10 +381,11 @@ RUN = (
     + """
 import json
 from rlx2_jax.config import Config
+from rlx2_jax.runtime import compilation
 from rlx2_jax.training import train
-from tests import conftest
 
 directory, count, config, resume = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4] == "resume"
+compilation.use_cache(sys.argv[5])
 left = kill_at(directory, count)
 train(Config.from_dict(config), directory, resume=resume, overwrite=not resume, show_progress=False)
 print(count - left[0])
@@ -408,7 +409,8 @@ def test_a_kill_at_any_file_operation_of_a_run_changes_nothing_of_its_end(tmp_pa
     script.write_text(RUN)
 
     def run(name, count, resume):
-        return finish(Fork(script, tmp_path / name, count, config, "resume" if resume else "fresh"))
+        how = "resume" if resume else "fresh"
+        return finish(Fork(script, tmp_path / name, count, config, how, jax.config.jax_compilation_cache_dir))
 
     code, said = run("whole", 10**9, False)
     assert code == 0, said
