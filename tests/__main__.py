@@ -1,5 +1,6 @@
 """Every check of the project, in the order in which they fail fastest: `python -m tests`."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -62,28 +63,27 @@ def main() -> int:
 
 def first_failure(checks: tuple[Check, ...]) -> tuple[Check, int] | None:
     """Make checks side by side; the first that fails, with its exit code, ends the others."""
-    said: list[IO[bytes] | None] = [*(tempfile.TemporaryFile() for _ in checks[1:]), None]
-    processes = [
-        subprocess.Popen([sys.executable, "-m", *check.command], stdout=file, stderr=file)
-        for check, file in zip(checks, said, strict=True)
-    ]
-    running = dict(zip(checks, zip(processes, said, strict=True), strict=True))
-    failed = None
-    while running and not failed:
-        time.sleep(LOOK_SECONDS)
-        for check, (process, file) in list(running.items()):
-            if process.poll() is None:
+    with contextlib.ExitStack() as files:
+        said: list[IO[bytes] | None] = [*(files.enter_context(tempfile.TemporaryFile()) for _ in checks[1:]), None]
+        running = {
+            check: (subprocess.Popen([sys.executable, "-m", *check.command], stdout=file, stderr=file), file)
+            for check, file in zip(checks, said, strict=True)
+        }
+        failed = None
+        while running and not failed:
+            time.sleep(LOOK_SECONDS)
+            ended = next((check for check, (process, _) in running.items() if process.poll() is not None), None)
+            if ended is None:
                 continue
-            del running[check]
+            process, file = running.pop(ended)
             if file:
                 file.seek(0)
-                print(f"\n{check.what}: {file.read().decode().strip()}", flush=True)
+                print(f"\n{ended.what}: {file.read().decode().strip()}", flush=True)
             if process.returncode:
-                failed = check, process.returncode
-                break
-    for process, _ in running.values():
-        process.send_signal(signal.SIGINT)
-        process.wait()
+                failed = ended, process.returncode
+        for process, _ in running.values():
+            process.send_signal(signal.SIGINT)
+            process.wait()
     return failed
 
 

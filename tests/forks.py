@@ -45,10 +45,8 @@ class Fork:
 
     def __init__(self, script: Path, *arguments: object, **variables: str):
         """Start it, with environment variables beside those of this process."""
-        with tempfile.NamedTemporaryFile(delete=False) as said:
-            self._said = Path(said.name)
-        given = {name: value for name, value in {**os.environ, **variables}.items() if name != "PYTEST_CURRENT_TEST"}
-        told = (str(script), [*map(str, arguments)], given, os.getcwd(), str(self._said))
+        self._said = tempfile.NamedTemporaryFile("r")  # noqa: SIM115
+        told = (str(script), [*map(str, arguments)], {**os.environ, **variables}, os.getcwd(), self._said.name)
         self._process: ForkServerProcess = server().Process(target=_main, args=told)
         self._process.start()
 
@@ -84,11 +82,9 @@ class Fork:
         """Wait for its end; nothing, and all that it wrote to both streams."""
         self._process.join(timeout)
         if self.poll() is None:
-            raise subprocess.TimeoutExpired(str(self._said), timeout or 0)
-        text = self._said.read_text()
-        self._said.unlink()
-        self._said.touch()
-        return "", text
+            raise subprocess.TimeoutExpired("fork", timeout or 0)
+        self._said.seek(0)
+        return "", self._said.read()
 
 
 def _main(script: str, arguments: list[str], variables: Mapping[str, str], directory: str, said: str) -> None:
