@@ -10,7 +10,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import types
 from typing import NamedTuple
 from unittest import mock
 
@@ -22,14 +21,13 @@ import numpy as np
 import pytest
 import threadpoolctl
 from absl import flags
-from matplotlib.figure import Figure
 
 from rlx2_jax.config import Config
 from rlx2_jax.networks import masking
 from rlx2_jax.replay.buffer import Batch
 from rlx2_jax.runtime import compilation
 from rlx2_jax.training import record
-from rlx2_jax.viz import curves
+from tests import preloaded
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -70,10 +68,10 @@ LONG = (
     "program",
     "cloning",
     "agents",
+    "studies",
     "launchers",
     "kernels",
     "run",
-    "studies",
     "sweep",
     "diagnostics",
     "sparse",
@@ -99,9 +97,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="session")
 def _plain_pictures():
-    """The picture of a run that is trained in a test's own process is empty; drawing takes longer than to train it."""
-    drawn = types.SimpleNamespace(draw_run=lambda rows, title: Figure(figsize=(1, 1)), save=curves.save)
-    with mock.patch.object(record, "curves", drawn):
+    """Of a run that is trained in a test's own process."""
+    with mock.patch.object(record, "curves", preloaded.PLAIN):
         yield
 
 

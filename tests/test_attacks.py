@@ -20,21 +20,16 @@ from rlx2_jax.io import files
 from rlx2_jax.runtime import native
 from rlx2_jax.training import evaluation, train
 from tests.conftest import ROOT, cached, small
+from tests.forks import Fork
 from tests.test_run import flags_of, without_clocks
 
 SECONDS = 240
 """No process of an attack may take longer, on a machine that others use too."""
 
 
-def start(script, *arguments, **environment):
-    """A launcher's process, its own streams piped."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-    )
+def start(script, *arguments):
+    """A launcher's process."""
+    return Fork(ROOT / "experiments" / script, *arguments, PYTHONPATH=str(ROOT))
 
 
 def finish(process):
@@ -139,7 +134,7 @@ def test_clocks_that_jump_change_no_duration(monkeypatch, tmp_path):
 NONSENSE = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
-from rlx2_jax import native
+from rlx2_jax.runtime import native
 native.load()
 rng = np.random.default_rng(int(sys.argv[1]))
 extremes = np.array([-2**31, -2, -1, 0, 1, 2, 3, 16, 17, 64, 2**31 - 1])
@@ -388,10 +383,11 @@ RUN = (
     + """
 import json
 from rlx2_jax.config import Config
+from rlx2_jax.runtime import compilation
 from rlx2_jax.training import train
-from tests import conftest
 
 directory, count, config, resume = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4] == "resume"
+compilation.use_cache(sys.argv[5])
 left = kill_at(directory, count)
 train(Config.from_dict(config), directory, resume=resume, overwrite=not resume, show_progress=False)
 print(count - left[0])
@@ -411,20 +407,25 @@ def test_a_kill_at_any_file_operation_of_a_run_changes_nothing_of_its_end(tmp_pa
     config = json.dumps(small(checkpoint_every=400).to_dict())
     rng = random.Random(1)
 
-    def run(name, count, resume):
-        command = [sys.executable, "-c", RUN, str(tmp_path / name), str(count), config, "resume" if resume else "fresh"]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=SECONDS)
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
 
-    operations = int(run("whole", 10**9, False).stdout.split()[-1])
+    def run(name, count, resume):
+        how = "resume" if resume else "fresh"
+        return finish(Fork(script, tmp_path / name, count, config, how, jax.config.jax_compilation_cache_dir))
+
+    code, said = run("whole", 10**9, False)
+    assert code == 0, said
+    operations = int(said.split()[-1])
     for k in range(4):
         kills = 0
         while True:
             saved = any((tmp_path / f"k{k}" / "checksums").glob("*.json"))
             count = rng.randrange(operations) if kills < 2 else 10**9
-            done = run(f"k{k}", count, saved)
-            if done.returncode == 0:
+            code, said = run(f"k{k}", count, saved)
+            if code == 0:
                 break
-            assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+            assert code == -signal.SIGKILL, said[-2000:]
             kills += 1
         assert outcome(tmp_path / f"k{k}") == outcome(tmp_path / "whole")
 

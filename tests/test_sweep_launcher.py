@@ -14,6 +14,7 @@ import pytest
 
 from rlx2_jax import policies
 from tests.conftest import ROOT, cached, launch, launch_here, shown
+from tests.forks import Fork
 
 TINY = (
     "--env=probe/action",
@@ -86,7 +87,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-STARTED: list[subprocess.Popen] = []
+STARTED: list[subprocess.Popen | Fork] = []
 
 
 @pytest.fixture(autouse=True)
@@ -97,34 +98,29 @@ def _nothing_left_running():
     STARTED.clear()
 
 
-def start(workdir, *arguments, devices=1):
-    """A sweep in a process of its own."""
-    flags = shown(devices)
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "experiments" / "sweep.py"),
-            *TINY,
-            *RUNS,
-            f"--workdir={workdir}",
-            cached(),
-            *arguments,
-        ],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags},
-    )
+def start(workdir, *arguments, devices=1, typed=False):
+    """A sweep in a process of its own, typed by a person or a fork of one that has imported all."""
+    script = ROOT / "experiments" / "sweep.py"
+    given = (*TINY, *RUNS, f"--workdir={workdir}", cached(), *arguments)
+    if typed:
+        process = subprocess.Popen(
+            [sys.executable, str(script), *given],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": shown(devices)},
+        )
+    else:
+        process = Fork(script, *given, PYTHONPATH=str(ROOT), XLA_FLAGS=shown(devices))
     STARTED.append(process)
     return process
 
 
-def start_hosts(workdir, count, *arguments, devices=2):
+def start_hosts(workdir, count, *arguments, devices=2, typed=False):
     """The same sweep as several hosts on loopback."""
     cluster = f"--multihost --coordinator_address=127.0.0.1:{free_port()} --num_processes={count}".split()
-    return [
-        start(workdir, *cluster, f"--process_id={k}", *arguments, devices=devices) for k in range(count)
-    ]  # fmt: skip
+    each = [(*cluster, f"--process_id={k}", *arguments) for k in range(count)]
+    return [start(workdir, *given, devices=devices, typed=typed) for given in each]
 
 
 def end(process, code=0, seconds=300):
@@ -151,7 +147,7 @@ def wait_for(workdir, pattern, process):
 def single(tmp_path_factory):
     """The sweep on one device."""
     workdir = tmp_path_factory.mktemp("single")
-    end(start(workdir))
+    end(start(workdir, typed=True))
     return workdir
 
 
@@ -159,7 +155,7 @@ def single(tmp_path_factory):
 def two_hosts(tmp_path_factory):
     """The sweep on two hosts, and what they said."""
     workdir = tmp_path_factory.mktemp("two_hosts")
-    return workdir, [end(process) for process in start_hosts(workdir, 2)]
+    return workdir, [end(process) for process in start_hosts(workdir, 2, typed=True)]
 
 
 def assert_same_results(workdir, other):
@@ -257,7 +253,7 @@ def test_a_coordinator_that_never_answers_is_waited_for_a_bounded_time(tmp_path)
     began = time.monotonic()
     process = start(
         tmp_path / "none", "--multihost", f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2",
-        "--process_id=1", "--initialization_timeout=2",
+        "--process_id=1", "--initialization_timeout=2", typed=True,
     )  # fmt: skip
     said = end(process, code=2)
     assert said.startswith("error: not all processes met at 127.0.0.1:")
@@ -273,7 +269,7 @@ def test_a_port_in_use_is_one_sentence(tmp_path):
         port = holder.getsockname()[1]
         process = start(
             tmp_path / "none", "--multihost", f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2",
-            "--process_id=0",
+            "--process_id=0", typed=True,
         )  # fmt: skip
         said = end(process, code=2)
     assert said == f"error: port {port} cannot be used (Address already in use); name another coordinator_address.\n"
