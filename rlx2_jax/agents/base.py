@@ -28,7 +28,6 @@ T = TypeVar("T")
 Metrics = dict[str, jax.Array]
 """Scalars by name."""
 
-
 WRITTEN_OUT = 4
 """Critic updates of a cycle that are written out one after the other, which runs faster than a loop; more of them would
 take as many times as long to compile."""
@@ -77,16 +76,16 @@ class OffPolicyAgent:
     observation_size: int
     action_size: int
 
-    def __post_init__(self) -> None:
-        """Refuse what `check` refuses."""
-        self.check()
-
     defaults: ClassVar[Defaults]
     passes: ClassVar[Passes]
     release_init: ClassVar[str]
     """How networks begin in the paper's release (see `networks.MLP.initial`)."""
     polyak_every_update: ClassVar[bool] = False
     """Whether targets move after every critic update, not after the actor's."""
+
+    def __post_init__(self) -> None:
+        """Refuse what `check` refuses."""
+        self.check()
 
     @staticmethod
     def actor_outputs(action_size: int) -> int:
