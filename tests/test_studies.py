@@ -119,6 +119,7 @@ def test_the_3_step_agent_of_one_study_is_the_rlx2_of_another():
         ("tickets", {"topology", "ticket_weights"}),
         ("mask-quality", {"topology"}),
         ("sparsity-curve", {"actor_sparsity", "critic_sparsity"}),
+        ("layernorm", {"network"}),
     ],
 )
 def test_an_ablation_changes_what_it_is_about_and_nothing_else(study, about):

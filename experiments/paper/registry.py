@@ -9,7 +9,8 @@
 | `sparsity-curve` | sensitivity to sparsity | RLx2, RigL and SS at sparsities from 80 to 99 % |
 | `tickets` | lottery tickets | random, winning and dynamic ticket, learning by reward and by imitation |
 | `mask-quality` | masks found | the mask a run begins with, and those that RigL and RLx2 found, trained anew |
-| `frontier` | ultimate compression ratio | RLx2 at the sparsities that a search asks for (see `frontier`) |
+| `frontier` | ultimate compression ratio | RLx2 at the sparsities that a search asks for (see `search`) |
+| `layernorm` | not in the paper | RLx2, and both with layer normalisation before each ReLU |
 
 To add one, add it here; runs, records and reports follow.
 """
@@ -157,6 +158,13 @@ def _buffers(steps: int) -> tuple[Arm, ...]:
     )
 
 
+def _normalised(steps: int) -> tuple[Arm, ...]:
+    del steps
+    methods_of = {DENSE: {"method": "dense"}, "rlx2": {"method": "rlx2"}}
+    with_norm = {f"{name}-layernorm": {**settings, "network": "layernorm"} for name, settings in methods_of.items()}
+    return tuple(Arm(name, settings) for name, settings in (methods_of | with_norm).items())
+
+
 SPARSITIES = (0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
 
 
@@ -265,6 +273,14 @@ STUDIES: dict[str, Study] = {
         arms=_buffers,
         focus="dynamic",
         figure="buffer",
+    ),
+    "layernorm": Study(
+        title="Layer normalisation",
+        question="What does layer normalisation do to dense and to sparse agents, each beside its like without?",
+        rows=("td3/Hopper-v4",),
+        seeds=3,
+        arms=_normalised,
+        focus="rlx2-layernorm",
     ),
     "sparsity-curve": Study(
         title="Return over sparsity",
