@@ -98,7 +98,7 @@ class Group(NamedTuple):
         return all(self.sparsity(name) == row.get(name, getattr(Config(), name)) for name in SPARSITIES)
 
     def sparsity(self, name: str) -> float:
-        """That of `actor_sparsity` or `critic_sparsity` which arms have unless it is their own."""
+        """Value of `actor_sparsity` or `critic_sparsity` that arms have where they set none of their own."""
         return self.conditions.get(name, getattr(Config(), name))
 
     def values(self, setting: str) -> set[str]:

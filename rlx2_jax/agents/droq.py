@@ -72,7 +72,7 @@ class DroQ(sac.SAC):
     def target_q(
         self, state: base.AgentState, observation: jax.Array, action: jax.Array, noise: sac.Noise
     ) -> jax.Array:
-        """The same of the targets."""
+        """Values by both target critics, each without some of its units."""
         return self._without_some(state, state.critic.target, noise, 1, observation, action)
 
     def _without_some(

@@ -45,7 +45,7 @@ class SACState(base.AgentState):
     """Actor, critics and the temperature."""
 
     log_alpha: jax.Array
-    """Its logarithm, scalar."""
+    """Logarithm of the temperature, scalar."""
     alpha_adam: optax.ScaleByAdamState
 
     def learned(self) -> tuple[Any, ...]:

@@ -57,12 +57,12 @@ class Mechanisms:
     """Whether old off-policy data is dropped."""
     _: dataclasses.KW_ONLY
     drop: Criterion = criteria.magnitude
-    """Links of the smallest score go."""
+    """Score by which links are dropped: the smallest go."""
     grow: Criterion | None = None
-    """Those of the largest score come; None for what the topology says."""
+    """Score by which links are grown: the largest come; None for what the topology says."""
     initial: Criterion | None = None
-    """Those of the largest score come first, by a gradient of zero, for there is none yet; None for what `initial_mask`
-    says."""
+    """Score by which the first links are chosen: the largest, by a gradient of zero, for there is none yet; None for
+    what `initial_mask` says."""
     fraction: Schedule | None = None
     """Share of `drop_fraction` that an event moves, by time; None for half a cosine down to none."""
     progress: Schedule | None = None

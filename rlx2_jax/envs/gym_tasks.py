@@ -130,7 +130,7 @@ class Hopper(Walker2d):
     """A walker of one leg, which nothing may fling about."""
 
     def healthy(self, fields: Fields) -> jax.Array:
-        """Likewise, and no value out of range."""
+        """Whether a walker would be healthy, and no value is out of range."""
         low, high = self.constants.healthy_state_range
         values = jnp.concatenate([fields.qpos, fields.qvel])[2:]
         return super().healthy(fields) & ((low < values) & (values < high)).all()

@@ -101,7 +101,7 @@ class LayerValues(NamedTuple):
     scale: jax.Array | None = None
     """`[out]`, of a layer that is normalised; None of others."""
     offset: jax.Array | None = None
-    """Likewise."""
+    """`[out]`, of a layer that is normalised; None of others."""
 
 
 def layout(links: Sequence[SparseIndices], *, normalised: bool = False) -> list[tuple[int, ...]]:

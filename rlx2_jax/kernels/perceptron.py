@@ -147,9 +147,9 @@ class _Static(NamedTuple):
     """What a backward pass knows when it is traced."""
 
     params: bool
-    """Whether their gradient is wanted."""
+    """Whether the gradient of the parameters is wanted."""
     inputs: tuple[bool, ...]
-    """The same of each input."""
+    """Whether the gradient of each input is wanted."""
     sizes: tuple[int, ...]
     """Columns of each input."""
 

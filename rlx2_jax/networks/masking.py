@@ -27,7 +27,7 @@ def kernels(tree: Any) -> list[jax.Array]:
 
 
 def paths(tree: Any) -> list[str]:
-    """Those of the kernels, such as `Dense_0/kernel`, in the same order."""
+    """Paths of the kernels, such as `Dense_0/kernel`, in the same order."""
     return [path for path, _ in ordered(tree)]
 
 

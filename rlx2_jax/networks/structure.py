@@ -29,13 +29,13 @@ class Structure(NamedTuple):
     links: tuple[int, ...]
     """Links of each matrix; where their number changes, at the end."""
     first_links: tuple[int, ...]
-    """At the beginning."""
+    """Links of each matrix at the beginning."""
     width: int
     """Live hidden units per layer; less than the widest layer for the method `tiny` only."""
     others: int
     """Parameters that are always dense, of units in use: biases, and what normalisation has."""
     others_held: int
-    """The same of all units."""
+    """Parameters that are always dense, of all units."""
 
 
 def nets(config: Config, action_size: int) -> dict[str, Net]:

@@ -48,9 +48,9 @@ class Ticket(NamedTuple):
     """The masks of a run, as NumPy arrays, and where they come from."""
 
     initial: Networks
-    """Those it began with."""
+    """Masks the run began with."""
     final: Networks
-    """Those it ended with: the ticket that it found."""
+    """Masks the run ended with: the ticket that it found."""
     about: dict[str, Any]
     """`agent`, `env`, `env_steps`, `config` and what else was saved with them."""
 

@@ -43,11 +43,11 @@ class Method:
     density: Density
     """Density of each leaf, at the end if it changes over time."""
     initial: Criterion = criteria.uniform
-    """Which connections come first: those of the largest score. There is no gradient yet, it is zero."""
+    """Score by which the first connections are chosen: the largest. There is no gradient yet, it is zero."""
     drop: Criterion = criteria.magnitude
-    """Connections of the smallest score go."""
+    """Score by which connections are dropped: the smallest go."""
     grow: Criterion = criteria.gradient
-    """Those of the largest score come."""
+    """Score by which connections are grown: the largest come."""
     fraction: Schedule = _NEVER
     """Share of the connections that an event moves."""
     progress: Schedule | None = None

@@ -27,7 +27,7 @@ class Standing(NamedTuple):
     """Where a run is. The table holds no clocks: a sweep that was stopped ends with the same one."""
 
     rows: Sequence[Row] = ()
-    """Its evaluations."""
+    """Rows of its evaluations."""
     finished: bool = False
     diverged: int | None = None
     """Environment steps after which its values were no longer finite."""

@@ -25,7 +25,7 @@ class Compiled(NamedTuple):
     template: Any
     """Shapes of the state on the devices, with their shardings."""
     seconds: float
-    """That all of it took."""
+    """Wall time of making all of it."""
     parts: dict[str, compilation.Seconds]
     """What each function took of it."""
 

@@ -82,7 +82,7 @@ class TrainState(flax.struct.PyTreeNode):
     nonfinite: jax.Array
     """int32: transitions kept out of replay because they were not finite."""
     first_masks: dict[str, tuple[jax.Array, ...]]
-    """Those that the run began with, one bit per weight, of `actor` and `critic`."""
+    """Masks that the run began with, one bit per weight, of `actor` and `critic`."""
     apart: jax.Array | None = None
     """int32: topology events after which devices had different masks, which is none or the run is lost. No leaf for a
     run on one device, nor in a checkpoint."""
