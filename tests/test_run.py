@@ -32,7 +32,7 @@ from rlx2_jax.runtime import memory
 from rlx2_jax.training import programs, train, workdirs
 from rlx2_jax.training.events import Events
 from rlx2_jax.training.record import Record, Totals, plain_row
-from rlx2_jax.training.workdirs import checkpoint_identity
+from rlx2_jax.training.workdirs import identity
 from tests.conftest import ROOT, launch_here, own_settings, small
 
 LAUNCHER = ROOT / "experiments" / "train.py"
@@ -46,7 +46,7 @@ def final_state(workdir, config):
     """The newest checkpoint of a run, as arrays on the host."""
     program = programs.make_program(config)
     template = jax.eval_shape(programs.unpack, jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams))
-    with Checkpoints(workdir, checkpoint_identity(program.config)) as checkpoints:
+    with Checkpoints(workdir, identity(program.config)) as checkpoints:
         step, state, _ = checkpoints.restore(template, warn=pytest.fail)
     return step, jax.device_get(state)
 

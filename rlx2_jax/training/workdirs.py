@@ -69,7 +69,7 @@ TICKET = "ticket"
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """The values that make a configuration this run and no other."""
-    return {name: value for name, value in config.to_dict().items() if name not in HOW}
+    return {name: value for name, value in _named(config.to_dict()).items() if name not in HOW}
 
 
 def _named(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def checkpoint_identity(config: RunConfig) -> dict[str, Any]:
     Raises:
       CheckpointError: a ticket that cannot be read.
     """
-    values = _named(identity(config))
+    values = identity(config)
     return values if config.ticket is None else values | {TICKET: tickets.digest(config.ticket)}
 
 
@@ -143,7 +143,7 @@ def prepare(workdir: Path, config: RunConfig, *, resume: bool, overwrite: bool) 
         _clear(workdir)
         files.write_json(path, config.to_dict())
         return
-    wanted = json.loads(json.dumps(_named(identity(config))))
+    wanted = json.loads(json.dumps(identity(config)))
     # Whether a resumed run has the same ticket, its checkpoint tells.
     if other := differences(_named(values), wanted):
         mend = "" if resume else ", or replace it with --overwrite"  # Who asks to go on does not want to lose it.
