@@ -316,17 +316,3 @@ def test_a_sweep_of_processes_that_cannot_write_its_table_says_that_the_runs_are
         sweep(plans.product(small()), tmp_path, parallel="processes", show_progress=False, on_table=listen)
     end = "the runs keep their checkpoints, and the same command continues them"
     assert re.fullmatch(rf"{tmp_path}/sweep.csv is a folder, [^;]*; [^;]*; {end}\.", str(told.value))
-
-
-def test_a_run_of_before_there_were_other_networks_is_this_run_and_no_other(tmp_path):
-    config = resolve(small())
-    begun(tmp_path)
-    path = tmp_path / "config.json"
-    older = {name: value for name, value in json.loads(path.read_text()).items() if name != "network"}
-    path.write_text(json.dumps(older))
-    workdirs.prepare(tmp_path, config, resume=True, overwrite=False)
-    assert "network" not in workdirs.checkpoint_identity(config)
-    assert workdirs.checkpoint_identity(resolve(small(network="layernorm")))["network"] == "layernorm"
-    with pytest.raises(WorkdirError, match="network=None not layernorm"):
-        workdirs.prepare(tmp_path, resolve(small(network="layernorm")), resume=True, overwrite=False)
-    assert workdirs.resumed(tmp_path, {}).network == "mlp"

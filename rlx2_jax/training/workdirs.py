@@ -60,21 +60,13 @@ COMPUTE = "compute"
 HOW = frozenset({COMPUTE, "data_parallel", "checkpoint_every"})
 """Fields that say how, not what: a run may be resumed with others."""
 
-LATER = {"network": "mlp"}
-"""Fields that runs of earlier versions do not name, and what they were then."""
-
 TICKET = "ticket"
 """The field that says where: a run may be resumed with the same masks in another place."""
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """The values that make a configuration this run and no other."""
-    return {name: value for name, value in _named(config.to_dict()).items() if name not in HOW}
-
-
-def _named(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, but for those that an earlier version would not have named."""
-    return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
+    return {name: value for name, value in config.to_dict().items() if name not in HOW}
 
 
 def checkpoint_identity(config: RunConfig) -> dict[str, Any]:
@@ -145,7 +137,7 @@ def prepare(workdir: Path, config: RunConfig, *, resume: bool, overwrite: bool) 
         return
     wanted = json.loads(json.dumps(identity(config)))
     # Whether a resumed run has the same ticket, its checkpoint tells.
-    if other := differences(_named(values), wanted):
+    if other := differences(values, wanted):
         mend = "" if resume else ", or replace it with --overwrite"  # Who asks to go on does not want to lose it.
         raise WorkdirError(f"workdir {workdir} holds another run ({other}); name another --workdir{mend}.")
     if not resume:
