@@ -163,7 +163,7 @@ class OffPolicyAgent:
         """
         actor_key, critic_key, *mask_keys = jax.random.split(key, 4)
         nets = structure.nets(self.config, self.action_size)
-        inputs = {"actor": self.observation_size, "critic": self.observation_size + self.action_size}
+        inputs = structure.inputs_of(self.observation_size, self.action_size)
         params = {
             name: nets[name].init(key, inputs[name]) for name, key in (("actor", actor_key), ("critic", critic_key))
         }

@@ -62,8 +62,7 @@ class DroQ(sac.SAC):
         """Noise of all actions, and keys of each update."""
         dropout_key, action_key = jax.random.split(key)
         words = jax.random.bits(dropout_key, (*batches.action.shape[:-2], 2, 2), jnp.uint32)
-        drawn = super().draw(action_key, batches)
-        return Noise(next=drawn.next, between=drawn.between, policy=drawn.policy, dropout=words)
+        return Noise(**vars(super().draw(action_key, batches)), dropout=words)
 
     def q(self, params: networks.Params, state: base.AgentState, batch: Batch, noise: sac.Noise) -> jax.Array:
         """Values by both critics, `[2, B]`, each without some of its units."""

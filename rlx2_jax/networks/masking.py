@@ -50,8 +50,7 @@ def is_kernel(path: str) -> bool:
 
 def ordered(tree: Any) -> list[tuple[str, Any]]:
     """The kernels with their paths, in order."""
-    found = [(trees.path_of(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-    mine = [(path, leaf) for path, leaf in found if is_kernel(path)]
+    mine = [(path, leaf) for path, leaf in trees.by_path(tree).items() if is_kernel(path)]
     natural = lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
     return sorted(mine, key=lambda item: natural(item[0]))
 

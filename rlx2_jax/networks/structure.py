@@ -53,6 +53,16 @@ def nets(config: Config, action_size: int) -> dict[str, Net]:
     }
 
 
+def inputs_of(observation_size: int, action_size: int) -> dict[str, int]:
+    """Inputs of the `actor` and of a `critic`."""
+    return {"actor": observation_size, "critic": observation_size + action_size}
+
+
+def packable(config: Config) -> bool:
+    """Whether there are packed kernels for both networks."""
+    return all(net.packable for net in nets(config, 1).values())
+
+
 def structure(config: Config, observation_size: int, action_size: int) -> dict[str, Structure]:
     """The `actor`, and one `critic`.
 
@@ -64,13 +74,13 @@ def structure(config: Config, observation_size: int, action_size: int) -> dict[s
             f"observations of {observation_size} and actions of {action_size} numbers make no networks; use tasks with "
             "sides of 1 or more."
         )
-    inputs = {"actor": observation_size, "critic": observation_size + action_size}
+    inputs = inputs_of(observation_size, action_size)
     return {name: _structure(config, name, net.one, inputs[name]) for name, net in nets(config, action_size).items()}
 
 
 def templates(config: Config, observation_size: int, action_size: int) -> dict[str, Params]:
     """Shapes and types of the parameters of the `actor`, and of both critics as one `critic`."""
-    inputs = {"actor": observation_size, "critic": observation_size + action_size}
+    inputs = inputs_of(observation_size, action_size)
     return {name: _template(net, inputs[name]) for name, net in nets(config, action_size).items()}
 
 

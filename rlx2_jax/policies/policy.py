@@ -97,7 +97,7 @@ def describe(
 
 def save(path: Path, params: networks.Params, about: Mapping[str, Any]) -> None:
     """Write a policy: arrays named by their paths, such as `Dense_0/kernel`, and `about` as of `describe`."""
-    archives.save(path, about, {name: np.asarray(array) for name, array in _by_path(params).items()})
+    archives.save(path, about, {name: np.asarray(array) for name, array in trees.by_path(params).items()})
 
 
 def load(path: str | Path) -> Policy:
@@ -125,10 +125,6 @@ def load(path: str | Path) -> Policy:
         *rooms, name = key.split("/")
         functools.reduce(lambda tree, room: tree.setdefault(room, {}), rooms, params)[name] = jnp.asarray(array)
     return Policy(params, about)
-
-
-def _by_path(tree: networks.Params) -> dict[str, Any]:
-    return {trees.path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def check(about: Mapping[str, Any]) -> Config:
@@ -162,4 +158,4 @@ def _arrays(
         if outputs % per_action:
             raise ValueError(f"{outputs} outputs are no mean and deviation each")
     template = templates(config, inputs, actions)["actor"]
-    return {path: (leaf.shape, np.float32) for path, leaf in _by_path(template).items()}
+    return {path: (leaf.shape, np.float32) for path, leaf in trees.by_path(template).items()}

@@ -157,7 +157,7 @@ def sparse_leaves(method: Method, params: Tree) -> list[Leaf | None]:
             raise SparseError(f"{path} has the shape {one.shape}: leave it out by `where`, which is for matrices.")
         found.append(Leaf(path, stack, one.shape) if is_sparse else None)
     if not any(found):
-        names = ", ".join(trees.path_of(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(params)) or "nothing"
+        names = ", ".join(trees.by_path(params)) or "nothing"
         raise SparseError(f"no leaf is sparse among {names}: name matrices or kernels by `where`.")
     return found
 

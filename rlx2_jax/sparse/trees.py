@@ -34,6 +34,11 @@ def path_of(keys: tuple[Any, ...]) -> str:
     return str(jax.tree_util.keystr(keys, simple=True, separator="/")).removesuffix("/value")
 
 
+def by_path(tree: Tree) -> dict[str, Any]:
+    """The leaves by their paths."""
+    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def apply(tree: Tree, masks: Masks) -> Tree:
     """Zero a tree of the parameters' shapes off the masks; leaves without a mask as they are."""
     return map_masks(lambda mask, x: x if mask is None else jnp.where(mask, x, jnp.zeros((), x.dtype)), masks, tree)
@@ -77,7 +82,7 @@ def merge(first: Masks, second: Masks) -> Masks:
 
 def connections_of(masks: Masks) -> dict[str, jax.Array]:
     """Connections of each sparse leaf by path, int32."""
-    return {path_of(keys): jnp.sum(m, dtype=jnp.int32) for keys, m in jax.tree_util.tree_leaves_with_path(masks)}
+    return {path: jnp.sum(mask, dtype=jnp.int32) for path, mask in by_path(masks).items()}
 
 
 def density_of(masks: Masks) -> jax.Array:

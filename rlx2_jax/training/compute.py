@@ -23,10 +23,10 @@ import numpy as np
 
 from rlx2_jax import __version__, envs, kernels, networks
 from rlx2_jax.agents import AgentState
-from rlx2_jax.config import PACKED_DEPTH, Config, RunConfig, methods
+from rlx2_jax.config import PACKED_DEPTH, RunConfig, methods
 from rlx2_jax.io import files, provenance
 from rlx2_jax.networks import SparseNetwork, forms, masking
-from rlx2_jax.networks.structure import nets, structure
+from rlx2_jax.networks.structure import packable, structure
 from rlx2_jax.runtime import compilation
 from rlx2_jax.training.programs import Program
 
@@ -67,7 +67,7 @@ def choose(config: RunConfig, say: Callable[[str], None], cache: Path | None = N
     if len(config.hidden) > PACKED_DEPTH:
         say(f"compute: masked, because packed compute takes {PACKED_DEPTH} hidden layers")
         return masked
-    if not _packable(config):
+    if not packable(config):
         say(f"compute: masked, because there is no packed form of {config.agent} with {config.network} networks")
         return masked
     if methods.find(config.method).progress is not None:
@@ -80,10 +80,6 @@ def choose(config: RunConfig, say: Callable[[str], None], cache: Path | None = N
         f"{100 * even:.2g} % here"
     )
     return dataclasses.replace(config, compute=which)
-
-
-def _packable(config: Config) -> bool:
-    return all(net.packable for net in nets(config, 1).values())
 
 
 def _density(config: RunConfig) -> float:

@@ -30,6 +30,11 @@ class Moment(NamedTuple):
     multi_step: jax.Array
     """Whether windows span several steps."""
 
+    def calls(self, name: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Optimiser calls of a network before and after the updates, and those after which its topology is fixed."""
+        counters = (getattr(progress, f"{name}_calls") for progress in (self.before, self.after))
+        return *counters, getattr(self.schedule, f"{name}_evolve_end")
+
 
 def evolve_if_due(
     trainer: Trainer, agent: AgentState, replay: Replay, moment: Moment, keys: Mapping[str, jax.Array]
@@ -42,11 +47,9 @@ def evolve_if_due(
     events: dict[str, Events] = {}
     apart = zero = None if trainer.devices.count == 1 else jnp.zeros((), jnp.int32)
     for name, key in keys.items():
-        calls = getattr(moment.after, f"{name}_calls")
-        end = getattr(moment.schedule, f"{name}_evolve_end")
-        before, interval = getattr(moment.before, f"{name}_calls"), moment.schedule.evolve_interval
+        before, after, end = moment.calls(name)
         agent, events[name], differ = jax.lax.cond(
-            is_due(trainer.config, before, calls, interval, end),
+            is_due(trainer.config, before, after, moment.schedule.evolve_interval, end),
             functools.partial(evolve, trainer, name, replay=replay, moment=moment, key=key),
             lambda agent: (agent, no_events(), zero),
             agent,
@@ -77,7 +80,7 @@ def evolve(
       The agent, what happened, and whether devices now have different masks.
     """
     hparams, multi_step = moment.hparams, moment.multi_step
-    calls, end = getattr(moment.after, f"{name}_calls"), getattr(moment.schedule, f"{name}_evolve_end")
+    _, calls, end = moment.calls(name)
     sample_key, gradient_key, grow_key = jax.random.split(key, 3)
     batch = trainer.sample(replay, sample_key, (trainer.config.batch_size,), hparams, multi_step)
     # Scores are dense gradients, so a packed network is unpacked for the event.

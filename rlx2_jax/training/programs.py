@@ -34,7 +34,7 @@ from rlx2_jax.config import (
     resolve,
 )
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.networks.structure import link_counts, make_hparams, nets
+from rlx2_jax.networks.structure import link_counts, make_hparams, packable
 from rlx2_jax.policies import tickets
 from rlx2_jax.replay import buffer
 from rlx2_jax.replay.buffer import Replay
@@ -143,7 +143,7 @@ PROGRAMS_KEPT = 16
 def _make_functions(config: RunConfig, env: envs.Environment) -> dict[str, Any]:
     """Functions of `Program`, by name, and the trainer that they are made of."""
     pool = max(config.reset_pool, config.num_envs, config.eval_episodes)
-    if config.compute == "packed" and not all(net.packable for net in nets(config, env.action_size).values()):
+    if config.compute == "packed" and not packable(config):
         raise ConfigError(
             f"compute=packed has no form of {config.agent} with network={config.network}; use compute=masked."
         )
