@@ -8,7 +8,7 @@ import rlx2_jax
 HOUSE = pathlib.Path(rlx2_jax.__file__).parent
 ROOMS = (
     *("errors", "runtime", "io", "sparse", "kernels", "envs", "replay", "config", "networks", "agents", "policies"),
-    *("analysis", "viz", "training", "sweeps"),
+    *("export", "analysis", "viz", "training", "sweeps"),
 )
 """From the ground up: each may import those before it."""
 
