@@ -502,3 +502,9 @@ def test_the_gradient_of_an_event_is_dense_where_weights_are_absent():
     absent = [g[~m] for g, m in zip(masking.kernels(gradient), masking.kernels(state.critic.mask), strict=True)]
     assert np.asarray(absent[0]).any()
     assert links_of(state.critic.mask)[0][0] < state.critic.params["Dense_0"]["kernel"][0].size
+
+
+def test_a_loss_whose_shape_would_spread_over_the_batch_is_refused():
+    """`[B, 1]` against `[B]` would be `[B, B]` without a word."""
+    with pytest.raises(AssertionError, match=r"same shape|rank"):
+        base.masked_mean(jnp.ones((4, 1)), jnp.ones(4))

@@ -3,6 +3,7 @@
 import hypothesis.extra.numpy as hnp
 import jax
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,3 +73,8 @@ def test_what_follows_an_end_changes_nothing(values):
 def test_a_step_that_both_terminates_and_is_cut_bootstraps_nothing():
     one = np.ones((1, 1), np.float32)
     assert n_step_window(one, one, one, 0.9)[1] == 0
+
+
+def test_windows_whose_parts_do_not_match_are_refused():
+    with pytest.raises(AssertionError, match="different shapes"):
+        targets.n_step_window(np.ones((2, 3)), np.zeros((2, 1)), np.zeros((2, 3)), 0.9)

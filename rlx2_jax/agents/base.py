@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -297,7 +298,9 @@ def create(
 
 
 def masked_mean(values: jax.Array, weight: jax.Array) -> jax.Array:
-    """Mean over the batch, in which transitions of weight 0 count as zeros."""
+    """Mean over the batch `[B]`, in which transitions of weight 0 count as zeros."""
+    chex.assert_rank(values, 1)
+    chex.assert_equal_shape([values, weight])
     return jnp.mean(values * weight)
 
 

@@ -1,7 +1,8 @@
-"""Agents by name, and what is to be known of one before it is made.
+"""Agents and networks by name, and what is to be known of an agent before it is made.
 
 A module of `rlx2_jax.agents` is an agent of its name: the class that it calls `agent`. One of your own is
-`package.module:Class`. Configuration asks here instead of importing agents, which know of configurations.
+`package.module:Class`. A module of `rlx2_jax.networks.kinds` is a network of its name. Configuration asks here instead
+of importing them, which know of configurations.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.runtime import places
 
-PLACE = Path(__file__).parents[1] / "agents"
+HOUSE = Path(__file__).parents[1]
 
-AGENTS = tuple(sorted(module.name for module in pkgutil.iter_modules([str(PLACE)]) if module.name != "base"))
+
+def _modules(folder: str) -> tuple[str, ...]:
+    """Names of the modules in a folder of the package."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules([str(HOUSE / folder)])))
+
+
+AGENTS = tuple(name for name in _modules("agents") if name != "base")
 """Names of the package's own agents."""
 
-
-NETWORKS = ("mlp", "layernorm", "simba")
-"""Names of the package's own networks (see `networks.modules`)."""
+NETWORKS = _modules("networks/kinds")
+"""Names of the package's own networks."""
 
 
 class Defaults(NamedTuple):

@@ -1,13 +1,11 @@
 """Networks of agents: Flax modules, masks beside their parameters, and the two forms in which they are trained."""
 
 from rlx2_jax.networks.forms import Masked, Packed, SparseNetwork
+from rlx2_jax.networks.kinds.mlp import MLP
 from rlx2_jax.networks.modules import (
     LOG_STD_RANGE,
-    MLP,
-    NETWORKS,
     Net,
     Params,
-    Residual,
     gaussian_head,
     kernel_support,
     layer_shapes,
@@ -19,12 +17,10 @@ from rlx2_jax.networks.modules import (
 __all__ = [
     "LOG_STD_RANGE",
     "MLP",
-    "NETWORKS",
     "Masked",
     "Net",
     "Packed",
     "Params",
-    "Residual",
     "SparseNetwork",
     "gaussian_head",
     "kernel_support",

@@ -1,21 +1,17 @@
-"""The networks of agents: any Flax module, and those there are by name.
+"""The networks of agents: any Flax module, by name, as functions of parameters.
 
-| name | what |
-|---|---|
-| `mlp` | ReLU perceptron, as in the paper's release |
-| `layernorm` | the same with layer normalisation before each ReLU |
-| `simba` | residual blocks with layer normalisation (Lee et al., 2025), without running statistics of observations |
-
-A network of one's own is `package.module:function`, a function `(features, initial) -> nn.Module` of the widths, output
-last, and of how weights begin (see `MLP`); the module maps `[..., inputs]` to `[..., outputs]`. Sparse are its leaves
-named `kernel`, as Flax's layers name their matrices. The two critics are one network with a leading axis of 2 on every
-leaf. Weights that are absent are zeros, and nothing here needs to know which.
+A module of `networks.kinds` is a network of its name: what it calls `network`. One of your own is
+`package.module:function`. Either is a function `(features, initial) -> nn.Module` of the widths, output last, and of
+how weights begin (see `MLP`); the module maps `[..., inputs]` to `[..., outputs]`. Sparse are its leaves named
+`kernel`, as Flax's layers name their matrices. The two critics are one network with a leading axis of 2 on every leaf.
+Weights that are absent are zeros, and nothing here needs to know which.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,99 +20,22 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rlx2_jax.config.registry import NETWORKS
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.networks import kinds
+from rlx2_jax.networks.kinds.mlp import MLP
 from rlx2_jax.runtime import places
 
 Params = Any
 """A pytree of arrays as linen makes it."""
 
-Initializer = Callable[..., jax.Array]
-
 LOG_STD_RANGE = (-5.0, 2.0)
 """Bounds of the Gaussian actor's log standard deviation."""
-
-EXPANSION = 4
-"""Units inside a residual block, for each of the units that it adds to."""
 
 
 def layer_shapes(sizes: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """`(in, out)` of each matrix of a perceptron."""
     return tuple(itertools.pairwise(sizes))
-
-
-class MLP(nn.Module):
-    """Perceptron with ReLU between its layers and a linear output.
-
-    Attributes:
-      features: widths of the layers, output last.
-      initial: `uniform`, `+-1/sqrt(fan_in)` for kernels and biases (PyTorch's default, the release's TD3); `orthogonal`
-        (its SAC) or `lecun`, normal with variance `1/fan_in`, both with zero biases.
-      normalised: with layer normalisation before each ReLU.
-      dropout: share of the hidden units that are left out before each normalisation and ReLU, while `training`.
-      training: whether units are left out, for which `apply` needs a key named `dropout`.
-    """
-
-    features: tuple[int, ...]
-    initial: str = "uniform"
-    normalised: bool = False
-    dropout: float = 0.0
-    training: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map `[..., inputs]` to `[..., outputs]`."""
-        *hidden, outputs = self.features
-        for width in hidden:
-            x = dense(width, self.initial, x)
-            if self.dropout:
-                x = nn.Dropout(self.dropout, deterministic=not self.training)(x)
-            x = nn.relu(nn.LayerNorm()(x) if self.normalised else x)
-        return dense(outputs, self.initial, x)
-
-
-class Residual(nn.Module):
-    """Residual blocks on a stream of units: `x + W_2 relu(W_1 LN(x))`, a last normalisation, a linear output.
-
-    Attributes:
-      features: width of the stream once for each block, output last.
-      initial: as in `MLP`.
-    """
-
-    features: tuple[int, ...]
-    initial: str = "uniform"
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map `[..., inputs]` to `[..., outputs]`."""
-        *blocks, outputs = self.features
-        x = dense(blocks[0], self.initial, x)
-        for width in blocks:
-            inner = nn.relu(dense(EXPANSION * width, self.initial, nn.LayerNorm()(x)))
-            x = x + dense(width, self.initial, inner)
-        return dense(outputs, self.initial, nn.LayerNorm()(x))
-
-
-def layernorm(features: tuple[int, ...], initial: str) -> nn.Module:
-    """Perceptron with layer normalisation."""
-    return MLP(features, initial, normalised=True)
-
-
-def simba(features: tuple[int, ...], initial: str) -> nn.Module:
-    """Residual blocks.
-
-    Raises:
-      ConfigError: widths that differ.
-    """
-    if len(set(features[:-1])) > 1:
-        raise ConfigError(f"hidden={features[:-1]}: blocks of simba add to one stream; name one width for all.")
-    return Residual(features, initial)
-
-
-NETWORKS: dict[str, Callable[[tuple[int, ...], str], nn.Module]] = {
-    "mlp": MLP,
-    "layernorm": layernorm,
-    "simba": simba,
-}
 
 
 def make(name: str, features: tuple[int, ...], initial: str) -> nn.Module:
@@ -140,7 +59,8 @@ def _factory(name: str) -> Callable[[tuple[int, ...], str], nn.Module]:
         return factory
     if name not in NETWORKS:
         raise ConfigError(f"unknown network {name!r}; valid: {', '.join(NETWORKS)}, or package.module:function.")
-    return NETWORKS[name]
+    own: Callable[[tuple[int, ...], str], nn.Module] = importlib.import_module(f"{kinds.__name__}.{name}").network
+    return own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,31 +145,6 @@ class Net:
             axis_size=2,
         )
         return pair(**{name: value for name, value in own.items() if name not in ("parent", "name")})
-
-
-def dense(width: int, initial: str, x: jax.Array) -> jax.Array:
-    """A layer of a module, applied: weights and biases that begin as `MLP.initial` says."""
-    kernel_init, bias_init = _initializers(initial, x.shape[-1])
-    return nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init)(x)
-
-
-def _initializers(init: str, fan_in: int) -> tuple[Initializer, Initializer]:
-    if init == "orthogonal":
-        return _orthogonal, nn.initializers.zeros
-    if init == "lecun":
-        return nn.initializers.lecun_normal(), nn.initializers.zeros
-    bound = fan_in**-0.5
-
-    def uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, tuple(shape), dtype, -bound, bound)
-
-    return uniform, uniform
-
-
-def _orthogonal(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    # One matrix at a time, for the reason told in `diagnostics`.
-    draw = jax.custom_batching.sequential_vmap(lambda key: nn.initializers.orthogonal()(key, tuple(shape), dtype))
-    return draw(key)
 
 
 def gaussian_head(output: jax.Array) -> tuple[jax.Array, jax.Array]:

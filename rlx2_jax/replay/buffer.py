@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -149,6 +150,9 @@ def add(replay: Replay, step: Step, capacity: jax.Array) -> Replay:
     A non-finite step is stored as zeros and marked, so that nothing non-finite is ever in the ring.
     """
     R, E = replay.reward.shape
+    chex.assert_shape([step.reward, step.terminated, step.truncated, step.finite], (E,))
+    chex.assert_equal_shape([step.action, step.mean])
+    chex.assert_equal_shape([step.observation, step.final_observation])
     row = replay.head % R
     slot = replay.truncations % replay.final.shape[0]
     outcome = jnp.where(step.truncated, slot + 1, CONTINUES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -30,6 +31,7 @@ def n_step_window(
     Returns:
       partial_return `[batch]`, bootstrap_discount `[batch]`, last `[batch]` (int32).
     """
+    chex.assert_equal_shape([reward, terminated, truncated])
     n = reward.shape[-1]
     terminated = jnp.asarray(terminated).astype(bool)
     ended = terminated | jnp.asarray(truncated).astype(bool)
