@@ -71,6 +71,7 @@ LONG = (
     "studies",
     "launchers",
     "kernels",
+    "export_c",
     "run",
     "sweep",
     "diagnostics",
@@ -87,6 +88,14 @@ LONG = (
     "public",
 )
 """Files of tests that take longest, in the order of their length."""
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What tests recorded as `told`, to be read by people, also if they ran in other processes."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "told":
+                terminalreporter.write_line(value)
 
 
 def pytest_collection_modifyitems(items):
