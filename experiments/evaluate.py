@@ -37,12 +37,11 @@ def main(argv: Sequence[str]) -> int | None:
         raise ConfigError("no workdir given; name a run's directory with --workdir.")
     if EPISODES.value < 1:
         raise ConfigError(f"episodes={EPISODES.value}: use at least 1.")
-    names = {"last": "policy.npz", "best": "policy_best.npz"}
-    if POLICY.value not in names:
-        raise ConfigError(f"unknown policy {POLICY.value!r}; valid: {', '.join(names)}.")
+    if POLICY.value not in policies.FILES:
+        raise ConfigError(f"unknown policy {POLICY.value!r}; valid: {', '.join(policies.FILES)}.")
     set_up_compilation()
     workdirs.read_config(WORKDIR.value)
-    policy = policies.load(WORKDIR.value / names[POLICY.value])
+    policy = policies.load(WORKDIR.value / policies.FILES[POLICY.value])
     about = policy.about
     env = envs.make(about["env"], about["backend"])
     reset = lambda key: jax.vmap(env.reset)(jax.random.split(key, EPISODES.value))

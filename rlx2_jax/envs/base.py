@@ -1,4 +1,7 @@
-"""The small protocol the trainer sees. One environment, pure functions; `vector` makes many of it."""
+"""The small protocols: what the trainer sees, and what it takes to look at a task.
+
+One environment, pure functions; `vector` makes many of it.
+"""
 
 from __future__ import annotations
 
@@ -39,3 +42,24 @@ class Environment(Protocol):
 
     def step(self, state: State, action: jax.Array) -> State:
         """Apply an action `[A]`."""
+
+
+class Visible(Environment, Protocol):
+    """A task that can be looked at, for it has bodies. Optional: training asks for none of this."""
+
+    @property
+    def mj_model(self) -> Any:
+        """An `mujoco.MjModel`: bodies, their shapes, and names of actuators."""
+
+    @property
+    def dt(self) -> float:
+        """Seconds that a step takes."""
+
+    def pose(self, physics: Any, data: Any) -> None:
+        """Place the bodies as one state has them.
+
+        Args:
+          physics: of the state, its leaves NumPy arrays.
+          data: an `mujoco.MjData` of the model. Set its `qpos` and call `mujoco.mj_kinematics`, or set `xpos` and
+            `xquat`.
+        """

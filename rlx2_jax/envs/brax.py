@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 
 from rlx2_jax.envs.base import State
 from rlx2_jax.envs.quiet import quiet
@@ -23,6 +24,7 @@ class BraxEnvironment:
 
     def __init__(self, name: str, backend: str):
         """Create the task; slow (about a second), so see `load`."""
+        self._backend = backend
         with quiet(), numerics.usual():
             from brax import envs
 
@@ -37,6 +39,27 @@ class BraxEnvironment:
     def action_size(self) -> int:
         """A."""
         return int(self._env.action_size)
+
+    @property
+    def mj_model(self) -> Any:
+        """The model that Brax's system was made of: a body for the world, and one for each link."""
+        return self._env.sys.mj_model
+
+    @property
+    def dt(self) -> float:
+        """Seconds of a step."""
+        return float(self._env.dt)
+
+    def pose(self, physics: Any, data: Any) -> None:
+        """Place the bodies as one state has them."""
+        import mujoco
+
+        simulated = physics.pipeline_state
+        if self._backend == "mjx":  # Its frames lag a substep behind its coordinates.
+            data.qpos[:] = simulated.qpos
+            mujoco.mj_kinematics(self.mj_model, data)
+        else:  # Joints of springs give way, so coordinates do not tell all.
+            data.xpos[1:], data.xquat[1:] = np.asarray(simulated.x.pos), np.asarray(simulated.x.rot)
 
     @numerics.by_usual_rules
     def reset(self, key: jax.Array) -> State:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlx2_jax.envs import gym_tasks, mjx, mujoco
 from rlx2_jax.envs.base import State
@@ -25,6 +26,9 @@ class Engine(Protocol):
 
     def step(self, physics: Any, ctrl: jax.Array, done: jax.Array) -> tuple[Any, Fields]:
         """Physics and fields after a step with controls `[nu]`; where `done` is true, they are not looked at."""
+
+    def qpos(self, physics: Any) -> np.ndarray:
+        """Coordinates `[nq]` of a simulation, on the host."""
 
 
 class GymEnvironment:
@@ -47,6 +51,23 @@ class GymEnvironment:
     def action_size(self) -> int:
         """A."""
         return int(self.task.model.nu)
+
+    @property
+    def mj_model(self) -> Any:
+        """Gymnasium's model."""
+        return self.task.model
+
+    @property
+    def dt(self) -> float:
+        """Seconds of a step."""
+        return self.task.dt
+
+    def pose(self, physics: Any, data: Any) -> None:
+        """Place the bodies as one state has them."""
+        import mujoco
+
+        data.qpos[:] = self.engine.qpos(physics)
+        mujoco.mj_kinematics(self.mj_model, data)
 
     @numerics.by_usual_rules
     def reset(self, key: jax.Array) -> State:

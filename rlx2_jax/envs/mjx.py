@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlx2_jax.envs.gym_tasks import Fields, Task
 from rlx2_jax.envs.quiet import quiet
@@ -65,6 +66,10 @@ class Engine:
         if "cfrc_ext" in self._task.reads:
             data = self._mjx.rne_postconstraint(self._model, data)
         return self._seen(data, physics.position)
+
+    def qpos(self, physics: Physics) -> np.ndarray:
+        """Coordinates `[nq]` of a simulation, on the host."""
+        return np.asarray(physics.qpos)
 
     def _start(self) -> Any:
         return self._mjx.make_data(self._model)

@@ -82,6 +82,14 @@ class Engine:
         row[-1] = self._position(data)
         return row.view(np.uint32)
 
+    def qpos(self, physics: Any) -> np.ndarray:
+        """Coordinates `[nq]` of a simulation, on the host, in double precision."""
+        mujoco, qpos = self._mujoco, np.zeros(self._task.model.nq)
+        row = np.ascontiguousarray(physics).view(np.float64)
+        bits = mujoco.mjtState
+        mujoco.mj_extractState(self._task.model, row[:-1], bits.mjSTATE_INTEGRATION, qpos, bits.mjSTATE_QPOS)
+        return qpos
+
     def _call(self, name: str, on_host: Callable[..., Any], *operands: jax.Array) -> Any:
         size = 1 + sum(map(math.prod, self._shapes))
         words = jax.ShapeDtypeStruct((2 * (self._state_size + 1),), jnp.uint32)

@@ -51,6 +51,20 @@ class OwnEnvironment:
                 f"env {name}: step leaves physics of {found}, reset gave {before}; give back arrays of the same kinds."
             )
 
+    @property
+    def mj_model(self) -> Any:
+        """Bodies to look at; none if the environment has none."""
+        return self._env.mj_model  # type: ignore[attr-defined]
+
+    @property
+    def dt(self) -> float:
+        """Seconds of a step, if the environment says it."""
+        return float(self._env.dt)  # type: ignore[attr-defined]
+
+    def pose(self, physics: Any, data: Any) -> None:
+        """Place the bodies as one state has them, if the environment has any."""
+        self._env.pose(physics, data)  # type: ignore[attr-defined]
+
     @numerics.by_usual_rules
     def reset(self, key: jax.Array) -> State:
         """A fresh initial state."""

@@ -73,6 +73,25 @@ class PlaygroundEnvironment:
         """A."""
         return int(self._env.action_size)
 
+    @property
+    def mj_model(self) -> Any:
+        """The suite's model."""
+        return self._env.mj_model
+
+    @property
+    def dt(self) -> float:
+        """Seconds of a step."""
+        return float(self._env.dt)
+
+    def pose(self, physics: list[Any], data: Any) -> None:
+        """Place the bodies, and targets, as one state has them."""
+        import mujoco
+
+        simulated = self._unpacked(physics).data
+        data.qpos[:] = simulated.qpos
+        data.mocap_pos[:], data.mocap_quat[:] = simulated.mocap_pos, simulated.mocap_quat
+        mujoco.mj_kinematics(self.mj_model, data)
+
     @numerics.by_usual_rules
     def reset(self, key: jax.Array) -> State:
         """A fresh initial state."""

@@ -21,7 +21,10 @@ from rlx2_jax.runtime import numerics
 from rlx2_jax.sparse import trees
 
 NAME = "policy.npz"
-"""Name of the file in a run's directory; `policy_best.npz` lies beside it."""
+"""Name of the file in a run's directory."""
+
+FILES = {"last": NAME, "best": "policy_best.npz"}
+"""Names of a run's policies: that of the last evaluation, and that of the best one."""
 
 KINDS = {
     "agent": str,
