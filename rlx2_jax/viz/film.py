@@ -148,7 +148,7 @@ def _close_view(scene: Any, target: np.ndarray, distance: float) -> None:
         np.array([4 * distance, 4 * distance, 1]),
         target + distance * forward,
         wall.ravel(),
-        np.float32([1, 1, 1, 1]),
+        np.ones(4, np.float32),
     )
     geom.category, geom.emission, geom.specular = mujoco.mjtCatBit.mjCAT_DECOR, 1.0, 0.0
     scene.ngeom += 1
@@ -188,7 +188,8 @@ def write_gif(pictures: Pictures, fps: float) -> bytes:
     from PIL import Image
 
     first = Image.fromarray(next(pictures))
-    palette = first.quantize(COLORS, dither=Image.Dither.NONE)
+    # The palette that covers most colours: others make grey grounds pink.
+    palette = first.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     reduced = lambda image: image.quantize(palette=palette, dither=Image.Dither.NONE)
     rest = [reduced(Image.fromarray(picture)) for picture in pictures]
     out = io.BytesIO()

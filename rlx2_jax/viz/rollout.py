@@ -158,7 +158,7 @@ def visible_geoms(model: Any) -> np.ndarray:
 
 def geom_colors(model: Any) -> np.ndarray:
     """Colour of each shape, `[geoms, 4]`: its own, or its material's where it has none."""
-    unset = (model.geom_rgba == np.float32([0.5, 0.5, 0.5, 1])).all(1) & (model.geom_matid >= 0)
+    unset = (model.geom_rgba == np.array([0.5, 0.5, 0.5, 1], np.float32)).all(1) & (model.geom_matid >= 0)
     return np.where(unset[:, None], model.mat_rgba[model.geom_matid] if model.nmat else 0, model.geom_rgba)
 
 
