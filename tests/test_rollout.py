@@ -24,6 +24,7 @@ from rlx2_jax.envs import State, episodes
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks.structure import nets
 from rlx2_jax.policies import Policy, describe
+from rlx2_jax.runtime import memory
 from rlx2_jax.training import evaluation, workdirs
 from rlx2_jax.viz import film, rollout, viewer
 from tests.conftest import cached, launch_here, small
@@ -131,6 +132,12 @@ def test_nothing_that_is_not_finite_is_kept():
         episode = episodes.record(envs.make("probe/fragile"), act, KEY, 7)
         assert not episode.finite and episode.length == 0
         assert np.isfinite(episode.states.observation).all()
+
+
+def test_more_states_than_fit_are_refused_before_any_is_played(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    with pytest.raises(ConfigError, match=r"400 states need .* left; play fewer steps"):
+        episodes.record(envs.make("probe/chain"), shaken(1), KEY, 400)
 
 
 def test_shapes_stand_in_their_bodies_as_mujoco_has_them(cheetah):

@@ -17,7 +17,10 @@ import numpy as np
 from rlx2_jax.envs.base import Environment, State, Visible
 from rlx2_jax.envs.quiet import quiet
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.runtime import numerics, places
+from rlx2_jax.runtime import memory, numerics, places
+
+COPIES = 3
+"""States held at once beside those that are kept: before a step, after it, and what it computes with."""
 
 
 class Episode(NamedTuple):
@@ -83,7 +86,12 @@ def record(env: Environment, act: Callable[[jax.Array], jax.Array], key: jax.Arr
       act: policy, from observations `[1, O]` to actions `[1, A]`.
       key: of the initial state.
       episode_length: steps at most.
+
+    Raises:
+      ConfigError: so many states do not fit the device.
     """
+    size = memory.tree_bytes(jax.eval_shape(env.reset, key))
+    memory.check_fits((episode_length + COPIES) * size, f"{episode_length:,} states", "play fewer steps")
     play = jax.jit(lambda key: _play(env, act, key, episode_length))
     first, (alive, states, actions) = jax.device_get(play(key))
     # The first step that is not finite, if there is one, ends it too, but nothing of it can be shown.
