@@ -20,6 +20,7 @@ from flax import linen as nn
 from rlx2_jax import networks
 from rlx2_jax.config import HParams, RunConfig, methods
 from rlx2_jax.config.registry import Defaults, Passes
+from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks import Net, SparseNetwork, forms, masking, own, structure
 from rlx2_jax.replay.buffer import Batch
 from rlx2_jax.runtime.devices import DataParallel
@@ -118,6 +119,16 @@ class OffPolicyAgent:
     def act(output: jax.Array) -> jax.Array:
         """The noise-free action `[..., A]` of the actor's output."""
         raise NotImplementedError
+
+    @staticmethod
+    def sample_action(output: jax.Array, key: jax.Array) -> jax.Array:
+        """An action `[..., A]` of the distribution that the actor's output is of.
+
+        Raises:
+          ConfigError: the actor has none.
+        """
+        del output, key
+        raise ConfigError("this agent's actor has no distribution; call act without a key, and add noise of your own.")
 
     def explore(
         self, state: AgentState, observation: jax.Array, key: jax.Array, hparams: HParams

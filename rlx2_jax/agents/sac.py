@@ -75,6 +75,12 @@ class SAC(base.OffPolicyAgent):
         """The mean, squashed."""
         return jnp.tanh(networks.gaussian_head(output)[0])
 
+    @staticmethod
+    def sample_action(output: jax.Array, key: jax.Array) -> jax.Array:
+        """A sample of the squashed Gaussian."""
+        mean, log_std = networks.gaussian_head(output)
+        return networks.sample_squashed(mean, log_std, jax.random.normal(key, mean.shape))[0]
+
     def draw(self, key: jax.Array, batches: Batch) -> Noise:
         """Noise of all actions that the updates draw."""
         shape, between = batches.action.shape, batches.between.shape
@@ -155,9 +161,8 @@ class SAC(base.OffPolicyAgent):
         mean = self.act(output)
         if self.config.sac_explore == "mode":
             return mean, mean
-        # Environments are not shared out.
-        noise = jax.random.normal(key, mean.shape)
-        return networks.sample_squashed(*networks.gaussian_head(output), noise)[0], mean
+        # Environments are not shared out over devices, so neither is their noise.
+        return self.sample_action(output, key), mean
 
     @property
     def target_entropy(self) -> float:

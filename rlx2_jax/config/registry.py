@@ -77,6 +77,10 @@ class AgentKind(Protocol):
     def act(output: Any) -> Any:
         """The noise-free action `[..., A]` of the actor's output."""
 
+    @staticmethod
+    def sample_action(output: Any, key: Any) -> Any:
+        """An action `[..., A]` of the distribution that the actor's output is of."""
+
     @classmethod
     def critic_module(cls, module: Any) -> Any:
         """The network of a critic, of the one that the configuration asks for."""

@@ -24,7 +24,14 @@ class State(NamedTuple):
 
 
 class Environment(Protocol):
-    """A task. Actions lie in [-1, 1] and arrive clipped. Equal ones are one task, for which a program is made once."""
+    """A task. Actions lie in [-1, 1] and arrive clipped. Equal ones are one task, for which a program is made once.
+
+    Three members are optional, and are kept with the policies of a run (see `labels`):
+
+    * `observation_names`, `[O]` words;
+    * `action_names`, `[A]` words;
+    * `action_limits`, `[A]` pairs of numbers, what -1 and 1 of an action mean in the task's own unit.
+    """
 
     def __hash__(self) -> int:
         """Hash of the object itself, as of any other."""

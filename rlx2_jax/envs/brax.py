@@ -8,12 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlx2_jax.envs import labels
 from rlx2_jax.envs.base import State
 from rlx2_jax.envs.quiet import quiet
 from rlx2_jax.runtime import numerics
 
 TASKS = ("ant", "halfcheetah", "hopper", "humanoid", "inverted_pendulum", "walker2d")
 """The tasks of the paper, and two more of the same family."""
+
+_HIDDEN = {"ant": 2, "halfcheetah": 1, "hopper": 1, "humanoid": 2, "inverted_pendulum": 0, "walker2d": 1}
+"""Leading coordinates that each observation leaves out."""
 
 BACKENDS = ("generalized", "mjx", "spring", "positional")
 """Brax's physics, the default first."""
@@ -25,6 +29,7 @@ class BraxEnvironment:
     def __init__(self, name: str, backend: str):
         """Create the task; slow (about a second), so see `load`."""
         self._backend = backend
+        self._name = name
         with quiet(), numerics.usual():
             from brax import envs
 
@@ -60,6 +65,23 @@ class BraxEnvironment:
             mujoco.mj_kinematics(self.mj_model, data)
         else:  # Joints of springs give way, so coordinates do not tell all.
             data.xpos[1:], data.xquat[1:] = np.asarray(simulated.x.pos), np.asarray(simulated.x.rot)
+
+    def observation_names(self) -> list[str]:
+        """Names of the model's coordinates but those that Brax leaves out; numbers for what else there is."""
+        positions, velocities = labels.coordinates(self.mj_model)
+        seen = [*positions[_HIDDEN[self._name] :], *velocities]
+        return [*seen, *labels.numbered("observation", self.observation_size)[len(seen) :]]
+
+    @property
+    def action_names(self) -> list[str]:
+        """Names of the model's actuators."""
+        return labels.actuators(self.mj_model)
+
+    @property
+    def action_limits(self) -> list[list[float]]:
+        """The actuators' ranges of control."""
+        limits: list[list[float]] = self.mj_model.actuator_ctrlrange.tolist()
+        return limits
 
     @numerics.by_usual_rules
     def reset(self, key: jax.Array) -> State:

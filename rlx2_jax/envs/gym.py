@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx2_jax.envs import gym_tasks, mjx, mujoco
+from rlx2_jax.envs import gym_tasks, labels, mjx, mujoco
 from rlx2_jax.envs.base import State
 from rlx2_jax.envs.gym_tasks import Fields
 from rlx2_jax.runtime import numerics
@@ -68,6 +68,21 @@ class GymEnvironment:
 
         data.qpos[:] = self.engine.qpos(physics)
         mujoco.mj_kinematics(self.mj_model, data)
+
+    def observation_names(self) -> list[str]:
+        """Names of the model's coordinates, and of what else the task sees."""
+        return self.task.observation_names()
+
+    @property
+    def action_names(self) -> list[str]:
+        """Names of the model's actuators."""
+        return labels.actuators(self.mj_model)
+
+    @property
+    def action_limits(self) -> list[list[float]]:
+        """The actuators' ranges of control."""
+        limits: list[list[float]] = self.mj_model.actuator_ctrlrange.tolist()
+        return limits
 
     @numerics.by_usual_rules
     def reset(self, key: jax.Array) -> State:

@@ -18,8 +18,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx2_jax.envs import labels
 from rlx2_jax.envs.quiet import quiet
 from rlx2_jax.errors import ConfigError
+
+_SPATIAL = tuple(f"{axis}_{kind}" for kind in ("angular", "linear") for axis in "xyz")
+
+INERTIA = (
+    *(f"inertia_{axes}" for axes in ("xx", "yy", "zz", "xy", "xz", "yz")),
+    *(f"moment_{a}" for a in "xyz"),
+    "mass",
+)
+"""Names of the entries of `Fields.cinert`: inertia about the centre of mass of its tree, mass times offset, mass."""
+
+VELOCITY = tuple(f"{part}_velocity" for part in _SPATIAL)
+"""Names of the entries of `Fields.cvel`."""
+
+FORCE = tuple(f"{axis}_contact_{kind}" for kind in ("torque", "force") for axis in "xyz")
+"""Names of the entries of `Fields.cfrc_ext`."""
 
 
 class Fields(NamedTuple):
@@ -77,6 +93,11 @@ class Task:
     def observation(self, fields: Fields) -> jax.Array:
         """`[O]`."""
         return jnp.concatenate([fields.qpos[self.hidden :], fields.qvel])
+
+    def observation_names(self) -> list[str]:
+        """What `observation` consists of, `[O]`."""
+        positions, velocities = labels.coordinates(self.model)
+        return [*positions[self.hidden :], *velocities]
 
     def healthy(self, fields: Fields) -> jax.Array:
         """Whether the robot is in a state that it may go on from."""
@@ -159,6 +180,11 @@ class Ant(Task):
             return jnp.concatenate([seen, jnp.zeros(6 * self.model.nbody)])
         return seen if self.version == 4 else jnp.concatenate([seen, self._forces(fields)[1:].ravel()])
 
+    def observation_names(self) -> list[str]:
+        """What `observation` consists of, `[O]`."""
+        seen = super().observation_names()
+        return seen if self.version == 4 else [*seen, *labels.of_bodies(self.model, FORCE, self.version >= 5)]
+
     def healthy(self, fields: Fields) -> jax.Array:
         """Whether all is finite, and the torso neither fallen nor jumping."""
         low, high = self.constants.healthy_z_range
@@ -195,6 +221,14 @@ class Humanoid(Task):
         body, joint = (1, 6) if self.version >= 5 else (0, 0)
         parts = fields.cinert[body:], fields.cvel[body:], fields.qfrc_actuator[joint:], fields.cfrc_ext[body:]
         return jnp.concatenate([super().observation(fields), *(part.ravel() for part in parts)])
+
+    def observation_names(self) -> list[str]:
+        """What `observation` consists of, `[O]`."""
+        body, joint = (1, 6) if self.version >= 5 else (0, 0)
+        inertia, velocity, force = (labels.of_bodies(self.model, part, body) for part in (INERTIA, VELOCITY, FORCE))
+        _, velocities = labels.coordinates(self.model)
+        driven = [f"{name.replace('_velocity', '')}_actuator_force" for name in velocities[joint:]]
+        return [*super().observation_names(), *inertia, *velocity, *driven, *force]
 
     def healthy(self, fields: Fields) -> jax.Array:
         """Neither fallen nor jumping."""

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rlx2_jax.envs.base import Environment, State
+from rlx2_jax.envs.labels import Labels
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.runtime import numerics, places
 
@@ -44,6 +45,10 @@ class OwnEnvironment:
                     f"env {name} has no method {method}; see rlx2_jax.envs.Environment for what it needs."
                 )
         self.observation_size, self.action_size = env.observation_size, env.action_size
+        try:
+            self.observation_names, self.action_names, self.action_limits = Labels.of(env)
+        except ValueError as error:
+            raise ConfigError(f"env {name}: {error}; see rlx2_jax.envs.Environment for what it should be.") from None
         first = self._shape("reset", jax.random.PRNGKey(0))
         after = self._shape("step", first, jax.ShapeDtypeStruct((self.action_size,), jnp.float32))
         if (before := _signature(first.physics)) != (found := _signature(after.physics)):

@@ -63,13 +63,16 @@ def save(path: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray])
     files.write_bytes(path, buffer.getvalue())
 
 
-def load(path: Path, what: str, expected: Expected) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def load(
+    path: Path, what: str, expected: Expected, mend: str | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read what `save` wrote, in memory bounded by what `about` implies.
 
     Args:
       path: of the file.
       what: the noun for it in a sentence, such as `policy`; a plural one ends with s.
       expected: says which arrays there are to be.
+      mend: what helps where it is damaged (default: a copy, or its run again).
 
     Raises:
       FileNotFoundError: there is none.
@@ -94,9 +97,8 @@ def load(path: Path, what: str, expected: Expected) -> tuple[dict[str, Any], dic
     except DAMAGED as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")[:200] or type(error).__name__
         is_, its = ("are", "their") if what.endswith("s") else ("is", "its")
-        raise CheckpointError(
-            f"the {what} {path} {is_} damaged ({reason}); restore a copy, or make {its} run again."
-        ) from None
+        mend = mend or f"restore a copy, or make {its} run again"
+        raise CheckpointError(f"the {what} {path} {is_} damaged ({reason}); {mend}.") from None
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -13,8 +13,9 @@ import numpy as np
 
 from rlx2_jax import __version__, networks
 from rlx2_jax.config import AGENTS, Config, RunConfig, registry
+from rlx2_jax.envs.labels import Labels
 from rlx2_jax.errors import CheckpointError, ConfigError
-from rlx2_jax.io import archives
+from rlx2_jax.io import archives, provenance
 from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import nets, templates
 from rlx2_jax.runtime import numerics
@@ -40,7 +41,7 @@ KINDS = {
 
 
 class Policy(NamedTuple):
-    """A deterministic policy and where it comes from."""
+    """A policy and where it comes from."""
 
     params: networks.Params
     """Flax's tree, such as `{"Dense_0": {"kernel": [in, out], "bias": [out]}, ...}`; absent links are zeros."""
@@ -56,12 +57,21 @@ class Policy(NamedTuple):
         outputs = registry.find(self.about["agent"]).actor_outputs(1)
         return kernels[0].shape[0], kernels[-1].shape[1] // outputs
 
+    @property
+    def labels(self) -> Labels:
+        """What the entries of an observation and of an action are called, and limits of the actions."""
+        return Labels.read(self.about, *self.sizes)
+
     @numerics.by_usual_rules
-    def act(self, observation: jax.Array) -> jax.Array:
+    def act(self, observation: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Observation `[..., O]` to action `[..., A]` in [-1, 1]; jittable.
 
+        Args:
+          observation: of the task.
+          key: draws the action from the policy's distribution, as its agent explores; without one it is noise-free.
+
         Raises:
-          ConfigError: an observation of another size.
+          ConfigError: an observation of another size, or a key for an agent whose policy has no distribution.
         """
         (expected, actions), found = self.sizes, jnp.shape(observation)
         if found[-1:] != (expected,):
@@ -71,11 +81,16 @@ class Policy(NamedTuple):
             )
         net = nets(Config.from_dict(self.about["config"]), actions)["actor"]
         output = net.apply(self.params, jnp.asarray(observation, jnp.float32))
-        return registry.find(self.about["agent"]).act(output)
+        agent = registry.find(self.about["agent"])
+        return agent.act(output) if key is None else agent.sample_action(output, key)
 
 
 def describe(
-    config: RunConfig, env_steps: int, return_mean: float | None, sizes: tuple[int, int] | None = None
+    config: RunConfig,
+    env_steps: int,
+    return_mean: float | None,
+    sizes: tuple[int, int] | None = None,
+    named: Labels | None = None,
 ) -> dict[str, Any]:
     """What is saved with the policy or the masks of a run: what it takes to act, to train again, and the return.
 
@@ -84,9 +99,11 @@ def describe(
       env_steps: that it was trained for.
       return_mean: of the last evaluation, if there was one.
       sizes: entries of an observation and of an action; without them, those of the outermost matrices are taken.
+      named: what they are called, and limits of the actions; without them, they are numbered.
     """
     return {
         **({} if sizes is None else {"sizes": list(sizes)}),
+        **({} if named is None else named._asdict()),
         "agent": config.agent,
         "env": config.env,
         "backend": config.backend,
@@ -95,6 +112,7 @@ def describe(
         "return_mean": return_mean,
         "config": config.to_dict(),
         "version": __version__,
+        "commit": provenance.commit(),
     }
 
 
@@ -143,6 +161,8 @@ def check(about: Mapping[str, Any]) -> Config:
         raise ValueError(f"its description has hidden={str(config.hidden)[:40]}")
     if (about["agent"] not in AGENTS and ":" not in about["agent"]) or config.agent != about["agent"]:
         raise ValueError(f"its description has agent={about['agent'][:40]}")
+    if "commit" in about:
+        archives.require(about, {"commit": str | None})
     return config
 
 
@@ -160,5 +180,6 @@ def _arrays(
         actions = outputs // per_action
         if outputs % per_action:
             raise ValueError(f"{outputs} outputs are no mean and deviation each")
+    Labels.read(about, inputs, actions)
     template = templates(config, inputs, actions)["actor"]
     return {path: (leaf.shape, np.float32) for path, leaf in trees.by_path(template).items()}

@@ -124,7 +124,7 @@ class _Run:
         self.directory = directory
         self.say = say
         self.clock = clock
-        self.sizes = teacher.sizes
+        self.sizes, self.labels = teacher.sizes, teacher.labels
         self.rows: list[Row] = []
         key = jax.random.PRNGKey(self.config.seed)
         self.state, first = jax.jit(cloning.init)(key)
@@ -166,7 +166,7 @@ class _Run:
     def finish(self, done: bool) -> None:
         """Make the result, and write it."""
         actor, c = jax.device_get(jax.jit(lambda actor: actor.masked())(self.state.actor)), self.config
-        about = policies.describe(c, c.buffer_max, self.rows[-1]["return_mean"], self.sizes) | {
+        about = policies.describe(c, c.buffer_max, self.rows[-1]["return_mean"], self.sizes, self.labels) | {
             "updates": c.total_steps
         }
         masks = tickets.Ticket(self.first, self.first | {"actor": actor.mask}, about)

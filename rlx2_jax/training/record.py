@@ -14,6 +14,7 @@ from rlx2_jax import networks, policies
 from rlx2_jax.analysis import accounting
 from rlx2_jax.config import RunConfig
 from rlx2_jax.envs import JAX, Environment
+from rlx2_jax.envs.labels import Labels
 from rlx2_jax.io import files, provenance
 from rlx2_jax.policies import tickets
 from rlx2_jax.runtime import compilation
@@ -62,6 +63,7 @@ class Record:
         self.directory = directory
         self.rows: list[Row] = []
         self._sizes = env.observation_size, env.action_size
+        self._labels = Labels.of(env)
         self._account = accounting.account(config, *self._sizes)
         self._events: Events | None = None
         self._provenance = provenance.about()
@@ -106,7 +108,9 @@ class Record:
     def about(self) -> dict[str, Any]:
         """What is saved with the policy or the masks of the last row."""
         last: Mapping[str, Any] = self.rows[-1] if self.rows else {}
-        return policies.describe(self.config, last.get("env_steps", 0), last.get("return_mean"), self._sizes)
+        return policies.describe(
+            self.config, last.get("env_steps", 0), last.get("return_mean"), self._sizes, self._labels
+        )
 
     def keep_masks(self, first: tickets.Compressed, final: tickets.Networks) -> None:
         """Write the masks that the run began with, one bit per weight, and those it ended with."""

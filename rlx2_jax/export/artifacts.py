@@ -1,0 +1,262 @@
+"""A policy written in several formats, each of them run and compared with it, and what there is to say of them.
+
+| format | files | needs where it runs |
+|---|---|---|
+| `c` | `policy.c`, `policy.h` | a C99 compiler |
+| `onnx` | `policy.onnx` | onnxruntime, or another reader of ONNX |
+| `jax` | `policy_jax.npz` | jax and NumPy |
+| `numpy` | `policy_numpy.npz`, `policy.py` | NumPy |
+
+`export.json` beside them says where they come from, which entries of an observation they do not read, and what
+compaction took away. The format `jax` holds any network, as it is; the others hold its compact program.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import importlib.util
+import runpy
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlx2_jax.errors import ConfigError
+from rlx2_jax.export import compaction, numpy_archive, onnx_graph, tracing, xla_artifact
+from rlx2_jax.export.describe import describe
+from rlx2_jax.export.description import Description
+from rlx2_jax.export.program import Array, Program, connections, widths
+from rlx2_jax.io import files
+from rlx2_jax.policies import Policy
+
+FORMATS = ("c", "onnx", "jax", "numpy")
+"""Names of the formats."""
+
+SUMMARY = "export.json"
+"""Name of the file that tells of the others."""
+
+TOLERANCE = 1e-5
+"""Largest deviation of an action from the policy's, in float32."""
+
+OBSERVATIONS = 64
+"""Observations, of a normal distribution, that an artefact is compared with the policy on."""
+
+Function = Callable[[Array], Array]
+"""Observations `[N, O]` to actions `[N, A]`."""
+
+
+class Artifact(NamedTuple):
+    """A policy in one format."""
+
+    format: str
+    files: tuple[Path, ...]
+    deviation: float | None
+    """Largest deviation from the policy on random observations; None where there is nothing to run it with."""
+
+
+class Size(NamedTuple):
+    """How large a program is."""
+
+    widths: tuple[int, ...]
+    """Inputs, and the units of each matrix."""
+    connections: int
+    """Weights that are not zero."""
+    bytes: int
+    """Of all its numbers in float32, those of matrices zeros and all."""
+
+
+class Export(NamedTuple):
+    """What was written."""
+
+    artifacts: tuple[Artifact, ...]
+    program: Program | None
+    """The compact program; None where `jax` alone was asked for."""
+    sizes: tuple[Size, Size] | None
+    """Before and after compaction."""
+    unread: tuple[str, ...]
+    """Names of the entries of an observation that no action depends on."""
+
+
+def available() -> tuple[str, ...]:
+    """Formats that can be written here."""
+    packages = {"onnx": ("onnx", "onnxruntime"), "jax": ("flatbuffers",)}
+    found = lambda name: all(map(importlib.util.find_spec, packages.get(name, ())))
+    return tuple(name for name in FORMATS if found(name))
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse formats that there are not, or that cannot be written here.
+
+    Raises:
+      ConfigError: with the mend.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise ConfigError(f"unknown format {name!r}; valid: {', '.join(FORMATS)}.")
+        if name not in available():
+            raise ConfigError(onnx_graph.MISSING if name == "onnx" else xla_artifact.MISSING)
+
+
+def save(
+    policy: Policy,
+    directory: str | Path,
+    formats: Sequence[str] | None = None,
+    *,
+    int8: bool = False,
+    tanh: str = "libm",
+) -> Export:
+    """Write a policy in each format, and compare what was written with it.
+
+    Args:
+      policy: as of `policies.load`.
+      directory: of the files; made if it is not there.
+      formats: of `FORMATS`; None is all that can be written here.
+      int8: weights of 8 bits, of the format c alone.
+      tanh: of the format c alone, see `c_source.write`.
+
+    Raises:
+      ConfigError: an unknown format, one that needs a package that is missing, a network that only the format jax can
+        hold, or an artefact that deviates from the policy by more than `TOLERANCE`.
+      FileError: something cannot be written.
+    """
+    formats = tuple(dict.fromkeys(available() if formats is None else formats))
+    check_formats(formats)
+    directory, description = Path(directory), describe(policy)
+    traced = tracing.trace(policy) if set(formats) - {"jax"} else None
+    compact = None if traced is None else compaction.compact(traced)
+    with files.writing(directory):
+        files.make_writable(directory)
+    job = _Job(policy, description, compact, directory, int8, tanh)
+    result = Export(tuple(job.write(name) for name in formats), compact, None, ())
+    if traced is not None and compact is not None:
+        unread = compaction.compare(traced, compact).unread
+        result = result._replace(
+            sizes=(_size(traced), _size(compact)), unread=tuple(description.observation_names[i] for i in unread)
+        )
+    files.write_json(directory / SUMMARY, _summary(result, description, job))
+    return result
+
+
+def _size(program: Program) -> Size:
+    held = [array.size for o in program for array in (o.data, o.weight, o.bias) if array is not None]
+    return Size(widths(program), connections(program), 4 * sum(held))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One policy on its way into files."""
+
+    policy: Policy
+    description: Description
+    program: Program | None
+    directory: Path
+    int8: bool
+    tanh: str
+
+    def write(self, name: str) -> Artifact:
+        """Write a format, and compare it with the policy.
+
+        Raises:
+          ConfigError: it deviates.
+        """
+        written, function = getattr(self, f"_{name}")()
+        deviation = None if function is None else self._deviation(function)
+        exact = not (name == "c" and self.int8)
+        # NaN is no deviation that could be allowed.
+        if deviation is not None and exact and not deviation <= TOLERANCE:
+            raise ConfigError(
+                f"{written[0]} deviates from the policy by {deviation:.2g}, more than {TOLERANCE:g}; use another "
+                "format, and tell its authors."
+            )
+        return Artifact(name, written, deviation)
+
+    def _deviation(self, function: Function) -> float:
+        observations = np.random.default_rng(0).normal(size=(OBSERVATIONS, self.policy.sizes[0])).astype(np.float32)
+        expected = np.asarray(jax.jit(self.policy.act)(observations))
+        return float(np.abs(function(observations) - expected).max())
+
+    def _c(self) -> tuple[tuple[Path, ...], Function | None]:
+        from rlx2_jax.export import c_source
+
+        written = c_source.write(self._compact, self.description, int8=self.int8, tanh=self.tanh)
+        paths = self.directory / "policy.c", self.directory / "policy.h"
+        for path, text in zip(paths, (written.source, written.header), strict=True):
+            files.write_bytes(path, text.encode())
+        return paths, compiled(paths[0], self._compact[-1].size)
+
+    def _onnx(self) -> tuple[tuple[Path, ...], Function]:
+        path = self.directory / "policy.onnx"
+        files.write_bytes(path, onnx_graph.write(self._compact, self.description))
+        return (path,), onnx_graph.load(path.read_bytes())
+
+    def _jax(self) -> tuple[tuple[Path, ...], Function]:
+        path = self.directory / "policy_jax.npz"
+        xla_artifact.save(path, self.policy, self.description)
+        exported = xla_artifact.load(path).exported
+        return (path,), lambda observations: np.asarray(exported.call(observations))
+
+    def _numpy(self) -> tuple[tuple[Path, ...], Function]:
+        path, runner = self.directory / "policy_numpy.npz", self.directory / "policy.py"
+        numpy_archive.save(path, self._compact, self.description)
+        numpy_archive.save_runner(runner)
+        act: Function = runpy.run_path(str(runner))["load"](path)
+        return (path, runner), act
+
+    @property
+    def _compact(self) -> Program:
+        assert self.program is not None
+        return self.program
+
+
+def compiled(source: Path, actions: int) -> Function | None:
+    """The function of a policy's C file, or None where there is no C compiler.
+
+    Args:
+      source: `policy.c`, its header beside it.
+      actions: entries of an action.
+
+    Raises:
+      ConfigError: it does not compile.
+    """
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory() as aside:
+        library = Path(aside) / "policy.so"
+        options = ("-std=c99", "-O2", "-ffp-contract=off", "-shared", "-fPIC")
+        command = (compiler, *options, str(source), "-o", str(library), "-lm")
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise ConfigError(f"{source} does not compile ({done.stderr.strip()[:200]}); use another C compiler.")
+        act = ctypes.CDLL(str(library)).policy_act
+
+    def function(observations: Array) -> Array:
+        results = np.zeros((len(observations), actions), np.float32)
+        for observation, result in zip(np.ascontiguousarray(observations, np.float32), results, strict=True):
+            act(ctypes.c_void_p(observation.ctypes.data), ctypes.c_void_p(result.ctypes.data))
+        return results
+
+    return function
+
+
+def _summary(result: Export, description: Description, job: _Job) -> dict[str, Any]:
+    sizes = dict(zip(("before", "after"), result.sizes or (), strict=False))
+    return {
+        **numpy_archive.described(description),
+        "unread": result.unread,
+        "compaction": {when: size._asdict() for when, size in sizes.items()},
+        "artifacts": {
+            a.format: {
+                "files": {path.name: path.stat().st_size for path in a.files},
+                "deviation": a.deviation,
+                **({"int8": job.int8, "tanh": job.tanh} if a.format == "c" else {}),
+            }
+            for a in result.artifacts
+        },
+    }
