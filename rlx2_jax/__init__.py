@@ -11,6 +11,7 @@
 | `make_train` | a whole run as one pure function, for `jit`, `vmap` and `pmap` |
 | `sweep` | many runs in one program, or as processes |
 | `load_policy` | a trained policy, from its file or its run's directory |
+| `export` | policies as C, ONNX, JAX and NumPy, for where this package is not |
 | `sparse` | sparse training of any model, with any optimiser of optax |
 
 Each is imported when it is first asked for: the package itself costs nothing.
@@ -23,7 +24,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlx2_jax import sparse
+    from rlx2_jax import export, sparse
     from rlx2_jax.config import Config
     from rlx2_jax.policies import load as load_policy
     from rlx2_jax.sweeps.sweep import sweep
@@ -34,7 +35,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"
 
-__all__ = ["Config", "load_policy", "make_train", "sparse", "sweep", "train"]
+__all__ = ["Config", "export", "load_policy", "make_train", "sparse", "sweep", "train"]
 
 _PLACES = {
     "Config": ("config", "Config"),
@@ -47,8 +48,8 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "sparse":
-        return importlib.import_module("rlx2_jax.sparse")
+    if name in ("export", "sparse"):
+        return importlib.import_module(f"rlx2_jax.{name}")
     if name not in _PLACES:
         raise AttributeError(f"module 'rlx2_jax' has no attribute {name!r}")
     module, own = _PLACES[name]

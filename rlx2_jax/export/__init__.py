@@ -8,6 +8,6 @@ loss (`compaction`); a writer for each format takes it from there. `save` does a
     export.save(load_policy("runs/hopper"), "deploy", formats=["c", "onnx"])
 """
 
-from rlx2_jax.export.artifacts import FORMATS, Artifact, Export, Size, available, check_formats, save
+from rlx2_jax.export.artifacts import FORMATS, SUMMARY, Artifact, Export, Function, Size, available, check_formats, save
 
-__all__ = ["FORMATS", "Artifact", "Export", "Size", "available", "check_formats", "save"]
+__all__ = ["FORMATS", "SUMMARY", "Artifact", "Export", "Function", "Size", "available", "check_formats", "save"]

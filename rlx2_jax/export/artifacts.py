@@ -58,6 +58,8 @@ class Artifact(NamedTuple):
     files: tuple[Path, ...]
     deviation: float | None
     """Largest deviation from the policy on random observations; None where there is nothing to run it with."""
+    act: Function | None
+    """What was compared: runs the files that were written, jittable with the format jax."""
 
 
 class Size(NamedTuple):
@@ -174,12 +176,13 @@ class _Job:
                 f"{written[0]} deviates from the policy by {deviation:.2g}, more than {TOLERANCE:g}; use another "
                 "format, and tell its authors."
             )
-        return Artifact(name, written, deviation)
+        return Artifact(name, written, deviation, function)
 
+    @jax.default_matmul_precision("float32")
     def _deviation(self, function: Function) -> float:
         observations = np.random.default_rng(0).normal(size=(OBSERVATIONS, self.policy.sizes[0])).astype(np.float32)
         expected = np.asarray(jax.jit(self.policy.act)(observations))
-        return float(np.abs(function(observations) - expected).max())
+        return float(np.abs(np.asarray(function(observations)) - expected).max())
 
     def _c(self) -> tuple[tuple[Path, ...], Function | None]:
         from rlx2_jax.export import c_source
@@ -199,7 +202,7 @@ class _Job:
         path = self.directory / "policy_jax.npz"
         xla_artifact.save(path, self.policy, self.description)
         exported = xla_artifact.load(path).exported
-        return (path,), lambda observations: np.asarray(exported.call(observations))
+        return (path,), exported.call
 
     def _numpy(self) -> tuple[tuple[Path, ...], Function]:
         path, runner = self.directory / "policy_numpy.npz", self.directory / "policy.py"

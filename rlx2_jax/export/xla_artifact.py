@@ -1,4 +1,4 @@
-"""A policy's action as an artefact of `jax.export`: StableHLO for CPU, CUDA and TPU, for any batch.
+"""A policy's action as an artefact of `jax.export`: StableHLO for CPU, CUDA and TPU, for any batch of 1 or more.
 
 The file is an archive of two NumPy arrays: `function`, the bytes of the artefact, and `about`, a JSON text. Whoever has
 jax and NumPy can run it:

@@ -102,7 +102,7 @@ class Record:
             if name != "env_steps" and math.isfinite(value):
                 self._events.add_scalar(name, value, row["env_steps"])
         self._events.flush()
-        for name in ("policy.npz", "policy_best.npz") if best else ("policy.npz",):
+        for name in policies.FILES.values() if best else (policies.NAME,):
             policies.save(self.directory / name, params, self.about())
 
     def about(self) -> dict[str, Any]:
