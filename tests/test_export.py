@@ -98,12 +98,25 @@ def test_a_policy_of_any_agent_and_network_acts_alike_in_each_format(agent, netw
 @pytest.mark.parametrize("sparsity", [0.9, 0.98])
 @pytest.mark.parametrize(("agent", "network"), TRAINABLE)
 def test_ten_thousand_observations_of_a_task(agent, network, sparsity, tmp_path):
-    """Of a random walk, a tenth of them a thousand times as large."""
+    """Of a random walk; a tenth of them also a thousand times as large, where float32 itself may be off by more."""
     policy = untrained(tmp_path, agent, network, sparsity, hidden=(256, 256))
-    observations = recorded().copy()
-    observations[::10] *= 1e3
-    for artifact in export.save(policy, tmp_path / "export", FORMATS).artifacts:
-        assert deviation(artifact, policy, observations) < 1e-5
+    written = export.save(policy, tmp_path / "export", FORMATS)
+    extreme = 1e3 * recorded()[::10]
+    truth = np.stack([in_double(written.program, o) for o in extreme])
+    allowed = 1e-5 + 3 * np.abs(policy.act(extreme) - truth).max()
+    assert allowed < 1e-3
+    for artifact in written.artifacts:
+        assert deviation(artifact, policy, recorded()) < 1e-5
+        assert np.abs(artifact.act(extreme) - truth).max() < allowed
+
+
+def in_double(program_, observation):
+    """The action by a program in double precision."""
+    values = []
+    for operation in program_:
+        inputs = [values[i] for i in operation.inputs]
+        values.append(observation.astype(np.float64) if not values else program.evaluate(operation, inputs))
+    return values[-1]
 
 
 @functools.cache
@@ -320,7 +333,7 @@ def test_a_jax_artefact_is_of_all_platforms_and_calls_nothing_of_ours(saved):
         "shape_assertion"
     }
     products = [line for line in text.splitlines() if "dot_general" in line]
-    assert len(products) == 3 and all("HIGHEST" in line for line in products)
+    assert products and all("HIGHEST" in line for line in products)
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,19 @@ import io
 import json
 import os
 import tracemalloc
+import types
 import zipfile
 
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
-from rlx2_jax import policies
-from rlx2_jax.config import resolve
+from rlx2_jax import networks, policies
+from rlx2_jax.config import registry, resolve
+from rlx2_jax.envs.labels import Labels
 from rlx2_jax.errors import CheckpointError, ConfigError
+from rlx2_jax.networks import structure
 from tests.conftest import small
 
 ABOUT = policies.describe(resolve(small(hidden=(8,))), 1200, 3.5)
@@ -107,6 +111,16 @@ FAULTY = {
     "description nested": {"about": array(np.asarray("[" * 100_000))},
     **{f"without {name}": {"about": described(**{name: "left out"})} for name in policies.KINDS},
     **{f"{name} of another kind": {"about": described(**{name: [1]})} for name in policies.KINDS},
+    "too few names": {"about": described(observation_names=["a", "b"])},
+    "a name of two lines": {"about": described(action_names=["a\nb", "c"])},
+    "a name without end": {"about": described(action_names=["a" * 1000, "c"])},
+    "names that are numbers": {"about": described(observation_names=[1, 2, 3])},
+    "names in one word": {"about": described(observation_names="abc")},
+    "limits upside down": {"about": described(action_limits=[[1, -1], [-1, 1]])},
+    "limits of one number": {"about": described(action_limits=[[1], [-1, 1]])},
+    "limits of nothing": {"about": described(action_limits=[[-1, float("nan")], [-1, 1]])},
+    "limits without end": {"about": described(action_limits=[[-1, 10**400], [-1, 1]])},
+    "a commit of another kind": {"about": described(commit=[1])},
     "other agent": {"about": described(agent="sac")},
     "other width": {"about": described(config=small(hidden=(9,)).to_dict())},
     "no widths": {"about": described(config=ABOUT["config"] | {"hidden": "8"})},
@@ -146,3 +160,61 @@ def test_a_policy_tells_what_size_it_expects(saved):
         for act in (policy.act, jax.jit(policy.act)):
             with pytest.raises(ConfigError, match=r"takes observations of shape \[\.\.\., 3\], not "):
                 act(observation)
+
+
+def policy_of(agent, seed=0):
+    """A policy of 3 observations and 2 actions, and the agent that made it."""
+    config = resolve(small(agent=agent, hidden=(8,)))
+    made = registry.find(agent)(config, 3, 2)
+    rng = np.random.default_rng(seed)
+    shapes = {"Dense_0": (3, 8), "Dense_1": (8, made.actor_outputs(2))}
+    params = {
+        name: {"kernel": rng.normal(size=shape).astype(np.float32), "bias": np.zeros(shape[1], np.float32)}
+        for name, shape in shapes.items()
+    }
+    return policies.Policy(params, policies.describe(config, 0, None, (3, 2))), made
+
+
+@pytest.mark.parametrize("agent", ["sac", "droq"])
+def test_a_policys_random_action_is_the_one_that_training_explores_with(agent):
+    policy, made = policy_of(agent)
+    net = structure.nets(made.config, 2)["actor"]
+    state = types.SimpleNamespace(actor=types.SimpleNamespace(params=policy.params, apply=net.apply))
+    observation, key = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32), jax.random.PRNGKey(5)
+    explored, mean = made.explore(state, observation, key, None)
+    np.testing.assert_array_equal(policy.act(observation, key), explored)
+    np.testing.assert_array_equal(policy.act(observation), mean)
+
+
+def test_random_actions_are_of_the_squashed_gaussian_and_stay_within_the_bounds():
+    """By each entry's Kolmogorov distance before the squash: below 1.95 / sqrt(n) in 999 of 1000 cases."""
+    policy, _ = policy_of("sac")
+    observation, count = np.asarray([0.3, -0.2, 0.1], np.float32), 20_000
+    keys = jax.random.split(jax.random.PRNGKey(0), count)
+    actions = np.asarray(jax.jit(jax.vmap(lambda key: policy.act(observation, key)))(keys))
+    assert np.abs(actions).max() <= 1
+    hidden = np.maximum(observation @ policy.params["Dense_0"]["kernel"], 0)
+    mean, log_std = networks.gaussian_head(hidden @ policy.params["Dense_1"]["kernel"])
+    for entry in range(2):
+        drawn = np.arctanh(actions[:, entry].astype(np.float64).clip(-1 + 1e-7, 1 - 1e-7))
+        expected = stats.norm(float(mean[entry]), float(np.exp(log_std[entry])))
+        assert stats.kstest(drawn, expected.cdf).statistic < 1.95 / np.sqrt(count)
+    # One key and many observations: the noise of each is its own.
+    assert len(np.unique(policy.act(np.zeros((50, 3)), keys[0])[:, 0])) == 50
+
+
+def test_a_policy_without_a_distribution_says_so_where_it_is_asked_for_a_random_action():
+    policy, _ = policy_of("td3")
+    for act in (policy.act, jax.jit(policy.act)):
+        with pytest.raises(ConfigError, match=r"^this agent's actor has no distribution; call act without a key"):
+            act(np.zeros(3), jax.random.PRNGKey(0))
+
+
+def test_names_and_limits_are_read_as_they_were_written_and_numbered_where_there_are_none(saved, tmp_path):
+    path, params = saved
+    assert policies.load(path).labels == Labels(
+        ("observation_0", "observation_1", "observation_2"), ("action_0", "action_1"), ((-1.0, 1.0),) * 2
+    )
+    named = Labels(("height", "Winkel é", "speed"), ("left", "right"), ((-3.0, 3.0), (0.0, 0.5)))
+    policies.save(tmp_path / "named.npz", params, ABOUT | named._asdict() | {"sizes": [3, 2]})
+    assert policies.load(tmp_path / "named.npz").labels == named
