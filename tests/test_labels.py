@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlx2_jax import envs
-from rlx2_jax.envs import gym_tasks
+from rlx2_jax.envs import brax, gym_tasks
 from rlx2_jax.envs.labels import Labels
 from rlx2_jax.errors import ConfigError
 
@@ -55,9 +55,12 @@ def test_names_are_in_the_order_of_what_a_task_sees(name):
             assert said.endswith(ends[field]) or "orientation" in said
 
 
-@pytest.mark.parametrize("name", [*GYM, "probe/action", "hopper", "humanoid", "inverted_pendulum"])
-def test_there_is_a_name_for_each_entry_and_limits_for_each_action(name):
-    env = envs.make(name)
+BRAX = [("inverted_pendulum", "generalized"), *((name, "spring") for name in brax.TASKS)]
+
+
+@pytest.mark.parametrize(("name", "backend"), [*((name, None) for name in (*GYM, "probe/action")), *BRAX])
+def test_there_is_a_name_for_each_entry_and_limits_for_each_action(name, backend):
+    env = envs.make(name, backend)
     labels = Labels.of(env)
     assert len(set(labels.observation_names)) == env.observation_size
     assert len(set(labels.action_names)) == len(labels.action_limits) == env.action_size
@@ -73,15 +76,14 @@ def test_names_and_limits_that_are_known():
     assert (pendulum.action_names, pendulum.action_limits) == (("slide",), ((-3.0, 3.0),))
     assert humanoid.action_limits == ((-0.4, 0.4),) * 17
     assert humanoid.observation_names[:5] == ("root_z_position", *(f"root_orientation_{p}" for p in "wxyz"))
-    assert Labels.of(envs.make("humanoid")).action_limits[0] == pytest.approx((-0.4, 0.4))
+    assert Labels.of(envs.make("humanoid", "spring")).action_limits[0] == pytest.approx((-0.4, 0.4))
 
 
 def test_limits_are_the_controls_of_the_extreme_actions(monkeypatch):
     env, got = envs.make("InvertedPendulum-v4"), []
     simulated = env.engine.step
-    monkeypatch.setattr(
-        env.engine, "step", lambda physics, ctrl, done: got.append(ctrl) or simulated(physics, ctrl, done)
-    )
+    step = lambda physics, ctrl, done: got.append(ctrl) or simulated(physics, ctrl, done)
+    monkeypatch.setattr(env.engine, "step", step)
     state = env.reset(jax.random.PRNGKey(0))
     for action in (-1.0, 1.0):
         env.step(state, jnp.full(1, action))

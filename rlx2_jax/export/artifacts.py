@@ -47,7 +47,7 @@ TOLERANCE = 1e-5
 OBSERVATIONS = 64
 """Observations, of a normal distribution, that an artefact is compared with the policy on."""
 
-Function = Callable[[Array], Array]
+Function = Callable[[Any], Any]
 """Observations `[N, O]` to actions `[N, A]`."""
 
 

@@ -6,10 +6,12 @@ action = act(observation)  # [..., O] to [..., A] in [-1, 1]
 """
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-OPERATIONS = {
+OPERATIONS: dict[str, Callable[..., Any]] = {
     "relu": lambda x: np.maximum(x, 0),
     "logistic": lambda x: 1 / (1 + np.exp(-x)),
     "rsqrt": lambda x: 1 / np.sqrt(x),
@@ -21,13 +23,13 @@ OPERATIONS = {
 }  # And those that NumPy has by the same name.
 
 
-def load(path):
+def load(path: Any) -> Callable[[Any], Any]:
     """The policy's function; names of its inputs and outputs, and where it comes from, are in the archive's `about`."""
     file = np.load(path)
     steps = json.loads(str(file["about"]))["program"]
     functions = [_function(file, k, step) for k, step in enumerate(steps)]
 
-    def act(observation):
+    def act(observation: Any) -> Any:
         values = [np.asarray(observation, np.float32)]
         with np.errstate(all="ignore"):
             for step, function in zip(steps[1:], functions[1:], strict=True):
@@ -37,7 +39,7 @@ def load(path):
     return act
 
 
-def _function(file, k, step):
+def _function(file: Any, k: int, step: dict[str, Any]) -> Any:
     part = lambda name: file[f"{k}/{name}"]
     if step["name"] == "linear":
         weight, bias = np.zeros((step["from"], step["size"]), np.float32), part("bias")
