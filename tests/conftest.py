@@ -72,6 +72,7 @@ LONG = (
     "launchers",
     "kernels",
     "export_c",
+    "export",
     "run",
     "sweep",
     "diagnostics",

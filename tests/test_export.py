@@ -19,17 +19,17 @@ from rlx2_jax import envs, export, policies
 from rlx2_jax.config import Config, resolve
 from rlx2_jax.envs.labels import Labels
 from rlx2_jax.errors import CheckpointError, ConfigError, FileError
-from rlx2_jax.export import artifacts, numpy_archive, onnx_graph, program, xla_artifact
+from rlx2_jax.export import artifacts, c_source, numpy_archive, onnx_graph, program, xla_artifact
 from rlx2_jax.export.describe import describe
 from rlx2_jax.export.description import Description
 from rlx2_jax.export.program import BINARY, REDUCTIONS, UNARY, Operation
 from rlx2_jax.networks.structure import nets, structure
 from rlx2_jax.training import workdirs
+from tests import random_programs
 from tests.conftest import cached, launch, launch_here
 from tests.test_launchers import assert_refused
 
-FORMATS = ("onnx", "jax", "numpy")
-"""Those that are tested here; C has tests of its own."""
+FORMATS = export.FORMATS
 
 TRAINABLE = [
     (a, n) for a in ("td3", "sac", "droq") for n in ("mlp", "layernorm", "simba") if (a, n) != ("droq", "simba")
@@ -87,11 +87,33 @@ def saved(tmp_path_factory):
 @pytest.mark.parametrize(("agent", "network"), TRAINABLE)
 def test_a_policy_of_any_agent_and_network_acts_alike_in_each_format(agent, network, tmp_path):
     policy = untrained(tmp_path, agent, network)
-    written = export.save(policy, tmp_path / "export", ("onnx", "numpy"))
+    written = export.save(policy, tmp_path / "export", ("c", "onnx", "numpy"))
     for artifact in written.artifacts:
         assert artifact.deviation < 1e-6
         for batch in (0, 1, 7):
             assert np.asarray(artifact.act(np.ones((batch, 11), np.float32))).shape == (batch, 3)
+
+
+def test_weights_of_8_bits_may_deviate_and_it_is_said_by_how_much(saved, tmp_path):
+    policy, whole, _ = saved
+    (rounded,) = export.save(policy, tmp_path, ["c"], int8=True).artifacts
+    exact = whole.artifacts[FORMATS.index("c")]
+    assert 1e-4 < rounded.deviation < 0.1
+    summary = json.loads((tmp_path / export.SUMMARY).read_text())["artifacts"]["c"]
+    assert summary == summary | {"deviation": rounded.deviation, "int8": True, "tanh": "libm"}
+    expected = c_source.int8_error(whole.program, np.eye(11))
+    found = np.abs(rounded.act(np.eye(11, dtype=np.float32)) - exact.act(np.eye(11, dtype=np.float32))).max()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_what_8_bits_change_is_measured_on_the_tasks_own_observations_and_returns(pendulum):
+    flags = ("--workdir=run", "--format=c", "--int8", "--tanh=approximate", "--episodes=3", "--output=small", cached())
+    done = launch_here("export.py", *flags, cwd=pendulum)
+    assert done.returncode == 0, done.stderr
+    assert "on 2,000 observations of InvertedPendulum-v4" in done.stdout
+    found = json.loads((pendulum / "small" / "export.json").read_text())["check"]
+    assert 0 < found["deviation"]["c"] < 0.1
+    assert {name: len(returns) for name, returns in found["returns"].items()} == {"policy": 3, "c": 3}
 
 
 @pytest.mark.slow
@@ -239,10 +261,24 @@ def test_the_summary_says_what_compaction_took(saved):
     assert summary["unread"] == [*written.unread]
 
 
+@hypothesis.settings(max_examples=15)
+@hypothesis.given(seed=st.integers(0, 2**31))
+def test_random_programs_act_alike_in_onnx_and_numpy(seed, tmp_path_factory):
+    made, directory = random_programs.random_program(seed), tmp_path_factory.mktemp("random")
+    numpy_archive.save(directory / "a.npz", made, described(made))
+    observations = np.random.default_rng(seed).normal(size=(5, made[0].size)).astype(np.float32)
+    expected = run(made, observations)
+    for act in (
+        onnx_graph.load(onnx_graph.write(made, described(made))),
+        numpy_runner_of(directory)(directory / "a.npz"),
+    ):
+        np.testing.assert_allclose(act(observations), expected, rtol=1e-4, atol=1e-4)
+
+
 @hypothesis.settings(max_examples=20)
 @hypothesis.given(seed=st.integers(0, 2**31))
 def test_a_numpy_archive_is_read_as_it_was_written(seed, tmp_path_factory):
-    every, path = everything(seed), tmp_path_factory.mktemp("numpy") / "a.npz"
+    every, path = random_programs.random_program(seed), tmp_path_factory.mktemp("numpy") / "a.npz"
     numpy_archive.save(path, every, described(every))
     read = numpy_archive.load(path)
     assert read.description == described(every)
@@ -488,16 +524,18 @@ def pendulum(tmp_path_factory):
 
 
 def test_the_launcher_writes_what_it_says(pendulum):
-    done = launch("export.py", "--workdir=run", "--format=numpy,onnx,numpy", "--output=out", cached(), cwd=pendulum)
+    done = launch("export.py", "--workdir=run", "--format=numpy,c,onnx,numpy", "--output=out", cached(), cwd=pendulum)
     assert done.returncode == 0, done.stderr
     assert "widths" in done.stdout and "connections" in done.stdout and "inputs that nothing reads: " in done.stdout
     assert {p.name for p in (pendulum / "out").iterdir()} == {
+        "policy.c",
+        "policy.h",
         "policy.onnx",
         "policy_numpy.npz",
         "policy.py",
         "export.json",
     }
-    assert done.stdout.count("deviates from the policy by ") == 2
+    assert done.stdout.count("deviates from the policy by ") == 3
     found = numpy_archive.load(pendulum / "out" / "policy_numpy.npz").description
     assert (found.action_names, found.action_low, found.action_high) == (("slide",), (-3.0,), (3.0,))
 

@@ -28,7 +28,7 @@ import jax
 import numpy as np
 
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.export import compaction, numpy_archive, onnx_graph, tracing, xla_artifact
+from rlx2_jax.export import c_source, compaction, numpy_archive, onnx_graph, tracing, xla_artifact
 from rlx2_jax.export.describe import describe
 from rlx2_jax.export.description import Description
 from rlx2_jax.export.program import Array, Program, connections, widths
@@ -185,8 +185,6 @@ class _Job:
         return float(np.abs(np.asarray(function(observations)) - expected).max())
 
     def _c(self) -> tuple[tuple[Path, ...], Function | None]:
-        from rlx2_jax.export import c_source
-
         written = c_source.write(self._compact, self.description, int8=self.int8, tanh=self.tanh)
         paths = self.directory / "policy.c", self.directory / "policy.h"
         for path, text in zip(paths, (written.source, written.header), strict=True):
