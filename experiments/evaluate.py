@@ -16,7 +16,6 @@ from rlx2_jax import envs, policies
 from rlx2_jax.analysis import statistics
 from rlx2_jax.config import command_line
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.runtime import memory
 from rlx2_jax.training import evaluation, workdirs
 
 WORKDIR = command_line.define_path("workdir", None, "directory of the run")
@@ -24,8 +23,6 @@ POLICY = flags.DEFINE_string("policy", "last", "which policy: last, or best (by 
 EPISODES = flags.DEFINE_integer("episodes", 30, "episodes to play")
 SEED = flags.DEFINE_integer("seed", 1_000_000, "seed of the episodes; the run's own are other ones")
 AS_JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of a sentence")
-COPIES = 3
-"""States held at once, at least: before a step, after it, and what it computes with."""
 
 set_up_compilation = command_line.define_compilation_flags()
 
@@ -45,8 +42,7 @@ def main(argv: Sequence[str]) -> int | None:
     about = policy.about
     env = envs.make(about["env"], about["backend"])
     reset = lambda key: jax.vmap(env.reset)(jax.random.split(key, EPISODES.value))
-    size = memory.tree_bytes(jax.eval_shape(reset, jax.random.PRNGKey(0)))
-    memory.check_fits(COPIES * size, f"{EPISODES.value:,} episodes at once", "lower --episodes")
+    evaluation.check_fits(env, EPISODES.value)
 
     @jax.jit
     def play(key: jax.Array) -> jax.Array:

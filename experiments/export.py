@@ -59,11 +59,15 @@ def main(argv: Sequence[str]) -> int | None:
     command_line.check_writable(output, "output")
     set_up_compilation()
     policy = policies.load(WORKDIR.value / policies.FILES[POLICY.value])
+    env = None
+    if INT8.value or CHECK.value:
+        env = envs.make(policy.about["env"], policy.about["backend"])
+        evaluation.check_fits(env, EPISODES.value)
     written = export.save(policy, output, formats, int8=INT8.value, tanh=TANH.value)
     for line in _told(written):
         print(line)
-    if INT8.value or CHECK.value:
-        found = _checked(policy, written.artifacts)
+    if env is not None:
+        found = _checked(policy, env, written.artifacts)
         summary = output / export.SUMMARY
         files.write_json(summary, {**files.read_json(summary, {}), "check": found})
     return 0
@@ -91,10 +95,9 @@ def _told(written: Export) -> list[str]:
     return lines
 
 
-def _checked(policy: Policy, artifacts: Sequence[Artifact]) -> dict[str, Any]:
+def _checked(policy: Policy, env: envs.Environment, artifacts: Sequence[Artifact]) -> dict[str, Any]:
     """Deviations on observations of the task, and returns of the same episodes, told and given back."""
     about = policy.about
-    env = envs.make(about["env"], about["backend"])
     observations = _record(policy, env)
     expected = np.asarray(jax.jit(policy.act)(observations))
     functions = {a.format: a.act for a in artifacts if a.act is not None}

@@ -368,7 +368,7 @@ def test_a_jax_artefact_is_of_all_platforms_and_calls_nothing_of_ours(saved):
     assert {line.split("custom_call @")[1].split("(")[0] for line in text.splitlines() if "custom_call @" in line} <= {
         "shape_assertion"
     }
-    products = [line for line in text.splitlines() if "dot_general" in line]
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
     assert products and all("HIGHEST" in line for line in products)
 
 
@@ -564,6 +564,7 @@ REFUSED = {
     "--format=numpy --int8": "int8 is for the format c; name it with --format.",
     "--episodes=0": "episodes=0: use at least 1.",
     "--tanh=fast": "flag --tanh=fast",
+    "--check --episodes=2000000000": "2,000,000,000 episodes at once need",
 }
 
 

@@ -66,6 +66,7 @@ class BraxEnvironment:
         else:  # Joints of springs give way, so coordinates do not tell all.
             data.xpos[1:], data.xquat[1:] = np.asarray(simulated.x.pos), np.asarray(simulated.x.rot)
 
+    @property
     def observation_names(self) -> list[str]:
         """Names of the model's coordinates but those that Brax leaves out; numbers for what else there is."""
         positions, velocities = labels.coordinates(self.mj_model)

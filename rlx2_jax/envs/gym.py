@@ -69,6 +69,7 @@ class GymEnvironment:
         data.qpos[:] = self.engine.qpos(physics)
         mujoco.mj_kinematics(self.mj_model, data)
 
+    @property
     def observation_names(self) -> list[str]:
         """Names of the model's coordinates, and of what else the task sees."""
         return self.task.observation_names()

@@ -9,10 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from rlx2_jax.envs import Environment, State
-from rlx2_jax.runtime import numerics
+from rlx2_jax.runtime import memory, numerics
 
 PolicyFunction = Callable[[jax.Array], jax.Array]
 """Observation `[..., O]` to action `[..., A]`."""
+
+
+COPIES = 3
+"""States held at once, at least: before a step, after it, and what it computes with."""
 
 
 class Returns(NamedTuple):
@@ -60,3 +64,14 @@ def play(
 def episode_returns(env: Environment, policy: PolicyFunction, state: State, episode_length: int) -> jax.Array:
     """Undiscounted returns of one episode from each of the given initial states, `[episodes]`; see `play`."""
     return play(env, policy, state, episode_length).plain
+
+
+def check_fits(env: Environment, episodes: int) -> None:
+    """Refuse to play more episodes at once than the device can hold.
+
+    Raises:
+      ConfigError: there are more.
+    """
+    reset = lambda key: jax.vmap(env.reset)(jax.random.split(key, episodes))
+    size = memory.tree_bytes(jax.eval_shape(reset, jax.random.PRNGKey(0)))
+    memory.check_fits(COPIES * size, f"{episodes:,} episodes at once", "lower --episodes")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rlx2_jax.envs import labels
 from rlx2_jax.io import files
 from rlx2_jax.viz.rollout import AZIMUTH, Rollout, geom_colors, geom_frames, grounds, visible_geoms
 
@@ -108,9 +109,7 @@ def _geoms(rollout: Rollout, moving: np.ndarray) -> Iterator[dict[str, Any]]:
 def _actuators(rollout: Rollout) -> list[str]:
     """Names of the entries of an action: the actuators', where there is one for each."""
     model, count = rollout.model, rollout.actions.shape[1]
-    names = [model.actuator(i).name for i in range(model.nu)] if model.nu == count else [""] * count
-    joints = [model.joint(int(model.actuator_trnid[i, 0])).name if model.nu == count else "" for i in range(count)]
-    return [name or joint or f"action {i}" for i, (name, joint) in enumerate(zip(names, joints, strict=True))]
+    return labels.actuators(model) if model.nu == count else [f"action {i}" for i in range(count)]
 
 
 def _place(origin: np.ndarray, rotation: np.ndarray, point: np.ndarray) -> np.ndarray:
