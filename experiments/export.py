@@ -54,10 +54,10 @@ def main(argv: Sequence[str]) -> int | None:
     export.check_formats(formats)
     if INT8.value and "c" not in formats:
         raise ConfigError("int8 is for the format c; name it with --format.")
+    set_up_compilation()
     workdirs.read_config(WORKDIR.value)
     output = OUTPUT.value or WORKDIR.value / "export"
     command_line.check_writable(output, "output")
-    set_up_compilation()
     policy = policies.load(WORKDIR.value / policies.FILES[POLICY.value])
     env = None
     if INT8.value or CHECK.value:
