@@ -29,7 +29,7 @@ import numpy as np
 
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.export import c_source, compaction, numpy_archive, onnx_graph, tracing, xla_artifact
-from rlx2_jax.export.describe import describe
+from rlx2_jax.export.describe import describe, described
 from rlx2_jax.export.description import Description
 from rlx2_jax.export.program import Array, Program, connections, widths
 from rlx2_jax.io import files
@@ -249,7 +249,7 @@ def compiled(source: Path, actions: int) -> Function | None:
 def _summary(result: Export, description: Description, job: _Job) -> dict[str, Any]:
     sizes = dict(zip(("before", "after"), result.sizes or (), strict=False))
     return {
-        **numpy_archive.described(description),
+        **described(description),
         "unread": result.unread,
         "compaction": {when: size._asdict() for when, size in sizes.items()},
         "artifacts": {

@@ -15,16 +15,15 @@ there says which inputs they come from. In the list `linear` has `from`, its num
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlx2_jax.envs.labels import Labels
 from rlx2_jax.errors import CheckpointError
 from rlx2_jax.export import numpy_runner
+from rlx2_jax.export.describe import described, description_of
 from rlx2_jax.export.description import Description
 from rlx2_jax.export.program import BINARY, REDUCTIONS, UNARY, Array, Operation, Program
 from rlx2_jax.io import archives, files
@@ -93,31 +92,6 @@ def load(path: Path) -> Archive:
     except ValueError as error:
         raise CheckpointError(f"the archive {path} is damaged ({error}); write it again.") from None
     return Archive(program, description_of(about))
-
-
-def described(description: Description) -> dict[str, Any]:
-    """A description as it stands in the `about` of an archive."""
-    return dataclasses.asdict(description)
-
-
-def description_of(about: Mapping[str, Any]) -> Description:
-    """The description in the `about` of an archive.
-
-    Raises:
-      ValueError: there is none.
-    """
-    kinds = {"name": str, "observation_names": list, "action_names": list, "action_low": list, "action_high": list}
-    archives.require(about, {**kinds, "provenance": dict})
-    low, high = about["action_low"], about["action_high"]
-    observations, actions = len(about["observation_names"]), len(about["action_names"])
-    if len(low) != actions or len(high) != actions:
-        raise ValueError("its description has other limits than actions")
-    labels = Labels.read({**about, "action_limits": [*zip(low, high, strict=True)]}, observations, actions)
-    if not all(isinstance(value, str) for value in about["provenance"].values()):
-        raise ValueError("its description has another provenance than texts")
-    return Description(
-        about["name"], labels.observation_names, labels.action_names, tuple(low), tuple(high), about["provenance"]
-    )
 
 
 def _step(operation: Operation) -> dict[str, Any]:

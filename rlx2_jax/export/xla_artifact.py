@@ -20,8 +20,8 @@ import jax.export
 import numpy as np
 
 from rlx2_jax.errors import CheckpointError
+from rlx2_jax.export.describe import described, description_of
 from rlx2_jax.export.description import Description
-from rlx2_jax.export.numpy_archive import described, description_of
 from rlx2_jax.io import archives
 from rlx2_jax.policies import Policy
 from rlx2_jax.runtime import numerics
