@@ -52,6 +52,7 @@ class AgentState(flax.struct.PyTreeNode):
     """Everything that learning changes; agents add to it what is their own."""
 
     actor: SparseNetwork
+    """The actor, masked or packed."""
     critic: SparseNetwork
     """Both critics: a leading axis of 2 on every leaf."""
 
@@ -64,6 +65,7 @@ class Now(NamedTuple):
     """What a loss may depend on beside parameters and experience."""
 
     hparams: HParams
+    """Hyperparameters of this run."""
     multi_step: jax.Array
     """Unbatched boolean: false promises windows of one step."""
     unchanging: Any
@@ -75,11 +77,16 @@ class OffPolicyAgent:
     """An agent of a resolved configuration, for observations and actions of given sizes."""
 
     config: RunConfig
+    """Resolved configuration, of which only what is static is read."""
     observation_size: int
+    """Entries of an observation."""
     action_size: int
+    """Entries of an action."""
 
     defaults: ClassVar[Defaults]
+    """Settings where nothing is asked for."""
     passes: ClassVar[Passes]
+    """What an update computes, for accounting."""
     release_init: ClassVar[str]
     """How networks begin in the paper's release (see `networks.MLP.initial`)."""
     polyak_every_update: ClassVar[bool] = False

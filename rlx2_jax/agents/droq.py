@@ -87,3 +87,4 @@ class DroQ(sac.SAC):
 
 
 agent = DroQ
+"""What a configuration calls `droq`."""

@@ -47,6 +47,7 @@ class SACState(base.AgentState):
     log_alpha: jax.Array
     """Logarithm of the temperature, scalar."""
     alpha_adam: optax.ScaleByAdamState
+    """Adam's moments of `log_alpha`."""
 
     def learned(self) -> tuple[Any, ...]:
         """All that is learned, the temperature too."""
@@ -178,3 +179,4 @@ def sample(
 
 
 agent = SAC
+"""What a configuration calls `sac`."""

@@ -74,3 +74,4 @@ class TD3(base.OffPolicyAgent):
 
 
 agent = TD3
+"""What a configuration calls `td3`."""

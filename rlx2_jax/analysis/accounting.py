@@ -60,7 +60,9 @@ from rlx2_jax.networks.structure import Structure, structure
 from rlx2_jax.replay import buffer
 
 FLOAT_BYTES = 4
+"""Bytes of a value."""
 INDEX_BYTES = 4
+"""Bytes of an index of a packed matrix."""
 
 SCALARS = 2
 """Step counts of two Adams."""
@@ -85,6 +87,7 @@ class Account:
     size: int
     """Links of online and target networks."""
     size_ratio: float
+    """`size` over that of the dense agent."""
     flops_test: int
     """FLOPs per observation of the policy."""
     flops_test_ratio: float
@@ -92,9 +95,11 @@ class Account:
     flops_train: float
     """FLOPs per critic update and transition; multiply by `batch_size` for an update."""
     flops_train_ratio: float
+    """`flops_train` over that of the dense agent."""
     flops_train_exact: float
     """The same without the input gradients of first matrices, which are never formed."""
     flops_train_exact_ratio: float
+    """`flops_train_exact` over that of the dense agent."""
     bytes_state: int
     """Bytes of `AgentState`, masked-dense: float32 values, targets and Adam moments, 1-byte masks."""
     bytes_packed: int
@@ -227,8 +232,11 @@ class PaperRow(NamedTuple):
     """A row of Table 2: size and FLOPs of RLx2 relative to the dense agent, as printed."""
 
     size: float
+    """Links of online and target networks."""
     flops_train: float
+    """FLOPs of an update."""
     flops_test: float
+    """FLOPs of an action."""
 
 
 TABLE_2 = {

@@ -22,6 +22,7 @@ Sample = Sequence[np.ndarray]
 """One array per task; the last axis of each is seeds, leading axes are resamples."""
 
 RESAMPLES = 10_000
+"""Resamples of a bootstrap, where no other number is asked for."""
 
 TRIM = 0.25
 """Share of the scores that the interquartile mean leaves out at either end."""
@@ -33,8 +34,11 @@ class Estimate(NamedTuple):
     n: int
     """Runs in the (first) sample."""
     value: float
+    """The point estimate."""
     low: float
+    """Lower end of the interval."""
     high: float
+    """Upper end."""
     fewest: int
     """Scores of the sample and task that has the fewest; with 1 there is nothing to draw again, and no interval."""
 
@@ -43,7 +47,9 @@ class Summary(NamedTuple):
     """A mean with what is needed to judge it."""
 
     n: int
+    """Number of values."""
     mean: float
+    """Their mean."""
     std: float
     """Sample standard deviation; 0 for one value."""
     low: float

@@ -19,6 +19,7 @@ class Range(NamedTuple):
     """What a number can be, whatever the other settings are."""
 
     holds: Callable[[float], bool]
+    """Whether a number is one of them."""
     mend: str
     """What a person is told of another one."""
 

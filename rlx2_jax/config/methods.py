@@ -85,6 +85,7 @@ METHODS: dict[str, Mechanisms] = {
     "rigl": Mechanisms("sparse", "gradient", 1, False),
     "rlx2": Mechanisms("sparse", "gradient", 3, True),
 }
+"""The compared methods by name."""
 
 
 def find(name: str) -> Mechanisms:

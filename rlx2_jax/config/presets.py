@@ -84,6 +84,7 @@ READINGS: dict[str, dict[str, Any]] = {
 """The table at the head of this module, as differences from `Config`'s defaults."""
 
 PRESETS: dict[str, dict[str, Any]] = {**READINGS, **ROWS, **PAPER_ROWS}
+"""Every preset by name: what it sets."""
 
 
 def make_config(presets: Sequence[str] = (), overrides: Mapping[str, Any] | None = None) -> Config:

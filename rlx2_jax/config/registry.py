@@ -62,7 +62,9 @@ class AgentKind(Protocol):
     """An agent's class."""
 
     defaults: ClassVar[Defaults]
+    """Settings where nothing is asked for."""
     passes: ClassVar[Passes]
+    """What an update computes, for accounting."""
     release_init: ClassVar[str]
     """How networks begin in the paper's release (see `networks.MLP.initial`)."""
 

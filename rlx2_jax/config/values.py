@@ -33,13 +33,21 @@ class HParams(flax.struct.PyTreeNode):
     """What may differ between the runs of one compiled program: a pytree of scalars, `vmap` over it freely."""
 
     actor_lr: jax.Array
+    """Adam step size of the actor."""
     critic_lr: jax.Array
+    """Adam step size of the critics."""
     alpha_lr: jax.Array
+    """Adam step size of SAC's temperature."""
     gamma: jax.Array
+    """Discount per step."""
     tau: jax.Array
+    """Polyak step of the targets."""
     explore_noise: jax.Array
+    """TD3: standard deviation of the exploration noise."""
     target_noise: jax.Array
+    """TD3: standard deviation of the target action's noise."""
     target_noise_clip: jax.Array
+    """TD3: bound of the target action's noise."""
     actor_links: tuple[jax.Array, ...] = flax.struct.field(metadata=_made_of("method", "actor_sparsity"))
     """Number of active links of each actor matrix, input to output; where it changes, at the end."""
     critic_links: tuple[jax.Array, ...] = flax.struct.field(metadata=_made_of("method", "critic_sparsity"))
@@ -47,17 +55,23 @@ class HParams(flax.struct.PyTreeNode):
     actor_width: jax.Array = flax.struct.field(metadata=_made_of("method", "actor_sparsity"))
     """Live hidden units per layer of the actor; less than the width for the method `tiny` only."""
     critic_width: jax.Array = flax.struct.field(metadata=_made_of("method", "critic_sparsity"))
+    """The same of the critics."""
     drop_fraction: jax.Array
     """zeta_0: share of links moved by the first event; 0 where the topology is fixed."""
     grow_gradient: jax.Array = flax.struct.field(metadata=_made_of("topology"))
     """Whether links grow where the gradient is largest (RigL) or at random (SET)."""
     n_step: jax.Array
+    """Steps in a TD target, once the delay is over."""
     dynamic_buffer: jax.Array
+    """Whether old off-policy data is dropped."""
     buffer_max: jax.Array
     """Transitions, at most what the program's ring holds."""
     buffer_min: jax.Array
+    """Fewest transitions kept."""
     distance_threshold: jax.Array
+    """Policy distance above which old data is dropped."""
     drop_ratio: jax.Array
+    """Share of the buffer dropped at once."""
 
 
 class Schedule(flax.struct.PyTreeNode):

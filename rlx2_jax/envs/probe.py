@@ -28,7 +28,9 @@ class Probe:
     """One of the tasks in the table above: one observation, one action."""
 
     observation_size = 1
+    """Entries of an observation."""
     action_size = 1
+    """Entries of an action."""
 
     def __init__(self, task: str):
         """Choose the task by its name after `probe/`."""

@@ -40,13 +40,19 @@ class Windows(NamedTuple):
     """What windows of a replay ring are reduced to; names and meaning as in `replay.Batch`."""
 
     observation: jax.Array
+    """`[..., O]`, at the window's first step."""
     action: jax.Array
+    """`[..., A]`, taken there."""
     partial_return: jax.Array
+    """`[...]`, discounted rewards of the window."""
     bootstrap_discount: jax.Array
+    """`[...]`, factor of the value that it bootstraps from; 0 after a terminal step."""
     next_observation: jax.Array
+    """`[..., O]`, the observation that it bootstraps from."""
     last: jax.Array
     """Step of the window, from 0, after which it bootstraps; int32."""
     weight: jax.Array
+    """`[...]`, 0 for a window that is not to be learned from."""
 
 
 def take_windows(

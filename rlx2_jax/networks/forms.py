@@ -34,12 +34,15 @@ class Masked(flax.struct.PyTreeNode):
     """A network as Flax has it, beside masks."""
 
     params: Params
+    """Flax's tree; absent links are zeros."""
     mask: Masks
     """Booleans; None for a dense network that pays for no masks, which cannot evolve."""
     target: Params
     """Polyak average of the parameters; None where the algorithm has none (SAC's actor)."""
     adam: optax.ScaleByAdamState
+    """Adam's moments, zero off the mask, and its count of steps."""
     net: Net = flax.struct.field(pytree_node=False)
+    """The module, or twins of it."""
 
     def apply(self, params: Params, *inputs: jax.Array) -> jax.Array:
         """Output `[..., outputs]` (twins `[2, ..., outputs]`) for parameters or targets, inputs `[..., size]` each."""
@@ -148,12 +151,15 @@ class Packed(flax.struct.PyTreeNode):
     """A perceptron reduced to its links: parameters, target and moments are one vector each, `[parameters]`."""
 
     params: jax.Array
+    """Values of links, biases, and scales and offsets, of all layers in turn."""
     links: tuple[SparseIndices, ...]
     """Index arrays of each matrix, input to output. How many links there are is a shape; which they are is data."""
     target: jax.Array
     """Polyak average of the parameters; None where the algorithm has none."""
     adam: optax.ScaleByAdamState
+    """Adam's moments in the same order, and its count of steps."""
     net: Net = flax.struct.field(pytree_node=False)
+    """The module, or twins of it."""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -192,6 +198,7 @@ class Packed(flax.struct.PyTreeNode):
 
 
 SparseNetwork = Masked | Packed
+"""A network in either form."""
 
 
 def fresh(params: Params, mask: Masks, target: Params, net: Net) -> Masked:

@@ -19,6 +19,7 @@ from rlx2_jax.networks.modules import Net, Params
 from rlx2_jax.sparse.densities import checked, erdos_renyi_densities, whole
 
 Shape = tuple[int, int]
+"""Inputs and outputs of a matrix."""
 
 
 class Structure(NamedTuple):

@@ -36,6 +36,7 @@ NAME = "masks.npz"
 """Name of the file in a run's directory."""
 
 FORMAT = 1
+"""Version of the file's format."""
 
 Networks = dict[str, masking.Masks]
 """Boolean masks by network: `actor`, `critic`."""

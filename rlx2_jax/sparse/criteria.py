@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 Criterion = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""`(weight, gradient, key) -> score`, of the shape of the weight."""
 
 
 def magnitude(weight: jax.Array, gradient: jax.Array, key: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ from typing import Any
 from rlx2_jax.sparse.errors import SparseError
 
 Shape = tuple[int, ...]
+"""Shape of one matrix or kernel."""
 Shapes = Mapping[str, Shape]
 """Shape of one matrix or kernel by path."""
 Density = Callable[[Shapes], Mapping[str, Any]]

@@ -21,6 +21,7 @@ class Leaf(NamedTuple):
     """A sparse leaf."""
 
     path: str
+    """Its keys, joined by slashes."""
     stack: int
     """Leading axes, which count independent matrices."""
     shape: Shape
@@ -33,6 +34,7 @@ class Event(NamedTuple):
     params: Tree
     """Zero off the new masks."""
     masks: Masks
+    """The new masks."""
     dropped: jax.Array
     """Connections that went, of the whole tree; int32."""
     grown: jax.Array

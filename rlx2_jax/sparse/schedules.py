@@ -15,6 +15,7 @@ from rlx2_jax.sparse import topology
 from rlx2_jax.sparse.errors import SparseError
 
 Schedule = Callable[[jax.Array], jax.Array]
+"""`step -> value`, scalar to scalar."""
 
 
 def constant(value: float) -> Schedule:

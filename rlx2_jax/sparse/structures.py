@@ -59,7 +59,9 @@ class NofM:
     """At most `n` of `m` consecutive entries along the input axis, exactly `n` once sparse (Mishra et al., 2021)."""
 
     n: int
+    """Entries that are present."""
     m: int
+    """Entries in a group."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= self.m:
@@ -118,5 +120,8 @@ class FanIn:
 
 
 unstructured = Unstructured()
+"""Any entries of a leaf."""
 fan_in = FanIn()
+"""As many connections into each unit of a leaf."""
 n_of_m = NofM
+"""At most `n` of `m` consecutive inputs: `n_of_m(2, 4)`."""

@@ -98,6 +98,7 @@ class Score(NamedTuple):
     """Scores of a leaf's entries, `[groups, size]`."""
 
     values: jax.Array
+    """The scores, or what their sizes are taken of."""
     absolute: bool = False
     """Whether it is their sizes that count. It spares a pass over the leaf."""
 

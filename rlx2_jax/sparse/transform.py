@@ -205,10 +205,18 @@ def _transforming(
 
 
 dense = _transforming(methods.dense)
+"""An optimiser without sparsity, with the same interface."""
 static = _transforming(methods.static)
+"""Sparse by masks that never change."""
 set_ = _transforming(methods.set_)
+"""Drops small weights, grows at random."""
 rigl = _transforming(methods.rigl)
+"""Drops small weights, grows where gradients are large."""
 rlx2 = _transforming(methods.rlx2)
+"""RLx2's topology evolution."""
 gradual = _transforming(methods.gradual)
+"""Prunes small weights on the way from one density to another."""
 n_m = _transforming(methods.n_m)
+"""`n` of `m` consecutive inputs, which move as in `rigl`."""
 constant_fan_in = _transforming(methods.constant_fan_in)
+"""As many connections into each unit, which move as in `rigl`."""

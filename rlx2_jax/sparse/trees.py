@@ -17,7 +17,9 @@ import optax
 from rlx2_jax.sparse.errors import SparseError
 
 Tree = Any
+"""A pytree of parameters, or anything of its structure."""
 Masks = Any
+"""Booleans of the shapes of parameters; None for leaves that are dense."""
 Where = Callable[[str, jax.ShapeDtypeStruct], bool]
 """Whether a leaf is sparse, by its path and the shape and type of one matrix, without the axes of a stack."""
 

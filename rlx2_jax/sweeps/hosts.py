@@ -42,7 +42,9 @@ class Cluster(NamedTuple):
     coordinator_address: str | None
     """`host:port` of process 0."""
     num_processes: int | None
+    """Processes in all."""
     process_id: int | None
+    """Which one this is, from 0."""
     initialization_timeout: int
     """Seconds to wait for the other processes at the start."""
     heartbeat_timeout: int

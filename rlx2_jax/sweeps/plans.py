@@ -58,6 +58,7 @@ class PlannedRun:
     name: str
     """Name of its directory."""
     config: RunConfig
+    """Its settings, with nothing left open."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +66,15 @@ class PlannedBatch:
     """Runs that are computed together."""
 
     name: str
+    """Name of the directory of its checkpoint."""
     program: int
     """Batches of the same program and the same number of rows share one compilation."""
     runs: tuple[str, ...]
+    """Names of its runs."""
     rows: int
     """At least as many as there are runs: a multiple of the number of devices; further rows are copies, thrown away."""
     bytes_per_row: int
+    """Memory that one run takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +86,7 @@ class Plan:
     fields: tuple[str, ...]
     """Names of further fields that differ between runs: columns of the table."""
     runs: tuple[PlannedRun, ...]
+    """Its runs, in the order of the table."""
     batches: tuple[PlannedBatch, ...]
     """Batches in the order in which they run; none where every run is a process."""
     devices: int

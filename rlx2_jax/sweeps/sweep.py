@@ -39,7 +39,9 @@ class SweepResult(NamedTuple):
     """What a sweep gave."""
 
     plan: plans.Plan
+    """How the runs were laid out."""
     table: list[table.Line]
+    """A row per run, as in `sweep.json`."""
     finished: bool
     """False if it was asked to stop, or a worker died; the same call continues it then."""
     failed: tuple[str, ...] = ()

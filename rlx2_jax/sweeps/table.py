@@ -29,6 +29,7 @@ class Standing(NamedTuple):
     rows: Sequence[Row] = ()
     """Rows of its evaluations."""
     finished: bool = False
+    """Whether it came to its end."""
     diverged: int | None = None
     """Environment steps after which its values were no longer finite."""
 

@@ -61,11 +61,13 @@ class Program(NamedTuple):
     """A run's pure functions. All take traced hyperparameters; nothing recompiles when those change."""
 
     config: RunConfig
+    """Of the run, with nothing left open."""
     trainer: Trainer
     """What the functions are made of."""
     hparams: HParams
     """Values of the configuration; the functions take any others of the same structure."""
     schedule: Schedule
+    """Points in time of the configuration."""
     init: Callable[[jax.Array, HParams], TrainState]
     """(key, hparams) -> state."""
     renew: Callable[[TrainState], TrainState]

@@ -55,7 +55,9 @@ class MetricSums(flax.struct.PyTreeNode):
     episode_return: jax.Array
     """Sum of their returns."""
     actor: Events
+    """Topology events of the actor."""
     critic: Events
+    """Topology events of the critics."""
 
     @property
     def links_dropped(self) -> jax.Array:
@@ -72,11 +74,17 @@ class TrainState(flax.struct.PyTreeNode):
     """All that an exact resume needs."""
 
     agent: AgentState
+    """Networks and their optimisers."""
     replay: Replay
+    """The ring of transitions."""
     envs: envs.VectorState
+    """The environments."""
     key: jax.Array
+    """Random key of what comes next."""
     progress: Progress
+    """Counts of steps and updates, never batched."""
     tally: MetricSums
+    """Sums for the next report."""
     policy_distance: jax.Array
     """At the last buffer check."""
     nonfinite: jax.Array

@@ -46,6 +46,7 @@ class DrawnRun(NamedTuple):
     config: Mapping[str, Any]
     """Resolved, as in config.json, without what only says how it was computed."""
     rows: Rows
+    """Its evaluations."""
 
 
 Panels = Mapping[str, Mapping[str, Sequence[Rows]]]

@@ -9,7 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 COLORS = {"dense": "#5c5c5c", "tiny": "#e08e2b", "masked": "#0b62a4", "packed": "#d1495b"}
+"""Colour of each mode."""
 ENVIRONMENTS = {"rlx2": "#d1495b", "batch": "#0b62a4", "brax": "#e08e2b"}
+"""Colour of each way to step environments."""
 
 
 def draw(results: Sequence[Mapping[str, Any]]) -> Figure:

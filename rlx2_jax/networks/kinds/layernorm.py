@@ -13,3 +13,4 @@ def layernorm(features: tuple[int, ...], initial: str) -> nn.Module:
 
 
 network = layernorm
+"""What a configuration calls `layernorm`."""

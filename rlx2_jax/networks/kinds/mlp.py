@@ -39,3 +39,4 @@ class MLP(nn.Module):
 
 
 network = MLP
+"""What a configuration calls `mlp`."""

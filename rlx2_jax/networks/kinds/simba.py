@@ -46,3 +46,4 @@ def simba(features: tuple[int, ...], initial: str) -> nn.Module:
 
 
 network = simba
+"""What a configuration calls `simba`."""
