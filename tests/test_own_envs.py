@@ -23,10 +23,10 @@ from tests.test_run import flags_of, without_clocks
 
 MODULE = next(
     code
-    for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tasks.md").read_text(), re.DOTALL)
     if "class Point" in code
 )
-"""What the README shows: an environment in less than thirty lines."""
+"""What the documents show: an environment in less than thirty lines."""
 
 
 @pytest.fixture

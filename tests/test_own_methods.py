@@ -25,12 +25,12 @@ from tests.test_run import final_state, flags_of, quiet, without_clocks
 SPARSE = {"actor_sparsity": 0.6, "critic_sparsity": 0.5}
 KEY = jax.random.PRNGKey(0)
 NAME = "methods_of_a_test"
-README = next(
+SHOWN = next(
     code
-    for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), re.DOTALL)
     if "Mechanisms(" in code
 )
-"""What the README shows: methods in a dozen lines."""
+"""What the documents show: methods in a dozen lines."""
 
 FURTHER = """
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ vector = Mechanisms(fraction=lambda time: jnp.ones(2))
 def place(tmp_path_factory):
     """A working directory with a module of methods, which this process may import."""
     directory = tmp_path_factory.mktemp("methods")
-    (directory / f"{NAME}.py").write_text(README + FURTHER)
+    (directory / f"{NAME}.py").write_text(SHOWN + FURTHER)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         patch.setattr(sys, "path", [*sys.path])

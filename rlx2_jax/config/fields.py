@@ -25,10 +25,15 @@ class Range(NamedTuple):
 
 
 AT_LEAST_1 = Range(lambda value: value >= 1, "use at least 1")
+"""Counts of things there must be."""
 POSITIVE = Range(lambda value: value > 0, "use a positive number")
+"""Factors and step sizes."""
 ZERO_OR_MORE = Range(lambda value: value >= 0, "use zero or more")
+"""Sizes and counts that may be none."""
 SHARE = Range(lambda value: 0 <= value <= 1, "use a number in [0, 1]")
+"""Parts of a whole."""
 SPARSITY = Range(lambda value: 0 <= value < 1, "use a sparsity in [0, 1)")
+"""Shares of absent weights, which are not all."""
 
 
 class Host(enum.Enum):

@@ -16,6 +16,7 @@ from rlx2_jax.errors import ConfigError
 from rlx2_jax.runtime import places
 
 HOUSE = Path(__file__).parents[1]
+"""Directory of the package."""
 
 
 def _modules(folder: str) -> tuple[str, ...]:

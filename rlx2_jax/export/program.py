@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 Array = np.ndarray
+"""A constant, or a value."""
 
 UNARY: Mapping[str, Callable[[Array], Array]] = {
     "relu": lambda x: np.maximum(x, 0),
@@ -73,6 +74,7 @@ class Operation:
     """One step of a program."""
 
     name: str
+    """What it does, as in the table."""
     inputs: tuple[int, ...]
     """Values that it reads."""
     size: int

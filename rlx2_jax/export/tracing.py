@@ -19,6 +19,7 @@ from rlx2_jax.export.program import Array, Operation, Program
 from rlx2_jax.policies import Policy
 
 Shape = tuple[int, ...]
+"""Of an array."""
 
 
 class Traced(NamedTuple):
@@ -31,6 +32,7 @@ class Traced(NamedTuple):
 
 
 Value = Traced | Array
+"""What a traced operation takes: known before, or traced."""
 
 
 def trace(policy: Policy) -> Program:
@@ -128,6 +130,7 @@ class _Tracer:
 
 
 Handler = Callable[[_Tracer, list[Value], Any, Shape], Value]
+"""Makes an operation of JAX one of a program."""
 
 
 def _elementwise(name: str, *, swapped: bool = False) -> Handler:

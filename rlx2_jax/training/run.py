@@ -1,6 +1,6 @@
 """A run over compiled chunks, with everything a person and a restart need.
 
-train = prepare the workdir, compile, start or restore; then the loop (see `training.loop`), in which
+train = prepare the workdir, compile, start or restore; then the loop (see training.loop), in which
     evaluate:   report, metrics.jsonl, TensorBoard, policy, curve
     checkpoint: the whole state, and the rows so far
     finish:     summary, and the masks of a run that came to its end

@@ -36,6 +36,7 @@ FILES = (
     "curve.png",
     "config.json",
 )
+"""What a run leaves, beside its `config.json` and pictures."""
 
 FOLDERS = {
     "tensorboard": r"events\.out\.tfevents\..*",
