@@ -19,7 +19,7 @@ def report(trainer: Trainer, state: TrainState, hparams: HParams, schedule: Sche
     """Evaluate the present policy.
 
     Returns:
-      The state with an empty tally, and the report; README says what its columns are.
+      The state with an empty tally, and the report; `docs/files.md` says what its columns are.
     """
     config, agent = trainer.config, state.agent
     policy = lambda observation: trainer.agent.mode(agent.actor, observation)

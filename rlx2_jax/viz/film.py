@@ -55,7 +55,9 @@ class Size(NamedTuple):
     """A picture's, in pixels."""
 
     width: int
+    """From left to right."""
     height: int
+    """From top to bottom."""
 
 
 def choose_gl() -> str:

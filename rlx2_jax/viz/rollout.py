@@ -49,7 +49,9 @@ class Rollout(NamedTuple):
     model: Any
     """The task's `mujoco.MjModel`."""
     frames: episodes.Frames
+    """Where the bodies are at each moment."""
     camera: Camera
+    """Where it is seen from."""
     dt: float
     """Seconds of a step."""
     rewards: np.ndarray
