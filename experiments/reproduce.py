@@ -1,6 +1,6 @@
 """Run a table or figure of the paper, and see our numbers beside its own.
 
-python experiments/reproduce.py --study=table2 --smoke                                   every part of it, on a tiny task
+python experiments/reproduce.py --study=table2 --smoke                                   every part of it, in small
 python experiments/reproduce.py --study=table2 --rows=td3/hopper --seeds=4 --scale=0.1   a row, a tenth of its length
 python experiments/reproduce.py --study=table2 --report_only                             the report again
 

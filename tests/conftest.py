@@ -79,6 +79,7 @@ LONG = (
     "sparse",
     "own_envs",
     "settings",
+    "documents",
     "envs",
     "topology",
     "workdir",

@@ -57,8 +57,11 @@ def _within(module: str, body: list[ast.stmt], prefix: str) -> Iterator[Name]:
         name = _name_of(node)
         if name is None or name.startswith("_"):
             continue
-        told = ast.get_docstring(node) if hasattr(node, "body") else _is_text(following)
-        state = bool(told) or _told_elsewhere(module, prefix, name, node)
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            told = bool(ast.get_docstring(node))
+        else:
+            told = _is_text(following)
+        state = told or _told_elsewhere(module, prefix, name, node)
         kind = {ast.ClassDef: "class", ast.FunctionDef: "function"}.get(type(node), "value")
         yield Name(module, prefix + name, kind, state)
         if isinstance(node, ast.ClassDef):
