@@ -98,7 +98,7 @@ def checked(main):
     del main
     command_line._parse(sys.argv)
     given = flags.FLAGS
-    if "preset" in given and "rows" not in given:  # Rows are of studies and benchmarks.
+    if "env" in given and "rows" not in given:  # Rows are of studies and benchmarks.
         resolve(dataclasses.replace(command_line.read_config(), data_parallel=1))
     if "sweep.env" in given:
         command_line.read_swept()

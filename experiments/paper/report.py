@@ -22,6 +22,7 @@ from paper.store import Line
 from rlx2_jax.analysis import accounting, statistics
 from rlx2_jax.analysis.statistics import Estimate
 from rlx2_jax.config import PAPER_STEPS, Config, presets
+from rlx2_jax.envs import brax
 from rlx2_jax.io import files
 from rlx2_jax.viz import curves
 
@@ -49,9 +50,9 @@ exact up to eight seeds and eight; it cannot be below 0.1 between three and thre
 interquartile mean of three seeds is their mean.
 "Difference" is ours minus the paper's in points, with the uncertainty of ours alone; "size" and "FLOPs" (of training;
 of acting) are relative to the dense agent, in brackets the paper's; "seeds" are the scores, in the order of the seeds.
-The paper's agents were trained for 3 million steps on MuJoCo's tasks, ours on Brax's, which are others: compare
+The paper's agents were trained for 3 million steps on MuJoCo's tasks, {ours}: compare
 percentages of the dense agent, not returns."""
-"""How to read the tables."""
+"""How to read the tables, but for what our runs were made on."""
 
 
 class Group(NamedTuple):
@@ -203,14 +204,14 @@ def _digest(section: Section) -> str:
 def markdown(directory: Path, name: str, study: Study) -> str:
     """The text of README.md."""
     lines = store.read(directory)
+    layout = _layout(lines)
     parts = [
         f"# {study.title}",
         study.question,
         f"Made of [runs.jsonl](runs.jsonl) ({len(lines)} runs) by "
         f"`python experiments/reproduce.py --study={name} --report_only`.",
-        READING,
+        READING.format(ours=_tasks([section.group for section, _, _ in layout])),
     ]
-    layout = _layout(lines)
     for section, stem, title in layout:
         parts += _section(section, study, stem, title)
     parts += _across([section.group for section, _, _ in layout], study)
@@ -303,8 +304,22 @@ def _search(group: Group) -> str:
     return "\n\n".join([_markdown_table(rows), end]) if found.steps else end
 
 
+def _on_brax(group: Group) -> bool:
+    return group.config["env"] in brax.TASKS
+
+
+def _tasks(groups: Sequence[Group]) -> str:
+    """What our runs were made on, beside the paper's."""
+    if all(map(_on_brax, groups)):
+        return "ours on Brax's, which are others"
+    if any(map(_on_brax, groups)):
+        return "some of ours on Brax's, which are others"
+    return "ours on later versions of them, for fewer steps"
+
+
 def _conditions(group: Group) -> str:
     c = group.config
+    physics = f"Brax `{c['backend']}`" if _on_brax(group) else f"Engine `{c['backend']}`"
     said_elsewhere = {*SCALED, *SPARSITIES, "backend", "total_steps", "num_envs"}
     special = [f"`{name}={value}`" for name, value in group.conditions.items() if name not in said_elsewhere]
     actor, critic = (f"{100 * group.sparsity(name):g} %" for name in SPARSITIES)
@@ -313,14 +328,14 @@ def _conditions(group: Group) -> str:
     if group.kind == store.CLONING:
         return (
             f"Actors that imitate the dense agent of their seed: {c['total_steps']:,} Adam steps on batches of "
-            f"{c['batch_size']} of its {c['buffer_max']:,} observations on Brax `{c['backend']}`, gathered with "
+            f"{c['batch_size']} of its {c['buffer_max']:,} observations on {physics}, gathered with "
             f"exploration noise {c['explore_noise']:g}; links move every {c['evolve_interval']:,} updates{settings}. "
             f"Score: mean of the last {c['score_evaluations']} evaluations, every {c['eval_every']:,} updates, of "
             f"{c['eval_episodes']} episodes each."
         )
     times = ", ".join(f"{name} {c[name]:,}" for name in SCALED)
     return (
-        f"Brax `{c['backend']}`; {c['total_steps']:,} environment steps where the paper has {PAPER_STEPS:,}, its "
+        f"{physics}; {c['total_steps']:,} environment steps where the paper has {PAPER_STEPS:,}, its "
         f"points in time times {c['schedule_scale']:.3g} unless named ({times}); {c['num_envs']} environments, "
         f"{c['update_ratio']:g} update per step{_buffers(group)}{settings}. Score: mean of the last "
         f"{c['score_evaluations']} evaluations, every {c['eval_every']:,} steps, of {c['eval_episodes']} episodes each "

@@ -48,7 +48,9 @@ class Archive(NamedTuple):
     """An archive that was read."""
 
     program: Program
+    """What it computes."""
     description: Description
+    """What its observations and actions are, and where it comes from."""
 
 
 def save(path: Path, program: Program, description: Description) -> None:

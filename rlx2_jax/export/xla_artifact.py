@@ -42,6 +42,7 @@ class Artifact(NamedTuple):
     exported: jax.export.Exported
     """Its function is `exported.call`."""
     description: Description
+    """What its observations and actions are, and where it comes from."""
 
 
 @numerics.by_usual_rules
