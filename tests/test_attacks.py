@@ -162,17 +162,18 @@ near = lambda n: max(0, int(n + rng.choice([0, 0, 0, 0, 0, -1, 1])))
 
 def perceptron():
     batch, (i, h, o) = int(rng.choice([0, 1, 64, 130])), rng.integers(0, 9, 3)
-    links = rng.integers(0, 20, 2)
-    layers = [(i, h, links[0]), (h, o, links[1])]
+    capacity = rng.integers(0, 20, 2)
+    links = rng.integers(0, capacity + 1) if rng.integers(2) else capacity
+    layers = [(i, h, capacity[0], links[0]), (h, o, capacity[1], links[1])]
     normalised = bool(rng.integers(2))
-    size = near(sum(l + b for _, b, l in layers) + 2 * h * normalised)
+    size = near(sum(c + b for _, b, c, _ in layers) + 2 * h * normalised)
     if rng.integers(2):
-        operands = [x for a, b, l in layers for x in (ints(starts(near(b), l)), ints(index(l, a)))]
+        operands = [x for a, b, c, l in layers for x in (ints(starts(near(b), l)), ints(index(c, a)))]
         return native.FORWARD, [struct(batch, o)], (floats(batch, i), floats(size), *operands), {
             "instructions": "auto", "normalised": normalised, "arrays": np.int64(1)}
-    operands = [x for a, b, l in layers for x in (
-        ints(starts(near(b), l)), ints(index(l, a)),
-        ints(starts(near(a), l)), ints(index(l, b)), ints(index(near(l), l)))]
+    operands = [x for a, b, c, l in layers for x in (
+        ints(starts(near(b), l)), ints(index(c, a)),
+        ints(starts(near(a), l)), ints(index(c, b)), ints(index(near(c), l)))]
     tiles = -(-batch // 64)
     groups = max(0, -(-tiles // 2) - 1)
     sizes = np.array(rng.choice([[i], [-1], [2**63 - 1]][:1 + 2 * int(rng.integers(2))]).ravel(), np.int64)

@@ -1,5 +1,6 @@
 """Packed perceptrons against masked ones: values, gradients, mappings, refusals, and the C++ under sanitizers."""
 
+import functools
 import itertools
 import math
 import shutil
@@ -69,20 +70,29 @@ networks_of_any_shape = st.tuples(
 )
 
 
-@given(networks_of_any_shape, st.booleans())
-@settings(max_examples=10)
-def test_packing_is_exact_and_has_one_form(network, twins):
+def with_room(counts, spare):
+    """Capacities with spare places, of each matrix another number, if there are to be any."""
+    return [count + spare * (i + 1) for i, count in enumerate(counts)]
+
+
+@given(networks_of_any_shape, st.booleans(), st.sampled_from([0, 1, 7]))
+@settings(max_examples=15)
+def test_packing_is_exact_and_has_one_form(network, twins, spare):
     params, mask, counts = random_network(*network, twins)
-    links = forms.links_of(mask, counts)
+    links = forms.links_of(mask, with_room(counts, spare), spare=spare > 0)
     vector = forms.pack(params, links)
     jax.tree.map(np.testing.assert_array_equal, forms.masks_of(links), masking.kernels(mask))
     jax.tree.map(np.testing.assert_array_equal, forms.unpack(vector, links), params)
-    for link in links:
+    assert int((vector != 0).sum()) <= sum(int((x != 0).sum()) for x in jax.tree.leaves(params))
+    for link, count in zip(links, counts, strict=True):
         for one in range(2 if twins else 1):
             starts, inputs, columns, outputs, order = (
                 np.asarray(x[one] if twins else x) for x in jax.tree.leaves(link)
             )
-            assert starts[0] == columns[0] == 0 and starts[-1] == columns[-1] == link.nnz
+            assert starts[0] == columns[0] == 0 and starts[-1] == columns[-1] == count
+            assert (inputs[count:] == link.shape[0]).all() and (outputs[count:] == link.shape[1]).all()
+            np.testing.assert_array_equal(order[count:], np.arange(count, link.capacity))
+            inputs, outputs, order = (x[:count] for x in (inputs, outputs, order))
             by_output = [inputs[a:b] for a, b in itertools.pairwise(starts)]
             assert all((np.diff(row) > 0).all() for row in by_output)
             outputs_by_output = np.repeat(np.arange(link.shape[1]), np.diff(starts))
@@ -113,6 +123,35 @@ def test_all_implementations_agree_with_masked_in_value_and_gradients(network, b
         for ours, theirs in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
             scale = 1e-5 * (1 + np.abs(theirs).max())
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=scale)
+
+
+@needs_native
+@given(networks_of_any_shape, st.integers(1, 9), st.sampled_from([0, 1, 65, 200]))
+@settings(max_examples=10)
+def test_spare_places_change_nothing(network, spare, batch):
+    """Of value and gradients, to the bit; and they are zero in the gradient, and after steps of Adam."""
+    params, mask, counts = random_network(*network)
+    x = jnp.asarray(np.random.default_rng(network[0]).normal(size=(batch, network[1][0])), jnp.float32)
+
+    @functools.partial(jax.jit, static_argnames="name")
+    def trained(vector, links, name):
+        run = lambda vector, x: perceptron(vector, links, x, implementation=name)
+        y, (gradient, of_x) = value_and_gradients(run, vector, x)
+        state = kernels.ADAM.init(vector)
+        for _ in range(2):
+            vector, state = kernels.adam_step(vector, gradient, state, 0.1)
+        return y, of_x, [gradient, vector, state.mu, state.nu]
+
+    for name in ("portable", *NATIVE):
+        results = []
+        for capacities in (counts, with_room(counts, spare)):
+            links = forms.links_of(mask, capacities, spare=capacities != counts)
+            y, of_x, vectors = trained(forms.pack(params, links), links, name)
+            results.append((y, of_x, [forms.unpack(vector, links) for vector in vectors]))
+            for vector in vectors:
+                np.testing.assert_array_equal(forms.pack(forms.unpack(vector, links), links), vector)
+        for ours, theirs in zip(*map(jax.tree.leaves, results), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5 * (name == "portable"), atol=1e-6 * (name == "portable"))
 
 
 @needs_native
@@ -375,16 +414,25 @@ def test_rows_outside_the_table_are_errors(bad):
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (2, 30, 11)])
 def test_the_portable_search_finds_the_same_links(shape):
     rng = np.random.default_rng(0)
-    for links in (0, 1, math.prod(shape[-2:]) // 3, math.prod(shape[-2:])):
-        mask = np.stack([rng.permutation(math.prod(shape[-2:])) < links for _ in range(math.prod(shape[:-2]))])
-        ways = [masking.per_matrix(lambda m, f=f, n=links: f(m, n)) for f in (packing._from_mask, packing.from_mask)]
-        jax.tree.map(np.testing.assert_array_equal, *(jax.jit(way)(mask.reshape(shape)) for way in ways))
+    size = math.prod(shape[-2:])
+    for most, spare in itertools.product((0, 1, size // 3, size), (0, 2)):
+        # Where there is room, each matrix has another number of links.
+        counts = [max(0, most - bool(spare) * i) for i in range(math.prod(shape[:-2]))]
+        mask = np.stack([rng.permutation(size) < count for count in counts]).reshape(shape)
+        one = [
+            functools.partial(f, capacity=most + spare, spare=spare > 0)
+            for f in (packing._from_mask, packing.from_mask)
+        ]
+        found = [jax.jit(masking.per_matrix(f))(mask) for f in one]
+        jax.tree.map(np.testing.assert_array_equal, *found)
+        np.testing.assert_array_equal(np.ravel(found[0].row_start[..., -1]), counts)
 
 
 @needs_native
-def test_a_mask_is_packed_only_into_its_own_number_of_links():
-    with pytest.raises(CALL_ERRORS, match="index links: a mask has another number of links"):
-        jax.block_until_ready(packing.from_mask(jnp.ones((3, 4), bool), 11))
+@pytest.mark.parametrize(("capacity", "spare"), [(11, False), (13, False), (11, True)])
+def test_a_mask_is_packed_only_where_its_links_fit(capacity, spare):
+    with pytest.raises(CALL_ERRORS, match="index links: a mask has another number of links than its packed form"):
+        jax.block_until_ready(packing.from_mask(jnp.ones((3, 4), bool), capacity, spare=spare))
 
 
 @needs_native
@@ -429,10 +477,10 @@ def test_fast_keys_make_the_random_numbers_of_plain_ones(shape):
     assert kernels.fast_key(other) is other
 
 
-def test_counts_of_links_are_shapes():
+def test_room_for_links_is_a_shape():
     _, mask, counts = random_network(1, (3, 16, 2), 0.5)
     links = forms.links_of(mask, counts)
-    assert [(link.nnz, link.shape) for link in links] == [(24, (3, 16)), (16, (16, 2))]
+    assert [(link.capacity, link.shape) for link in links] == [(24, (3, 16)), (16, (16, 2))]
     assert packing.to_mask(links[0]).sum() == 24
 
 

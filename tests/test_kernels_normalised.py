@@ -29,7 +29,7 @@ class LinenMLP(nn.Module):
         return nn.Dense(self.features[-1])(x)
 
 
-def random_normalised(seed, sizes, density, twins=False):
+def random_normalised(seed, sizes, density, twins=False, spare=0):
     """Linen's parameters of a network with random links, scales and offsets, and the links."""
     params, mask, counts = random_network(seed, sizes, density, twins)
     rng = np.random.default_rng(seed + 1)
@@ -39,7 +39,7 @@ def random_normalised(seed, sizes, density, twins=False):
             "scale": jnp.asarray(1 + scale / 2, jnp.float32),
             "bias": jnp.asarray(offset, jnp.float32),
         }
-    return params, forms.links_of(mask, counts)
+    return params, forms.links_of(mask, [count + spare for count in counts], spare=spare > 0)
 
 
 def vector_of(params, links):
@@ -82,10 +82,11 @@ def assert_native_is_portable(vector, links, *inputs):
     st.lists(st.integers(1, 40), min_size=2, max_size=5),
     st.sampled_from([0.0, 0.02, 0.1, 0.4, 1.0]),
     st.sampled_from([1, 2, 63, 64, 65, 200]),
+    st.sampled_from([0, 5]),
 )
 @settings(max_examples=10)
-def test_all_implementations_agree_in_value_and_gradients(seed, sizes, density, batch):
-    params, links = random_normalised(seed, sizes, density)
+def test_all_implementations_agree_in_value_and_gradients(seed, sizes, density, batch, spare):
+    params, links = random_normalised(seed, sizes, density, spare=spare)
     assert_native_is_portable(vector_of(params, links), links, samples(batch, sizes[0]))
 
 

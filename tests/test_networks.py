@@ -15,7 +15,7 @@ from rlx2_jax.agents import make_agent
 from rlx2_jax.config import registry, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks import masking
-from rlx2_jax.networks.structure import link_counts, make_hparams, nets, structure
+from rlx2_jax.networks.structure import make_hparams, nets, structure
 from rlx2_jax.policies import tickets
 from rlx2_jax.training import compute, programs, train
 from tests.conftest import assert_sparse, random_batch, small
@@ -62,7 +62,7 @@ def test_any_network_is_sparse_after_init_updates_and_events(network, agent):
         gradient = made.gradient(name, state, batch, KEY, hparams, jnp.asarray(True))
         after, dropped, grown = before.evolve(gradient, KEY, jnp.float32(0.5), jnp.asarray(True), reset_moments=True)
         assert dropped == grown > 0
-        counts = link_counts(config, 5, 2)[name]
+        counts = structure(config, 5, 2)[name].links
         for found in (before, after):
             assert_sparse(found, counts)
 

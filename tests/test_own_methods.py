@@ -12,14 +12,18 @@ import numpy as np
 import pytest
 
 from rlx2_jax import networks, policies
+from rlx2_jax.analysis.accounting import account
 from rlx2_jax.config import Mechanisms, methods, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks import forms, masking, own
-from rlx2_jax.networks.structure import structure
+from rlx2_jax.networks.structure import structure, templates
 from rlx2_jax.policies import tickets
+from rlx2_jax.runtime import memory
+from rlx2_jax.sparse import events
 from rlx2_jax.sweeps import plans, product
 from rlx2_jax.training import compute, evolution, programs
 from tests.conftest import ROOT, assert_sparse, cached, launch, launch_here, links_of, small
+from tests.test_packed import chunk_of
 from tests.test_run import final_state, flags_of, quiet, without_clocks
 
 SPARSE = {"actor_sparsity": 0.6, "critic_sparsity": 0.5}
@@ -39,6 +43,8 @@ fan = Mechanisms(structure=sparse.fan_in)
 pairs = Mechanisms(structure=sparse.n_of_m(2, 4), density=sparse.uniform, where=lambda path, _: "Dense_1" in path)
 strict = Mechanisms(structure=sparse.n_of_m(2, 4), density=sparse.uniform)
 growing = Mechanisms(start=sparse.uniform(0.95), progress=sparse.cubic(0, 1))
+sparser = Mechanisms(start=sparse.uniform(0.3), progress=sparse.cubic(0, 0.8), fraction=sparse.constant(0.5))
+swinging = Mechanisms(structure=sparse.fan_in, progress=lambda t: 0.2 + 0.8 * t + 40 * t * (t - 0.6) * (t - 1))
 noisy = Mechanisms(grow=sparse.criteria.uniform, n_step=2, dynamic_buffer=True)
 nothing = 7
 narrow = Mechanisms("tiny")
@@ -71,6 +77,13 @@ def pruned(tmp_path_factory):
     """A run that is pruned from dense: workdir and result."""
     workdir = tmp_path_factory.mktemp("pruned") / "run"
     return workdir, quiet(mine("pruned"), workdir)
+
+
+@pytest.fixture(scope="module")
+def sparser(tmp_path_factory):
+    """A packed run that is pruned from a sparse start: workdir and result."""
+    workdir = tmp_path_factory.mktemp("sparser") / "run"
+    return workdir, quiet(mine("sparser", compute="packed"), workdir)
 
 
 def test_a_name_is_resolved_to_mechanisms_and_ablations_overrule_them():
@@ -233,13 +246,104 @@ def test_a_run_that_is_pruned_resumes_bit_for_bit(pruned, tmp_path):
     chex.assert_trees_all_equal(*states)
 
 
-def test_what_changes_numbers_of_links_is_masked(capsys):
-    said = []
-    config = resolve(mine("pruned", compute="auto"))
-    assert compute.choose(config, said.append).compute == "masked"
-    assert said == [
-        f"compute: masked, because {NAME}:pruned changes the number of links, which is a shape in packed compute"
-    ]
+def stages(config, name):
+    """Links of each matrix that a network has when it was updated so often, by plain arithmetic."""
+    found = structure(config, 1, 1)[name]
+    updates = (1000 if name == "critic" else 500) * config.evolve_until
+
+    def at(calls):
+        left = max(0.0, 1 - min(calls // config.evolve_interval * config.evolve_interval / updates, 1) / 0.8) ** 3
+        return [end + round((start - end) * left) for start, end in zip(found.start_links, found.links, strict=True)]
+
+    return at
+
+
+def test_packed_and_masked_go_through_the_same_stages():
+    """From a sparse start, one matrix growing and others pruned: as many links as planned, the same at first, and what
+    is learned the same to rounding."""
+    config = resolve(mine("sparser"))
+    packed = dataclasses.replace(config, compute="packed")
+    program = programs.make_program(packed)
+    state = jax.jit(program.init)(KEY, program.hparams)
+    chunk, renew = jax.jit(program.chunk), jax.jit(program.renew)
+    for number in range(5):
+        state = chunk(renew(state), program.hparams, program.schedule)
+        if number == 1:  # After a chunk of learning.
+            masked, ours = chunk_of(config, chunks=2), programs.unpack(state)
+        for name in ("actor", "critic"):
+            network, calls = getattr(state.agent, name), int(getattr(state.progress, f"{name}_calls"))
+            planned = stages(config, name)(calls)
+            live = [links.row_start[..., -1].ravel().tolist() for links in network.links]
+            assert [*map(set, live)] == [{count} for count in planned]
+            assert_sparse(network.masked(), planned)
+            for vector in (network.params, network.target, network.adam.mu, network.adam.nu):
+                if vector is not None:
+                    np.testing.assert_array_equal(
+                        forms.pack(forms.unpack(vector, network.links), network.links), vector
+                    )
+    for name in ("actor", "critic"):
+        one, other = getattr(masked.agent, name), getattr(ours.agent, name)
+        chex.assert_trees_all_equal(one.mask, other.mask)
+        chex.assert_trees_all_close((one.params, one.target), (other.params, other.target), rtol=2e-3, atol=2e-4)
+    assert masked.tally.links_dropped > 0 and masked.tally.links_grown > 0
+
+
+def test_a_packed_run_that_is_pruned_resumes_bit_for_bit(sparser, tmp_path):
+    workdir, whole = sparser
+    config = mine("sparser", compute="packed")
+    _stopped(config, tmp_path)
+    resumed = quiet(config, tmp_path, resume=True)
+    assert without_clocks(resumed.rows) == without_clocks(whole.rows)
+    chex.assert_trees_all_equal(*(final_state(place, config)[1] for place in (tmp_path, workdir)))
+
+
+@pytest.mark.slow
+def test_a_packed_run_that_is_pruned_resumes_masked(sparser, tmp_path):
+    _, whole = sparser
+    _stopped(mine("sparser", compute="packed"), tmp_path)
+    masked = quiet(mine("sparser"), tmp_path, resume=True)
+    links = lambda rows: [[row[name] for name in ("env_steps", "actor_sparsity", "critic_sparsity")] for row in rows]
+    assert masked.finished and links(masked.rows) == links(whole.rows)
+
+
+def _stopped(config, workdir):
+    """A run that is interrupted after its first evaluation with learning."""
+    stop = lambda rows: (_ for _ in ()).throw(KeyboardInterrupt) if len(rows) == 2 else None
+    with pytest.raises(KeyboardInterrupt):
+        quiet(config, workdir, on_report=stop)
+
+
+@pytest.mark.parametrize("name", ["moving", "pruned", "growing", "sparser", "swinging"])
+def test_there_is_room_for_the_links_of_every_stage(name):
+    config = resolve(mine(name, compute="packed"))
+    mechanisms = methods.find(config.method)
+    for network, found in structure(config, 1, 1).items():
+        params = templates(config, 1, 1)[network]
+        method = own.with_links(mechanisms, config, params, found.links)
+        leaves = [leaf for leaf in events.sparse_leaves(method, params) if leaf is not None]
+        counts = [[*events.connections_at(method, leaves, time).values()] for time in np.linspace(0, 1, 21)]
+        assert tuple(counts[0]) == found.first_links and tuple(counts[-1]) == found.links
+        assert (np.max(counts, 0) <= found.capacities).all()
+        if name != "swinging":  # It begins on its way, and overshoots.
+            assert (np.max(counts, 0) == found.capacities).all()
+    program = programs.make_program(config)
+    agent = jax.eval_shape(program.init, KEY, program.hparams).agent
+    assert account(config, 1, 1).bytes_packed == memory.tree_bytes(agent)
+
+
+def test_auto_decides_by_the_density_of_a_run_on_average(tmp_path, monkeypatch):
+    config = resolve(mine("sparser", compute="auto"))
+    links = weights = 0
+    for name, calls in (("actor", 500), ("critic", 1000)):
+        at = stages(config, name)
+        links += np.mean([sum(at(k)) for k in range(calls)])
+        weights += sum(i * o for i, o in structure(config, 1, 1)[name].shapes)
+    monkeypatch.setattr(compute, "measure_break_even", lambda seconds: even)
+    for factor, which in ((0.99, "masked"), (1.01, "packed")):
+        said, even = [], factor * links / weights
+        assert compute.choose(config, said.append, tmp_path / f"{which}.json").compute == which
+        share = f"{100 * links / weights:.2g} % of the weights are links on average over the run"
+        assert said == [f"compute: {which}, because {share} and packed is faster below {100 * even:.2g} % here"]
 
 
 BAD = {
@@ -265,10 +369,6 @@ BAD = {
     "sparsity": (
         {"method": f"{NAME}:pairs"},
         r"actor_sparsity=0\.6 with .*: Dense_1/kernel: 2 of 4 is a sparsity of 0\.5, 128 connections; ask for it\.",
-    ),
-    "packed": (
-        {"method": f"{NAME}:pruned", "compute": "packed"},
-        r".* changes the number of links, which is a shape in packed compute; use compute=masked\.",
     ),
     "fixed": ({"method": f"{NAME}:pruned", "topology": "fixed"}, r".*which topology=fixed does not let it; leave that"),
     "no time": ({"method": f"{NAME}:pruned", "evolve_until": 0.0}, r".*evolve_until=0 leaves no update to do it in"),

@@ -254,5 +254,5 @@ def test_installation_without_a_compiler_succeeds_and_trains_portably(tmp_path):
 def test_counts_are_those_of_the_configuration():
     program = programs.make_program(small(compute="packed", **SPARSE))
     state = jax.eval_shape(program.init, KEY, program.hparams)
-    assert state.agent.actor.counts == tuple(int(n) for n in program.hparams.actor_links)
-    assert state.agent.critic.counts == tuple(int(n) for n in program.hparams.critic_links)
+    assert [links.capacity for links in state.agent.actor.links] == [int(n) for n in program.hparams.actor_links]
+    assert [links.capacity for links in state.agent.critic.links] == [int(n) for n in program.hparams.critic_links]

@@ -370,4 +370,4 @@ def test_a_ticket_is_found_and_trained_from_the_command_line(tmp_path):
 def test_a_ticket_gives_the_counts_of_links_that_packed_compute_needs(found):
     program = programs.make_program(from_ticket(found, compute="packed"))
     state = jax.jit(program.init)(jax.random.PRNGKey(0), program.hparams)
-    assert state.agent.actor.counts == tuple(map(int, program.hparams.actor_links))
+    assert [links.capacity for links in state.agent.actor.links] == [*map(int, program.hparams.actor_links)]

@@ -21,7 +21,7 @@ from rlx2_jax import networks
 from rlx2_jax.config import HParams, RunConfig, methods
 from rlx2_jax.config.registry import Defaults, Passes
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.networks import Net, SparseNetwork, forms, masking, own, structure
+from rlx2_jax.networks import Masked, Net, Packed, SparseNetwork, forms, masking, own, structure
 from rlx2_jax.replay.buffer import Batch
 from rlx2_jax.runtime.devices import DataParallel
 
@@ -200,10 +200,13 @@ class OffPolicyAgent:
             )
             for name, mask_key in zip(nets, mask_keys, strict=True)
         }
-        if self.config.compute == "packed":
-            counts = structure.link_counts(self.config, self.observation_size, self.action_size)
-            return self.begin(*(network.packed(counts[name]) for name, network in created.items()))
-        return self.begin(**created)
+        return self.begin(**self.packed(created) if self.config.compute == "packed" else created)
+
+    def packed(self, created: Mapping[str, Masked]) -> dict[str, Packed]:
+        """Networks packed, with room for the most links that they have at any time."""
+        found = structure.structure(self.config, self.observation_size, self.action_size)
+        spare = methods.find(self.config.method).progress is not None
+        return {name: network.packed(found[name].capacities, spare=spare) for name, network in created.items()}
 
     def updates(
         self, state: AgentState, batches: Batch, key: jax.Array, hparams: HParams, multi_step: jax.Array

@@ -191,8 +191,9 @@ class _Network:
 
     def bytes_packed(self, *, target: bool) -> int:
         """Bytes as vectors of links and biases, with each matrix's `kernels.packing.SparseIndices`."""
-        values = (self.total_links + self.structure.others_held) * (3 + target) * FLOAT_BYTES
-        indices = 3 * self.total_links + sum(i + o + 2 for i, o in self.structure.shapes)
+        places = sum(self.structure.capacities)
+        values = (places + self.structure.others_held) * (3 + target) * FLOAT_BYTES
+        indices = 3 * places + sum(i + o + 2 for i, o in self.structure.shapes)
         return values + indices * INDEX_BYTES
 
 

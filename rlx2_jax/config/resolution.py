@@ -254,10 +254,9 @@ def _check_changing(c: RunConfig) -> None:
     """What a method needs whose number of links changes."""
     if methods.find(c.method).progress is None:
         return
-    changes = f"method={c.method} changes the number of links"
-    require(c.compute != "packed", f"{changes}, which is a shape in packed compute; use compute=masked.")
     updates = int((c.total_steps - c.warmup_steps) * c.update_ratio * c.evolve_until)
     require(
         updates >= c.policy_delay,
-        f"{changes}, and evolve_until={c.evolve_until:g} leaves no update to do it in; use more of the run.",
+        f"method={c.method} changes the number of links, and evolve_until={c.evolve_until:g} leaves no update to do it "
+        "in; use more of the run.",
     )

@@ -55,7 +55,9 @@ class Artifact(NamedTuple):
     """A policy in one format."""
 
     format: str
+    """One of `FORMATS`."""
     files: tuple[Path, ...]
+    """What was written."""
     deviation: float | None
     """Largest deviation from the policy on random observations; None where there is nothing to run it with."""
     act: Function | None
@@ -77,6 +79,7 @@ class Export(NamedTuple):
     """What was written."""
 
     artifacts: tuple[Artifact, ...]
+    """One for each format."""
     program: Program | None
     """The compact program; None where `jax` alone was asked for."""
     sizes: tuple[Size, Size] | None

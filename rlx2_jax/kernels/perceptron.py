@@ -16,7 +16,8 @@ sample, and with scale s and offset t:
 
 Kept for the backward pass are n, in place of x_l, which is made again from it, and r, one number a layer and sample.
 
-The gradient off the links, which growing by gradient needs, is not among them: a topology event unpacks first.
+The gradient off the links, which growing by gradient needs, is not among them: a topology event unpacks first. That of
+spare places (see `packing`) is zero.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A sparse network with its optimiser, in one of two forms with the same methods: masked or packed.
 
     Masked   Flax's parameters, dense arrays that are zero off boolean masks; any network, any device
-    Packed   of a perceptron, one vector of the values on the links and of what is dense; work and memory by the link
+    Packed   of a perceptron, one vector of the values on the links and of what is dense; work by the link, and memory
+             by the most links that it ever has
 
 Invariant at every step boundary: parameters, target parameters and Adam moments are exactly zero off the masks. The
 forward pass therefore never multiplies by a mask, and `jax.grad` of a masked network gives the dense gradient that a
@@ -68,12 +69,19 @@ class Masked(flax.struct.PyTreeNode):
         return self
 
     def like(self, other: SparseNetwork) -> SparseNetwork:
-        """The network in the form of another with as many links."""
-        return self.packed(other.counts) if isinstance(other, Packed) else self
+        """The network in the form of another, which has room for as many links."""
+        if not isinstance(other, Packed):
+            return self
+        return self.packed([links.capacity for links in other.links], spare=other.links[0].spare)
 
-    def packed(self, counts: Sequence[int]) -> Packed:
-        """The network packed, given how many links each matrix has, in order. What is off the links is lost."""
-        links = links_of(self.mask, counts)
+    def packed(self, capacities: Sequence[int], *, spare: bool = False) -> Packed:
+        """The network packed. What is off the links is lost.
+
+        Args:
+          capacities: places for links in each matrix, in order.
+          spare: whether it may have fewer links than that.
+        """
+        links = links_of(self.mask, capacities, spare=spare)
         return _convert(self, Packed, {"links": links}, lambda tree: pack(tree, links))
 
     def evolve(
@@ -153,18 +161,13 @@ class Packed(flax.struct.PyTreeNode):
     params: jax.Array
     """Values of links, biases, and scales and offsets, of all layers in turn."""
     links: tuple[SparseIndices, ...]
-    """Index arrays of each matrix, input to output. How many links there are is a shape; which they are is data."""
+    """Index arrays of each matrix, input to output. How many links there may be is a shape; which there are is data."""
     target: jax.Array
     """Polyak average of the parameters; None where the algorithm has none."""
     adam: optax.ScaleByAdamState
     """Adam's moments in the same order, and its count of steps."""
     net: Net = flax.struct.field(pytree_node=False)
     """The module, or twins of it."""
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Links of each matrix, input to output."""
-        return tuple(links.nnz for links in self.links)
 
     def apply(self, params: jax.Array, *inputs: jax.Array) -> jax.Array:
         """Output, as of `Masked.apply`."""
@@ -193,7 +196,7 @@ class Packed(flax.struct.PyTreeNode):
         return _convert(self, Masked, {"mask": mask}, convert)
 
     def like(self, other: SparseNetwork) -> SparseNetwork:
-        """The network in the form of another with as many links."""
+        """The network in the form of another."""
         return self if isinstance(other, Packed) else self.masked()
 
 
@@ -221,11 +224,11 @@ def _convert(network: Any, form: type, where: dict[str, Any], convert: Callable[
     )
 
 
-def links_of(masks: Masks, counts: Sequence[int]) -> tuple[SparseIndices, ...]:
-    """Boolean masks as `SparseIndices`, given how many links each matrix has, in order."""
+def links_of(masks: Masks, capacities: Sequence[int], *, spare: bool = False) -> tuple[SparseIndices, ...]:
+    """Boolean masks as `SparseIndices`; for the arguments see `Masked.packed`."""
     return tuple(
-        masking.per_matrix(lambda mask, count=count: packing.from_mask(mask, count))(mask)
-        for mask, count in zip(masking.kernels(masks), counts, strict=True)
+        masking.per_matrix(lambda mask, capacity=capacity: packing.from_mask(mask, capacity, spare=spare))(mask)
+        for mask, capacity in zip(masking.kernels(masks), capacities, strict=True)
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlx2_jax.config import Config
 from rlx2_jax.config.methods import Mechanisms
@@ -16,7 +18,7 @@ from rlx2_jax.networks import masking
 from rlx2_jax.networks.masking import Masks
 from rlx2_jax.networks.modules import Params
 from rlx2_jax.runtime import numerics, places
-from rlx2_jax.sparse import SparseError, criteria, events, trees
+from rlx2_jax.sparse import SparseError, criteria, events, schedules, trees
 from rlx2_jax.sparse.densities import Density
 from rlx2_jax.sparse.methods import Method
 
@@ -49,10 +51,19 @@ def initial_masks(method: Method, params: Params, key: jax.Array) -> Masks:
 
 
 @numerics.by_usual_rules
-def links_of(
-    own: Mechanisms, config: Config, network: str, template: Params
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Links of each matrix at the beginning and at the end, in order, of a method that was looked at.
+class Counts(NamedTuple):
+    """Links of each matrix of a network, in order."""
+
+    start: tuple[int, ...]
+    """At a progress of 0."""
+    first: tuple[int, ...]
+    """At the beginning."""
+    end: tuple[int, ...]
+    """At the end, and ever where their number does not change."""
+
+
+def links_of(own: Mechanisms, config: Config, network: str, template: Params) -> Counts:
+    """Look at a method, and count the links that it gives to a network.
 
     Args:
       own: the method.
@@ -71,13 +82,26 @@ def links_of(
         _look(own, config, [leaf.shape for leaf in leaves])
         first_masks = lambda params, key: events.initial_masks(asked, params, key)
         _tried(config, "structure, density or start", jax.eval_shape, first_masks, template, jax.random.PRNGKey(0))
-        last = events.connections_at(asked, leaves, 1.0)
-        first = events.connections_at(method(own, config, lambda _: last), leaves, 0.0)
+        end = events.connections_at(asked, leaves, 1.0)
+        ending = method(own, config, lambda _: end)
+        first = events.connections_at(ending, leaves, 0.0)
+        never = None if own.progress is None else schedules.constant(0)
+        start = events.connections_at(dataclasses.replace(ending, progress=never), leaves, 0.0)
     except SparseError as error:
         raise ConfigError(f"{network}_sparsity={sparsity} with method={config.method}: {error}") from None
     size = {path: math.prod(kernel.shape) for path, kernel in masking.ordered(template)}
     at = lambda counts: tuple(counts.get(path, entries) for path, entries in size.items())
-    return at(first), at(last)
+    return Counts(start=at(start), first=at(first), end=at(end))
+
+
+@numerics.by_usual_rules
+def mean_progress(own: Mechanisms, interval: int, end: int, total: int) -> float:
+    """Progress of a method on average over `total` updates, with an event every `interval`, and the last at `end`."""
+    if own.progress is None:
+        return 1.0
+    events = np.append(np.arange(0, end, interval), end)
+    progress = jnp.clip(jax.vmap(own.progress)(jnp.asarray(events / end, jnp.float32)), 0, 1)
+    return float(np.average(progress, weights=np.diff(events, append=total)))
 
 
 def _look(own: Mechanisms, config: Config, shapes: Sequence[tuple[int, ...]]) -> None:

@@ -31,12 +31,24 @@ class Structure(NamedTuple):
     """Links of each matrix; where their number changes, at the end."""
     first_links: tuple[int, ...]
     """Links of each matrix at the beginning."""
+    start_links: tuple[int, ...]
+    """Links of each matrix where a change of their number starts, at the beginning or, if progress has been made by
+    then, before it."""
     width: int
     """Live hidden units per layer; less than the widest layer for the method `tiny` only."""
     others: int
     """Parameters that are always dense, of units in use: biases, and what normalisation has."""
     others_held: int
     """Parameters that are always dense, of all units."""
+
+    @property
+    def capacities(self) -> tuple[int, ...]:
+        """Most links of each matrix at any time: numbers on the way lie between start and end."""
+        return tuple(map(max, self.start_links, self.links))
+
+    def mean_links(self, progress: float) -> float:
+        """Links of all matrices, given the progress of a run on average."""
+        return sum(self.links) + (1 - progress) * (sum(self.start_links) - sum(self.links))
 
 
 def nets(config: Config, action_size: int) -> dict[str, Net]:
@@ -112,28 +124,19 @@ def _structure(c: Config, name: str, net: Net, inputs: int) -> Structure:
     if max(map(math.prod, shapes)) > NEVER:
         raise ConfigError(f"hidden={c.hidden} makes a matrix of over {NEVER} weights; use narrower layers.")
     if (mechanisms := methods.own(c.method)) is not None:
-        first, links = own.links_of(mechanisms, c, name, template)
-        return Structure(shapes, links, first, max(c.hidden), others, others)
+        counts = own.links_of(mechanisms, c, name, template)
+        return Structure(shapes, counts.end, counts.first, counts.start, max(c.hidden), others, others)
     try:
         if tiny:
             sizes = (shapes[0][0], *(outputs for _, outputs in shapes))
             width = tiny_width(sizes, sparsity)
             live = sum(min(width, units) for units in sizes[1:-1]) + sizes[-1]
             links = tiny_links(sizes, width)
-            return Structure(shapes, links, links, width, live, others)
+            return Structure(shapes, links, links, links, width, live, others)
         links = whole_counts(shapes, erdos_renyi_densities(shapes, sparsity))
-        return Structure(shapes, links, links, max(c.hidden), others, others)
+        return Structure(shapes, links, links, links, max(c.hidden), others, others)
     except ValueError as error:
         raise ConfigError(f"{name}_sparsity={sparsity}: {error}") from None
-
-
-def link_counts(config: Config, observation_size: int, action_size: int) -> dict[str, tuple[int, ...]]:
-    """Links of each matrix, input to output, of the `actor` and of one `critic`, at the end where they change.
-
-    Raises:
-      ConfigError: a sparsity that these layers cannot have.
-    """
-    return {name: found.links for name, found in structure(config, observation_size, action_size).items()}
 
 
 def make_hparams(config: RunConfig, observation_size: int, action_size: int) -> HParams:

@@ -169,7 +169,8 @@ def counts_at(method: Method, found: Sequence[Leaf | None], step: jax.Array | fl
     end = {path: jnp.asarray(count, jnp.int32) for path, count in _counts(method.density, found).items()}
     if method.progress is None:
         return end
-    left = 1 - method.progress(jnp.asarray(step))
+    # Numbers on the way lie between start and end, whatever a schedule gives.
+    left = jnp.clip(1 - method.progress(jnp.asarray(step)), 0, 1)
     start = _counts(method.start, found)
     return {path: count + jnp.round((start[path] - count) * left).astype(jnp.int32) for path, count in end.items()}
 

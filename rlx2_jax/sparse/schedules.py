@@ -1,7 +1,7 @@
 """What depends on time: functions of a step, the number of updates made so far, as optax's schedules are.
 
 A fraction says which share of a leaf's connections an event moves. A progress says how far a leaf is on its way from
-the density it begins with (0) to the one it ends with (1).
+the density it starts with (0) to the one it ends with (1); below 0 it is 0, and above 1 it is 1.
 """
 
 from __future__ import annotations

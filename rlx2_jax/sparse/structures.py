@@ -27,7 +27,7 @@ class Structure(Protocol):
         """Inverse of `split`."""
 
     def spread(self, count: jax.Array, groups: int, size: int) -> jax.Array:
-        """`[groups]`: connections of each, where the leaf has `count` of them, traced."""
+        """`[groups]`: connections of each, where the leaf has `count` of them, traced; no fewer in all for more."""
 
     def check(self, path: str, shape: Shape, count: Any) -> None:
         """Raise `SparseError` if a leaf cannot hold `count` connections this way; a traced count is not looked at."""

@@ -3,7 +3,8 @@
 Masked compute multiplies dense matrices with zeros in them, so an update takes as long at any sparsity; packed compute
 touches links alone (see `kernels`), so it takes as long as there are links. Which one wins depends on the density at
 which both take as long, a property of the machine: `auto` measures that once, on one small network, and remembers it.
-There are no packed kernels for GPU and TPU, so there `auto` is masked.
+Where the number of links changes, it goes by the density on average over the run. There are no packed kernels for GPU
+and TPU, so there `auto` is masked.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ import numpy as np
 
 from rlx2_jax import __version__, envs, kernels, networks
 from rlx2_jax.agents import AgentState
-from rlx2_jax.config import PACKED_DEPTH, RunConfig, methods
+from rlx2_jax.config import PACKED_DEPTH, RunConfig, make_schedule, methods
 from rlx2_jax.io import files, provenance
-from rlx2_jax.networks import SparseNetwork, forms, masking
+from rlx2_jax.networks import SparseNetwork, forms, masking, own
 from rlx2_jax.networks.structure import packable, structure
 from rlx2_jax.runtime import compilation
 from rlx2_jax.training.programs import Program
@@ -70,23 +71,31 @@ def choose(config: RunConfig, say: Callable[[str], None], cache: Path | None = N
     if not packable(config):
         say(f"compute: masked, because there is no packed form of {config.agent} with {config.network} networks")
         return masked
-    if methods.find(config.method).progress is not None:
-        say(f"compute: masked, because {config.method} changes the number of links, which is a shape in packed compute")
-        return masked
     density, even = _density(config), _break_even(_default_cache() if cache is None else cache)
     which = "packed" if density < even else "masked"
+    when = "" if methods.find(config.method).progress is None else " on average over the run"
     say(
-        f"compute: {which}, because {100 * density:.2g} % of the weights are links and packed is faster below "
+        f"compute: {which}, because {100 * density:.2g} % of the weights are links{when} and packed is faster below "
         f"{100 * even:.2g} % here"
     )
     return dataclasses.replace(config, compute=which)
 
 
 def _density(config: RunConfig) -> float:
-    """Links as a share of the weights of both networks."""
+    """Links as a share of the weights of both networks, on average over the run's updates."""
     env = envs.make(config.env, config.backend)
-    found = structure(config, env.observation_size, env.action_size).values()
-    return sum(sum(n.links) for n in found) / sum(i * o for n in found for i, o in n.shapes)
+    found = structure(config, env.observation_size, env.action_size)
+    links = sum(network.mean_links(_mean_progress(config, name)) for name, network in found.items())
+    return links / sum(i * o for network in found.values() for i, o in network.shapes)
+
+
+def _mean_progress(config: RunConfig, name: str) -> float:
+    """How far a network's numbers of links are on their way, on average over the run's updates."""
+    schedule = make_schedule(config)
+    updates = int((config.total_steps - config.warmup_steps) * config.update_ratio)
+    calls = {"critic": updates, "actor": updates // config.delay}[name]
+    end = int(getattr(schedule, f"{name}_evolve_end"))
+    return own.mean_progress(methods.find(config.method), int(schedule.evolve_interval), end, calls)
 
 
 def _break_even(cache: Path | None) -> float:

@@ -34,7 +34,7 @@ from rlx2_jax.config import (
     resolve,
 )
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.networks.structure import link_counts, make_hparams, packable
+from rlx2_jax.networks.structure import make_hparams, packable
 from rlx2_jax.policies import tickets
 from rlx2_jax.replay import buffer
 from rlx2_jax.replay.buffer import Replay
@@ -129,7 +129,7 @@ def make_program(config: Config) -> Program:
 
 def static_part(config: RunConfig) -> RunConfig:
     """What of a configuration makes another program; all else is emptied."""
-    # Numbers of links are shapes where networks are packed.
+    # How many links there may be is a shape where networks are packed.
     data = {*VALUES, *TIMES, *UNSEEN, *(() if config.compute == "packed" else METHOD)}
     if methods.own(config.method) is not None:
         data -= {*methods.STATIC}
@@ -175,12 +175,9 @@ def _placed(trainer: Trainer, function: Callable[..., Any], **known: Any) -> Cal
 
 def pack(trainer: Trainer, state: TrainState) -> TrainState:
     """The state of a masked run on one device as one of this trainer's, packed if that is; inverse of `unpack`."""
-    agent, env = state.agent, trainer.env
+    agent = state.agent
     if trainer.config.compute == "packed":
-        counts = link_counts(trainer.config, env.observation_size, env.action_size)
-        agent = agent.replace(
-            actor=agent.actor.masked().packed(counts["actor"]), critic=agent.critic.masked().packed(counts["critic"])
-        )
+        agent = agent.replace(**trainer.agent.packed({"actor": agent.actor.masked(), "critic": agent.critic.masked()}))
     return state.replace(agent=agent, apart=None if trainer.devices.count == 1 else jnp.zeros((), jnp.int32))
 
 

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "data.h"
@@ -85,7 +86,9 @@ struct Example {
   std::vector<std::vector<std::vector<float>>> dense;  // [count][layer][in * out], 0 where absent
   std::vector<std::vector<std::vector<char>>> mask;
 
-  Example(unsigned seed, std::vector<int64_t> sizes, double density, int64_t batch, int64_t count, bool normalised)
+  // With spare places, which hold nonsense, each network has another number of links.
+  Example(unsigned seed, std::vector<int64_t> sizes, double density, int64_t batch, int64_t count, bool normalised,
+          int64_t spare = 0)
       : sizes(sizes), batch(batch), count(count) {
     std::mt19937 random(seed);
     std::uniform_real_distribution<float> uniform(-1, 1);
@@ -97,11 +100,13 @@ struct Example {
     dense.resize(count, std::vector<std::vector<float>>(depth));
     mask.resize(count, std::vector<std::vector<char>>(depth));
     for (int64_t l = 0; l < depth; ++l) {
-      const int64_t in = sizes[l], out = sizes[l + 1], links = static_cast<int64_t>(density * in * out);
+      const int64_t in = sizes[l], out = sizes[l + 1], most = static_cast<int64_t>(density * in * out);
+      const int64_t capacity = most + spare;
       std::vector<int32_t> row_start, inputs, column_start, outputs, order;
       for (int64_t n = 0; n < count; ++n) {
         std::vector<char>& m = mask[n][l];
         m.assign(in * out, 0);
+        const int64_t links = spare ? std::max<int64_t>(0, most - n) : most;
         for (int64_t k = 0; k < links;) {
           const size_t at = random() % m.size();
           k += !m[at];
@@ -124,9 +129,12 @@ struct Example {
           }
         }
         column_start.push_back(k);
+        for (std::vector<int32_t>* v : {&inputs, &outputs, &order}) {
+          while (static_cast<int64_t>(v->size()) < (n + 1) * capacity) v->push_back(static_cast<int32_t>(random()));
+        }
       }
       rlx2::Layer& layer = net.layers[l];
-      layer.in = in, layer.out = out, layer.links = links;
+      layer.in = in, layer.out = out, layer.capacity = capacity;
       layer.row_start = Keep(row_start), layer.inputs = Keep(inputs), layer.column_start = Keep(column_start);
       layer.outputs = Keep(outputs), layer.order = Keep(order);
     }
@@ -138,12 +146,13 @@ struct Example {
       for (int64_t l = 0; l < depth; ++l) {
         const int64_t in = sizes[l], out = sizes[l + 1];
         dense[n][l].assign(in * out, 0);
+        int64_t k = 0;
         for (int64_t o = 0; o < out; ++o) {
           for (int64_t i = 0; i < in; ++i) {
-            if (mask[n][l][i * out + o]) dense[n][l][i * out + o] = *p++;
+            if (mask[n][l][i * out + o]) dense[n][l][i * out + o] = p[k++];
           }
         }
-        p += (normalised && l < depth - 1 ? 3 : 1) * out;
+        p += net.layers[l].capacity + (normalised && l < depth - 1 ? 3 : 1) * out;
       }
     }
     float* x = Floats(count * batch * sizes[0]);
@@ -160,6 +169,7 @@ struct Example {
     float* dx = Floats(count * batch * last.size);
     float* activations = Floats(count * net.tiles() * net.kept() * kTile);
     float* gradients = Floats(count * net.groups() * parameters);
+    std::fill_n(gradients, count * net.groups() * parameters, NAN);
     float* parts[2] = {Floats(count * batch * net.inputs[0].size), Floats(count * batch * net.inputs[1].size)};
     for (int64_t i = 0; i < count * batch; ++i) {
       for (int64_t f = 0; f < sizes[0]; ++f) {
@@ -181,7 +191,7 @@ struct Example {
       for (int64_t l = 0; l < depth; ++l) {
         rlx2::Layer& layer = own.layers[l];
         layer.row_start += n * (layer.out + 1), layer.column_start += n * (layer.in + 1);
-        layer.inputs += n * layer.links, layer.outputs += n * layer.links, layer.order += n * layer.links;
+        layer.inputs += n * layer.capacity, layer.outputs += n * layer.capacity, layer.order += n * layer.capacity;
       }
     }
     samples = x;
@@ -272,12 +282,14 @@ struct Example {
         dxs.insert(dxs.end(), delta.end() - net.inputs[net.arrays - 1].size, delta.end());
       }
       for (int64_t l = 0; l < net.depth; ++l) {
+        const size_t end = gradients.size() + net.layers[l].capacity;
         for (int64_t o = 0; o < sizes[l + 1]; ++o) {
           for (int64_t i = 0; i < sizes[l]; ++i) {
             const size_t at = i * sizes[l + 1] + o;
             if (mask[n][l][at]) gradients.push_back(weight_gradient[l][at]);
           }
         }
+        gradients.resize(end);
         gradients.insert(gradients.end(), unit_gradient[l].begin(), unit_gradient[l].end());
       }
     }
@@ -298,8 +310,8 @@ void TestAgainstLoops() {
   };
   unsigned seed = 0;
   for (const auto& c : cases) {
-    for (const bool normalised : {false, true}) {
-      Example example(++seed, c.sizes, c.density, c.batch, c.count, normalised);
+    for (const auto& [normalised, spare] : {std::pair{false, 0}, {false, 5}, {true, 0}, {true, 5}}) {
+      Example example(++seed, c.sizes, c.density, c.batch, c.count, normalised, spare);
       const std::vector<double> expected = example.Expected();
       for (const rlx2::Kernels* const* kernels = rlx2::SupportedKernels(); *kernels; ++kernels) {
         example.Run(**kernels, 1);
@@ -335,16 +347,24 @@ void TestManyCallers() {
 
 void TestRefusals() {
   const rlx2::Kernels& kernels = **rlx2::SupportedKernels();
-  const auto broken = [&](int which, int32_t value) {
-    Example example(1, {14, 32, 2}, 0.2, 8, 1, false);
-    example.indices[which][3] = value;
+  const int32_t links = 89, spare = 5;
+  const auto broken = [&](int which, int at, int32_t value) {
+    Example example(1, {14, 32, 2}, 0.2, 8, 1, false, spare);
+    CHECK(example.networks[0].layers[0].links() == links);
+    example.indices[which][at] = value;
     const bool forward = rlx2::Forward(kernels, example.networks.data(), 1, 2), backward = rlx2::Backward(kernels, example.networks.data(), 1, 2);
     CHECK(backward);
     CHECK(forward == (which < 2));
   };
   for (int which = 0; which < 5; ++which) {
-    for (int32_t value : {-1, 1 << 20, INT32_MIN, INT32_MAX}) broken(which, value);
+    for (int32_t value : {-1, 1 << 20, INT32_MIN, INT32_MAX}) broken(which, 3, value);
   }
+  // More links than there is room for; links that are spare places; by input another number than by output.
+  broken(0, 32, links + spare + 1);
+  broken(0, 32, links + spare);
+  broken(2, 14, links - 1);
+  broken(2, 14, links + 1);
+  broken(4, 3, links);
 }
 
 void TestData() {
@@ -474,6 +494,37 @@ void TestTopology() {
   }
 }
 
+void TestIndices() {
+  std::mt19937 random(5);
+  for (const auto& [in, out] : {std::pair<int64_t, int64_t>{7, 5}, {1, 1}, {0, 3}, {3, 0}, {20, 30}}) {
+    for (const auto& [spare, may] : {std::pair{-1, true}, {0, false}, {0, true}, {4, false}, {4, true}}) {
+      Array<bool> mask(in * out);
+      int64_t links = 0;
+      for (int64_t i = 0; i < in * out; ++i) links += mask[i] = random() % 3 == 0;
+      const int64_t capacity = links + spare;
+      if (capacity < 0) continue;
+      std::vector<int32_t> row_start(out + 1), inputs(capacity), column_start(in + 1), outputs(capacity), order(capacity);
+      const bool fits = rlx2::IndexLinks({in, out, capacity, may, mask.get(), row_start.data(), inputs.data(), column_start.data(), outputs.data(), order.data()});
+      CHECK(fits == (spare == 0 || (spare > 0 && may)));
+      if (!fits) continue;
+      CHECK(row_start[out] == links && column_start[in] == links);
+      int64_t k = 0;
+      for (int64_t o = 0; o < out; ++o) {
+        for (int64_t i = 0; i < in; ++i) {
+          if (mask[i * out + o]) CHECK(inputs[k++] == i);
+        }
+      }
+      k = 0;
+      for (int64_t i = 0; i < in; ++i) {
+        for (int64_t o = 0; o < out; ++o) {
+          if (mask[i * out + o]) CHECK(outputs[k] == o && inputs[order[k++]] == i);
+        }
+      }
+      for (; k < capacity; ++k) CHECK(inputs[k] == in && outputs[k] == out && order[k] == k);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -482,5 +533,6 @@ int main() {
   TestManyCallers();
   TestRefusals();
   TestTopology();
+  TestIndices();
   std::puts("ok");
 }

@@ -194,9 +194,9 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
     Layer& layer = shape.layers[l];
     int64_t offsets = -1;
     layer.in = in;
-    layer.links = -1;
+    layer.capacity = -1;
     operands[l].row_start = read.In<Ints>("row_start", {&offsets});
-    operands[l].inputs = read.In<Ints>("inputs", {&layer.links});
+    operands[l].inputs = read.In<Ints>("inputs", {&layer.capacity});
     if (offsets < 1) read.Fail("row_start is empty");
     layer.out = in = offsets - 1;
   }
@@ -244,12 +244,12 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
   for (int64_t l = 0; l < shape.depth; ++l) {
     Layer& layer = shape.layers[l];
     int64_t rows = -1, columns = -1;
-    layer.links = -1;
+    layer.capacity = -1;
     operands[l].row_start = read.In<Ints>("row_start", {&rows});
-    operands[l].inputs = read.In<Ints>("inputs", {&layer.links});
+    operands[l].inputs = read.In<Ints>("inputs", {&layer.capacity});
     operands[l].column_start = read.In<Ints>("column_start", {&columns});
-    operands[l].outputs = read.In<Ints>("outputs", {&layer.links});
-    operands[l].order = read.In<Ints>("order", {&layer.links});
+    operands[l].outputs = read.In<Ints>("outputs", {&layer.capacity});
+    operands[l].order = read.In<Ints>("order", {&layer.capacity});
     if (rows < 1 || columns < 1) read.Fail("row_start or column_start is empty");
     layer.out = rows - 1;
     layer.in = columns - 1;
@@ -479,16 +479,17 @@ ffi::Error ExchangeLinksCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi:
   return ffi::Error::Success();
 }
 
-ffi::Error IndexLinksCall(ffi::RemainingArgs args, ffi::RemainingRets rets) {
+ffi::Error IndexLinksCall(ffi::RemainingArgs args, ffi::RemainingRets rets, bool spare) {
   Reader read(args, rets);
   LinkIndices matrix;
+  matrix.spare = spare;
   int64_t rows = -1, columns = -1;
   const auto mask = read.In<Flags>("mask", {&matrix.in, &matrix.out});
   const auto row_start = read.Out<Ints>("row_start", {&columns});
-  const auto inputs = read.Out<Ints>("inputs", {&matrix.links});
+  const auto inputs = read.Out<Ints>("inputs", {&matrix.capacity});
   const auto column_start = read.Out<Ints>("column_start", {&rows});
-  const auto outputs = read.Out<Ints>("outputs", {&matrix.links});
-  const auto order = read.Out<Ints>("order", {&matrix.links});
+  const auto outputs = read.Out<Ints>("outputs", {&matrix.capacity});
+  const auto order = read.Out<Ints>("order", {&matrix.capacity});
   if (!read.ok()) return read.error();
   if (columns != matrix.out + 1 || rows != matrix.in + 1) return Invalid("index links: shapes do not fit");
   for (int64_t n = 0; n < read.calls(); ++n) {
@@ -498,7 +499,7 @@ ffi::Error IndexLinksCall(ffi::RemainingArgs args, ffi::RemainingRets rets) {
     matrix.column_start = read.At(column_start, n);
     matrix.outputs = read.At(outputs, n);
     matrix.order = read.At(order, n);
-    if (!IndexLinks(matrix)) return Invalid("index links: a mask has another number of links than its packed form");
+    if (!IndexLinks(matrix)) return Invalid("index links: a mask has another number of links than its packed form, or than that has room for");
   }
   return ffi::Error::Success();
 }
@@ -564,7 +565,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_exchange_links, rlx2::ExchangeLinksCall,
                                   .Attr<bool>("grow_sizes"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_index_links, rlx2::IndexLinksCall,
-                              xla::ffi::Ffi::Bind().RemainingArgs().RemainingRets());
+                              xla::ffi::Ffi::Bind().RemainingArgs().RemainingRets().Attr<bool>("spare"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_adam, rlx2::AdamCall,
                               xla::ffi::Ffi::Bind()

@@ -7,7 +7,8 @@
 //
 // so that a link is one multiply-add of whole vectors whatever it connects. The matrices are stored by output
 // (row_start, inputs, values) and, for the backward pass, again by input (column_start, outputs, order), where `order`
-// says where in `values` a link stands.
+// says where in `values` a link stands. There may be room for more links than there are: how many there are is where
+// row_start and column_start end, and what stands past that is spare, is not looked at, and has a gradient of zero.
 //
 // A normalised network has layer normalisation after the matrix and bias of each hidden layer, before its ReLU. It
 // keeps what the normalisation gives before scale and offset, from which a group's backward pass makes the activations
@@ -36,16 +37,18 @@ inline constexpr float kEpsilon = 1e-6f;
 // One matrix and bias of one network, and what scales and shifts what they give once it is normalised. Pointers a call
 // does not need are null.
 struct Layer {
-  int64_t in = 0, out = 0, links = 0;
-  const float* values = nullptr;          // [links], by output
+  int64_t in = 0, out = 0, capacity = 0;
+  const float* values = nullptr;          // [capacity], by output
   const float* bias = nullptr;            // [out]
   const float* scale = nullptr;           // [out], of hidden layers of normalised networks
   const float* offset = nullptr;          // [out], likewise
   const int32_t* row_start = nullptr;     // [out + 1]
-  const int32_t* inputs = nullptr;        // [links]
+  const int32_t* inputs = nullptr;        // [capacity]
   const int32_t* column_start = nullptr;  // [in + 1]
-  const int32_t* outputs = nullptr;       // [links], by input
-  const int32_t* order = nullptr;         // [links]
+  const int32_t* outputs = nullptr;       // [capacity], by input
+  const int32_t* order = nullptr;         // [capacity]
+
+  int64_t links() const { return row_start[out]; }
 };
 
 // An array whose features are some of a network's inputs; the first layer takes them one array after the other.
@@ -86,17 +89,21 @@ struct Network {
   }
   int64_t links() const {
     int64_t n = 0;
-    for (int64_t l = 0; l < depth; ++l) n += layers[l].links;
+    for (int64_t l = 0; l < depth; ++l) n += layers[l].links();
     return n;
   }
-  int64_t parameters() const { return links() + outputs() + 2 * normalised_units(); }
+  int64_t parameters() const {
+    int64_t n = outputs() + 2 * normalised_units();
+    for (int64_t l = 0; l < depth; ++l) n += layers[l].capacity;
+    return n;
+  }
 
   // Finds the values and biases, and the scales and offsets that follow, in an array of those of each layer in turn.
   void set_parameters(const float* parameters) {
     for (int64_t l = 0; l < depth; ++l) {
       Layer& layer = layers[l];
       layer.values = parameters;
-      layer.bias = layer.values + layer.links;
+      layer.bias = layer.values + layer.capacity;
       parameters = layer.bias + layer.out;
       if (normalised && l < depth - 1) {
         layer.scale = parameters;

@@ -275,7 +275,7 @@ static void Weights(const Network& net, const float* kept, const float* hidden, 
   for (int64_t l = 0; l < net.depth; ++l) {
     const Layer& layer = net.layers[l];
     if (net.normalised && l == 1) x = hidden, x_stride = net.normalised_units() * kTile;
-    float* bias_gradient = gradient + layer.links;
+    float* bias_gradient = gradient + layer.capacity;
     for (int64_t o = 0; o < layer.out; ++o) {
       const auto dots = [&](auto count, auto bias, int64_t k) {
         Dots<decltype(count)::value, decltype(bias)::value>(x, dy + o * kTile, tiles, x_stride, dy_stride,
@@ -297,6 +297,7 @@ static void Weights(const Network& net, const float* kept, const float* hidden, 
         default: dots(Constant<int, 0>{}, Constant<bool, true>{}, k); break;
       }
     }
+    for (int64_t k = layer.links(); k < layer.capacity; ++k) gradient[k] = 0.0f;
     gradient = bias_gradient + (layer.scale ? 3 : 1) * layer.out;
     x += layer.in * kTile;
     dy += layer.out * kTile;
@@ -359,23 +360,27 @@ static inline bool InRange(const int32_t* index, int64_t count, int64_t size) {
   return count == 0 || static_cast<int64_t>(largest) < size;
 }
 
-static inline bool IsOffsets(const int32_t* start, int64_t rows, int64_t links) {
+static inline bool IsOffsets(const int32_t* start, int64_t rows) {
   int decreases = 0;
   for (int64_t r = 0; r < rows; ++r) decreases |= start[r] > start[r + 1];
-  return !decreases && start[0] == 0 && start[rows] == links;
+  return !decreases && start[0] == 0;
 }
 
 static const char* CheckByOutput(const Layer& layer) {
-  if (!IsOffsets(layer.row_start, layer.out, layer.links)) return "row_start does not run from 0 to the number of links";
-  if (!InRange(layer.inputs, layer.links, layer.in)) return "an index in inputs is out of range";
+  if (!IsOffsets(layer.row_start, layer.out) || layer.links() > layer.capacity) {
+    return "row_start does not run from 0 to a number of links that there is room for";
+  }
+  if (!InRange(layer.inputs, layer.links(), layer.in)) return "an index in inputs is out of range";
   return nullptr;
 }
 
+// Of a matrix that was checked by output.
 static const char* CheckByInput(const Layer& layer) {
-  if (!IsOffsets(layer.column_start, layer.in, layer.links)) {
+  const int64_t links = layer.links();
+  if (!IsOffsets(layer.column_start, layer.in) || layer.column_start[layer.in] != links) {
     return "column_start does not run from 0 to the number of links";
   }
-  if (!InRange(layer.outputs, layer.links, layer.out)) return "an index in outputs is out of range";
-  if (!InRange(layer.order, layer.links, layer.links)) return "an index in order is out of range";
+  if (!InRange(layer.outputs, links, layer.out)) return "an index in outputs is out of range";
+  if (!InRange(layer.order, links, links)) return "an index in order is out of range";
   return nullptr;
 }

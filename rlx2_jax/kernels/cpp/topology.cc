@@ -5,6 +5,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -238,7 +239,8 @@ bool IndexLinks(const LinkIndices& m) {
   }
   for (int64_t o = 0; o < m.out; ++o) m.row_start[o + 1] += m.row_start[o];
   for (int64_t i = 0; i < m.in; ++i) m.column_start[i + 1] += m.column_start[i];
-  if (m.row_start[m.out] != m.links) return false;
+  const int64_t links = m.row_start[m.out];
+  if (links > m.capacity || (links < m.capacity && !m.spare)) return false;
   std::vector<int32_t> next(m.row_start, m.row_start + m.out);
   int64_t by_input = 0;
   for (int64_t i = 0; i < m.in; ++i) {
@@ -250,6 +252,9 @@ bool IndexLinks(const LinkIndices& m) {
       m.order[by_input++] = by_output;
     }
   }
+  std::fill(m.inputs + links, m.inputs + m.capacity, static_cast<int32_t>(m.in));
+  std::fill(m.outputs + links, m.outputs + m.capacity, static_cast<int32_t>(m.out));
+  std::iota(m.order + links, m.order + m.capacity, static_cast<int32_t>(links));
   return true;
 }
 

@@ -27,18 +27,20 @@ struct Exchange {
 
 void ExchangeLinks(const Exchange& exchange, int64_t threads);
 
-// Where the links of one matrix stand, as `rlx2_jax/sparsity/links.py` stores them.
+// Where the links of one matrix stand, as `rlx2_jax/kernels/packing.py` stores them, in room for `capacity` of them.
 struct LinkIndices {
-  int64_t in = -1, out = -1, links = -1;
+  int64_t in = -1, out = -1, capacity = -1;
+  bool spare = false;               // Whether places may be spare.
   const bool* mask = nullptr;       // [in, out]
   int32_t* row_start = nullptr;     // [out + 1]
-  int32_t* inputs = nullptr;        // [links]
+  int32_t* inputs = nullptr;        // [capacity]
   int32_t* column_start = nullptr;  // [in + 1]
-  int32_t* outputs = nullptr;       // [links]
-  int32_t* order = nullptr;         // [links]
+  int32_t* outputs = nullptr;       // [capacity]
+  int32_t* order = nullptr;         // [capacity]
 };
 
-// False, and nothing is written past the end, if the mask has another number of links.
+// False, and nothing is written past the end, if the mask has more links than there is room for, or fewer where no
+// places may be spare. A spare place says input `in` and output `out`, where nothing is, and itself for its order.
 bool IndexLinks(const LinkIndices& matrix);
 
 }  // namespace rlx2
