@@ -30,15 +30,12 @@ set_up_compilation = command_line.define_compilation_flags()
 def main(argv: Sequence[str]) -> int | None:
     """Play the episodes and print what came of them."""
     del argv
-    if WORKDIR.value is None:
-        raise ConfigError("no workdir given; name a run's directory with --workdir.")
+    path = policies.locate(WORKDIR.value, POLICY.value)
     if EPISODES.value < 1:
         raise ConfigError(f"episodes={EPISODES.value}: use at least 1.")
-    if POLICY.value not in policies.FILES:
-        raise ConfigError(f"unknown policy {POLICY.value!r}; valid: {', '.join(policies.FILES)}.")
     set_up_compilation()
-    workdirs.read_config(WORKDIR.value)
-    policy = policies.load(WORKDIR.value / policies.FILES[POLICY.value])
+    workdirs.read_config(path.parent)
+    policy = policies.load(path)
     about = policy.about
     env = envs.make(about["env"], about["backend"])
     reset = lambda key: jax.vmap(env.reset)(jax.random.split(key, EPISODES.value))

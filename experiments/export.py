@@ -44,10 +44,7 @@ set_up_compilation = command_line.define_compilation_flags()
 def main(argv: Sequence[str]) -> int | None:
     """Write the files, and print what they are."""
     del argv
-    if WORKDIR.value is None:
-        raise ConfigError("no workdir given; name a run's directory with --workdir.")
-    if POLICY.value not in policies.FILES:
-        raise ConfigError(f"unknown policy {POLICY.value!r}; valid: {', '.join(policies.FILES)}.")
+    path = policies.locate(WORKDIR.value, POLICY.value)
     if EPISODES.value < 1:
         raise ConfigError(f"episodes={EPISODES.value}: use at least 1.")
     formats = tuple(FORMAT.value) or export.available()
@@ -55,10 +52,10 @@ def main(argv: Sequence[str]) -> int | None:
     if INT8.value and "c" not in formats:
         raise ConfigError("int8 is for the format c; name it with --format.")
     set_up_compilation()
-    workdirs.read_config(WORKDIR.value)
-    output = OUTPUT.value or WORKDIR.value / "export"
+    workdirs.read_config(path.parent)
+    output = OUTPUT.value or path.parent / "export"
     command_line.check_writable(output, "output")
-    policy = policies.load(WORKDIR.value / policies.FILES[POLICY.value])
+    policy = policies.load(path)
     env = None
     if INT8.value or CHECK.value:
         env = envs.make(policy.about["env"], policy.about["backend"])

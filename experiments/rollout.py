@@ -50,25 +50,22 @@ set_up_compilation = command_line.define_compilation_flags()
 def main(argv: Sequence[str]) -> int | None:
     """Play one episode and write what the flags ask for."""
     del argv
-    if WORKDIR.value is None:
-        raise ConfigError("no workdir given; name a run's directory with --workdir.")
-    if POLICY.value not in policies.FILES:
-        raise ConfigError(f"unknown policy {POLICY.value!r}; valid: {', '.join(policies.FILES)}.")
-    outputs = command_line.paths(OUTPUT) or [WORKDIR.value / "rollout.html"]
+    path = policies.locate(WORKDIR.value, POLICY.value)
+    outputs = command_line.paths(OUTPUT) or [path.parent / "rollout.html"]
     _check(outputs)
     set_up_compilation()
-    workdirs.read_config(WORKDIR.value)
-    policy = policies.load(WORKDIR.value / policies.FILES[POLICY.value])
+    workdirs.read_config(path.parent)
+    policy = policies.load(path)
     rollout = roll_out(policy, jax.random.split(jax.random.PRNGKey(SEED.value), 1)[0], STEPS.value)
     print(
         f"{policy.about['env']}, {POLICY.value} policy after {policy.about['env_steps']:,} steps: "
         f"return {rollout.episode_return:.1f} in {len(rollout.rewards):,} steps, {rollout.ending}, seed {SEED.value}"
     )
-    for path in outputs:
-        content = WRITERS[path.suffix.lower()](rollout)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(path, content)
-        print(f"wrote {path} ({len(content):,} bytes)")
+    for output in outputs:
+        content = WRITERS[output.suffix.lower()](rollout)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(output, content)
+        print(f"wrote {output} ({len(content):,} bytes)")
     return 0
 
 

@@ -84,8 +84,8 @@ def test_compaction_changes_no_action_and_leaves_nothing_to_take(name, seed, den
     after = compaction.compact(before)
     assert deviation(after, function, seed) < 1e-5
     report = compaction.compare(before, after)
-    assert report.connections[1] <= report.connections[0]
-    assert all(small <= large for small, large in zip(report.widths[1], report.widths[0], strict=False))
+    assert report.after.connections <= report.before.connections
+    assert all(small <= large for small, large in zip(report.after.widths, report.before.widths, strict=False))
     again = compaction.compact(after)
     assert program.connections(again) == program.connections(after)
     assert program.widths(again) == program.widths(after)
@@ -134,7 +134,8 @@ def test_units_go_for_each_reason_there_is():
     np.testing.assert_array_equal(linear[0].weight, [[1, 1], [0, -1]])
     np.testing.assert_array_equal(linear[1].weight, [[1], [1]])
     np.testing.assert_array_equal(linear[1].bias, [0.5 + 3 * 2])
-    assert compaction.compare(before, after).connections == (12, 6)
+    report = compaction.compare(before, after)
+    assert (report.before.connections, report.after.connections) == (12, 6)
 
 
 def test_a_policy_that_always_does_the_same_is_a_constant():

@@ -23,7 +23,7 @@ BACKENDS = ("generalized", "mjx", "spring", "positional")
 """Brax's physics, the default first."""
 
 
-class BraxEnvironment:
+class BraxEnvironment(labels.OfActuators):
     """A Brax environment without Brax's wrappers, which lose the final observation and reuse initial states."""
 
     def __init__(self, name: str, backend: str):
@@ -72,17 +72,6 @@ class BraxEnvironment:
         positions, velocities = labels.coordinates(self.mj_model)
         seen = [*positions[_HIDDEN[self._name] :], *velocities]
         return [*seen, *labels.numbered("observation", self.observation_size)[len(seen) :]]
-
-    @property
-    def action_names(self) -> list[str]:
-        """Names of the model's actuators."""
-        return labels.actuators(self.mj_model)
-
-    @property
-    def action_limits(self) -> list[list[float]]:
-        """The actuators' ranges of control."""
-        limits: list[list[float]] = self.mj_model.actuator_ctrlrange.tolist()
-        return limits
 
     @numerics.by_usual_rules
     def reset(self, key: jax.Array) -> State:

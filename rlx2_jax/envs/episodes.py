@@ -20,7 +20,7 @@ from rlx2_jax.errors import ConfigError
 from rlx2_jax.runtime import memory, numerics, places
 
 COPIES = 3
-"""States held at once beside those that are kept: before a step, after it, and what it computes with."""
+"""States held at once, at least, beside any that are kept: before a step, after it, and what it computes with."""
 
 
 class Episode(NamedTuple):

@@ -31,7 +31,7 @@ class Engine(Protocol):
         """Coordinates `[nq]` of a simulation, on the host."""
 
 
-class GymEnvironment:
+class GymEnvironment(labels.OfActuators):
     """A task of gymnasium. Once it has terminated it stays as it is and pays nothing; the C library is not asked then.
 
     A step in which the simulation became unstable gives NaN as observation and reward.
@@ -73,17 +73,6 @@ class GymEnvironment:
     def observation_names(self) -> list[str]:
         """Names of the model's coordinates, and of what else the task sees."""
         return self.task.observation_names()
-
-    @property
-    def action_names(self) -> list[str]:
-        """Names of the model's actuators."""
-        return labels.actuators(self.mj_model)
-
-    @property
-    def action_limits(self) -> list[list[float]]:
-        """The actuators' ranges of control."""
-        limits: list[list[float]] = self.mj_model.actuator_ctrlrange.tolist()
-        return limits
 
     @numerics.by_usual_rules
     def reset(self, key: jax.Array) -> State:

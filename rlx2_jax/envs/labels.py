@@ -129,6 +129,24 @@ def actuators(model: Any) -> list[str]:
     return [model.actuator(i).name or (joint(i) if on_joint(i) else f"actuator_{i}") for i in range(model.nu)]
 
 
+class OfActuators:
+    """An environment whose actions are the controls of its model's actuators: their names and limits."""
+
+    mj_model: Any
+    """As of `base.Visible`."""
+
+    @property
+    def action_names(self) -> list[str]:
+        """Names of the model's actuators."""
+        return actuators(self.mj_model)
+
+    @property
+    def action_limits(self) -> list[list[float]]:
+        """The actuators' ranges of control."""
+        limits: list[list[float]] = self.mj_model.actuator_ctrlrange.tolist()
+        return limits
+
+
 def of_bodies(model: Any, parts: Sequence[str], first: int) -> list[str]:
     """Names of numbers `[bodies, parts]` of a MuJoCo model's bodies, from a first one on."""
     return [f"{_named(model.body(i), 'body', i)}_{part}" for i in range(first, model.nbody) for part in parts]

@@ -31,7 +31,7 @@ from rlx2_jax.errors import ConfigError
 from rlx2_jax.export import c_source, compaction, numpy_archive, onnx_graph, tracing, xla_artifact
 from rlx2_jax.export.describe import describe, described
 from rlx2_jax.export.description import Description
-from rlx2_jax.export.program import Array, Program, connections, widths
+from rlx2_jax.export.program import Array, Program, Size
 from rlx2_jax.io import files
 from rlx2_jax.policies import Policy
 
@@ -62,17 +62,6 @@ class Artifact(NamedTuple):
     """Largest deviation from the policy on random observations; None where there is nothing to run it with."""
     act: Function | None
     """What was compared: runs the files that were written, jittable with the format jax."""
-
-
-class Size(NamedTuple):
-    """How large a program is."""
-
-    widths: tuple[int, ...]
-    """Inputs, and the units of each matrix."""
-    connections: int
-    """Weights that are not zero."""
-    bytes: int
-    """Of all its numbers in float32, those of matrices zeros and all."""
 
 
 class Export(NamedTuple):
@@ -140,17 +129,11 @@ def save(
     job = _Job(policy, description, compact, directory, int8, tanh)
     result = Export(tuple(job.write(name) for name in formats), compact, None, ())
     if traced is not None and compact is not None:
-        unread = compaction.compare(traced, compact).unread
-        result = result._replace(
-            sizes=(_size(traced), _size(compact)), unread=tuple(description.observation_names[i] for i in unread)
-        )
+        less = compaction.compare(traced, compact)
+        unread = tuple(description.observation_names[i] for i in less.unread)
+        result = result._replace(sizes=(less.before, less.after), unread=unread)
     files.write_json(directory / SUMMARY, _summary(result, description, job))
     return result
-
-
-def _size(program: Program) -> Size:
-    held = [array.size for o in program for array in (o.data, o.weight, o.bias) if array is not None]
-    return Size(widths(program), connections(program), 4 * sum(held))
 
 
 @dataclasses.dataclass(frozen=True)

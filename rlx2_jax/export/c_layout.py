@@ -12,7 +12,7 @@ import collections
 import dataclasses
 from collections.abc import Iterator, Mapping, Set
 
-from rlx2_jax.export.program import BINARY, REDUCTIONS, UNARY, Program
+from rlx2_jax.export.program import BINARY, REDUCTIONS, UNARY, Program, reached
 
 ENTRYWISE = frozenset({*UNARY, *BINARY, "select"})
 """Operations whose entry i reads entries i of what has their length, and the only entry of what has length 1."""
@@ -41,7 +41,7 @@ class Layout:
 def lay_out(program: Program) -> Layout:
     """The turns and places of a program's values."""
     last = len(program) - 1
-    needed = _needed(program)
+    needed = reached(program)
     uses = collections.Counter(i for k in needed for i in program[k].inputs)
     readers = {i: k for k in needed for i in program[k].inputs}
     depths: dict[int, int] = {}
@@ -55,15 +55,6 @@ def lay_out(program: Program) -> Layout:
     steps = tuple(held)
     offsets, scratch = _places(program, steps, expanded)
     return Layout(steps, expanded, offsets, scratch)
-
-
-def _needed(program: Program) -> frozenset[int]:
-    """The values that the action is made of."""
-    needed = {len(program) - 1}
-    for k in range(len(program) - 1, -1, -1):
-        if k in needed:
-            needed.update(program[k].inputs)
-    return frozenset(needed)
 
 
 def _reads_in_a_loop(program: Program, reader: int, k: int) -> bool:

@@ -17,15 +17,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlx2_jax.export.program import BINARY, REDUCTIONS, UNARY, Array, Operation, Program, connections, evaluate, widths
+from rlx2_jax.export.program import BINARY, REDUCTIONS, UNARY, Array, Operation, Program, Size, evaluate, size_of
 
 _RANGES: Mapping[str, tuple[float, float]] = {
-    **dict.fromkeys(("tanh", "sign", "sin", "cos"), (-1.0, 1.0)),
-    **dict.fromkeys(("logistic", "greater", "greater_equal", "equal"), (0.0, 1.0)),
-    **dict.fromkeys(("relu", "exp", "square", "abs", "sqrt", "rsqrt"), (0.0, np.inf)),
+    **dict.fromkeys(("sign", "sin", "cos"), (-1.0, 1.0)),
+    **dict.fromkeys(("greater", "greater_equal", "equal"), (0.0, 1.0)),
+    **dict.fromkeys(("square", "abs", "sqrt", "rsqrt"), (0.0, np.inf)),
     "expm1": (-1.0, np.inf),
 }
-"""What an operation makes at least and at most, of whatever."""
+"""What an operation that does not rise everywhere makes at least and at most, of whatever."""
 
 _RISING = ("relu", "tanh", "exp", "logistic")
 """Functions of one vector that rise everywhere: bounds of the input become bounds of the value."""
@@ -34,10 +34,10 @@ _RISING = ("relu", "tanh", "exp", "logistic")
 class Compaction(NamedTuple):
     """What became less, in a table and in a sentence."""
 
-    widths: tuple[tuple[int, ...], tuple[int, ...]]
-    """Units of each linear operation, inputs first, before and after."""
-    connections: tuple[int, int]
-    """Weights that are not zero, before and after."""
+    before: Size
+    """Of the program that was given."""
+    after: Size
+    """Of the one that came of it."""
     unread: tuple[int, ...]
     """Entries of the observation that no action depends on."""
 
@@ -69,8 +69,8 @@ def compare(before: Program, after: Program) -> Compaction:
     """What `compact` made less."""
     read = _needed(after, _bounds(after))[0]
     return Compaction(
-        widths=(widths(before), widths(after)),
-        connections=(connections(before), connections(after)),
+        before=size_of(before),
+        after=size_of(after),
         unread=tuple(int(i) for i in np.flatnonzero(~read)),
     )
 

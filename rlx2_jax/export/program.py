@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -124,6 +125,15 @@ def run(program: Program, observation: Array) -> Array:
     return values[-1]
 
 
+def reached(program: Program) -> frozenset[int]:
+    """The values that the action is made of, itself among them."""
+    found = {len(program) - 1}
+    for k in reversed(range(len(program))):
+        if k in found:
+            found.update(program[k].inputs)
+    return frozenset(found)
+
+
 def connections(program: Program) -> int:
     """Weights that are not zero."""
     return sum(int(np.count_nonzero(o.weight)) for o in program if o.weight is not None)
@@ -133,3 +143,20 @@ def widths(program: Program) -> tuple[int, ...]:
     """Units of each linear operation: inputs of the first, and the outputs of all."""
     linear = [o.weight.shape for o in program if o.weight is not None]
     return (*(shape[0] for shape in linear[:1]), *(shape[1] for shape in linear))
+
+
+class Size(NamedTuple):
+    """How large a program is."""
+
+    widths: tuple[int, ...]
+    """Inputs, and the units of each matrix."""
+    connections: int
+    """Weights that are not zero."""
+    bytes: int
+    """Of all its numbers in float32, those of matrices zeros and all."""
+
+
+def size_of(program: Program) -> Size:
+    """The size of a program."""
+    held = [array.size for o in program for array in (o.data, o.weight, o.bias) if array is not None]
+    return Size(widths(program), connections(program), 4 * sum(held))

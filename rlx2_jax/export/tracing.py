@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.export.program import Array, Operation, Program
+from rlx2_jax.export.program import Array, Operation, Program, reached
 from rlx2_jax.policies import Policy
 
 Shape = tuple[int, ...]
@@ -306,10 +306,7 @@ def _with_biases(program: Program) -> Program:
 
 def _without_unused(program: Program) -> Program:
     """The program without what its last value does not need; the input stays."""
-    needed = {0, len(program) - 1}
-    for k in reversed(range(len(program))):
-        needed |= set(program[k].inputs) if k in needed else set()
-    kept = sorted(needed)
+    kept = sorted({0} | reached(program))
     place = {old: new for new, old in enumerate(kept)}
     renamed = lambda o: Operation(
         o.name, tuple(place[i] for i in o.inputs), o.size, o.data, o.weight, o.bias, o.indices

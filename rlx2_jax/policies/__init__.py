@@ -1,5 +1,5 @@
 """What leaves a run: policies, and the masks that it began and ended with, as files that load on their own."""
 
-from rlx2_jax.policies.policy import FILES, KINDS, NAME, Policy, check, describe, load, save
+from rlx2_jax.policies.policy import FILES, KINDS, NAME, Policy, check, describe, load, locate, save
 
-__all__ = ["FILES", "KINDS", "NAME", "Policy", "check", "describe", "load", "save"]
+__all__ = ["FILES", "KINDS", "NAME", "Policy", "check", "describe", "load", "locate", "save"]

@@ -40,6 +40,23 @@ KINDS = {
 """Types of the values of a description."""
 
 
+def locate(workdir: Path | None, which: str) -> Path:
+    """The file of a run's policy.
+
+    Args:
+      workdir: of the run, as a person named it; None if it was not named.
+      which: one of `FILES`.
+
+    Raises:
+      ConfigError: no directory, or a policy that runs do not leave.
+    """
+    if workdir is None:
+        raise ConfigError("no workdir given; name a run's directory with --workdir.")
+    if which not in FILES:
+        raise ConfigError(f"unknown policy {which!r}; valid: {', '.join(FILES)}.")
+    return workdir / FILES[which]
+
+
 class Policy(NamedTuple):
     """A policy and where it comes from."""
 

@@ -9,14 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from rlx2_jax.envs import Environment, State
+from rlx2_jax.envs.episodes import COPIES
 from rlx2_jax.runtime import memory, numerics
 
 PolicyFunction = Callable[[jax.Array], jax.Array]
 """Observation `[..., O]` to action `[..., A]`."""
-
-
-COPIES = 3
-"""States held at once, at least: before a step, after it, and what it computes with."""
 
 
 class Returns(NamedTuple):
