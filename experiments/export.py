@@ -35,8 +35,8 @@ CHECK = flags.DEFINE_bool("check", False, "play episodes through what was writte
 EPISODES = flags.DEFINE_integer("episodes", 10, "episodes of --check")
 SEED = flags.DEFINE_integer("seed", 1_000_000, "seed of the episodes")
 
-SIDE_BY_SIDE, STEPS = 8, 250
-"""Environments and steps in each, from which observations are recorded."""
+SIDE_BY_SIDE, STEPS = 8, 1250
+"""Environments and steps in each, from which 10,000 observations are recorded."""
 
 set_up_compilation = command_line.define_compilation_flags()
 
@@ -137,7 +137,7 @@ def _host(act: export.Function, actions: int) -> evaluation.PolicyFunction:
 
 
 def _record(policy: Policy, env: envs.Environment) -> np.ndarray:
-    """Observations `[N, O]` that the policy comes to."""
+    """Observations `[N, O]` that the policy comes to, and at the end the extremes of each entry, together."""
     many = envs.VectorEnvironment(env, SIDE_BY_SIDE, policy.about["episode_length"], SIDE_BY_SIDE)
 
     @jax.jit
@@ -149,7 +149,8 @@ def _record(policy: Policy, env: envs.Environment) -> np.ndarray:
         first, *rest = jax.random.split(key, STEPS + 1)
         return jax.lax.scan(step, many.renew(many.init(), first), jax.numpy.stack(rest))[1]
 
-    return np.asarray(play(jax.random.PRNGKey(SEED.value))).reshape(-1, env.observation_size)
+    seen = np.asarray(play(jax.random.PRNGKey(SEED.value))).reshape(-1, env.observation_size)
+    return np.concatenate([seen, seen.min(0, keepdims=True), seen.max(0, keepdims=True)])
 
 
 if __name__ == "__main__":

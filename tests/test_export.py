@@ -110,7 +110,7 @@ def test_what_8_bits_change_is_measured_on_the_tasks_own_observations_and_return
     flags = ("--workdir=run", "--format=c", "--int8", "--tanh=approximate", "--episodes=3", "--output=small", cached())
     done = launch_here("export.py", *flags, cwd=pendulum)
     assert done.returncode == 0, done.stderr
-    assert "on 2,000 observations of InvertedPendulum-v4" in done.stdout
+    assert "on 10,002 observations of InvertedPendulum-v4" in done.stdout
     found = json.loads((pendulum / "small" / "export.json").read_text())["check"]
     assert 0 < found["deviation"]["c"] < 0.1
     assert {name: len(returns) for name, returns in found["returns"].items()} == {"policy": 3, "c": 3}

@@ -167,7 +167,7 @@ class Config:
         None,
         "environment steps between checkpoints",
         within=AT_LEAST_1,
-        unset="a 20th of the run",
+        unset="a 20th of the run, at least 5000",
         host=Host.LOOP,
     )
     chunk_steps: int | None = declare(None, "environment steps per call of the compiled program", unset="about 1000")

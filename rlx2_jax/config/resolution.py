@@ -17,6 +17,9 @@ PAPER_STEPS = 3_000_000
 QUICK_TASKS = ("inverted_pendulum", "InvertedPendulum-v4", "InvertedPendulum-v5")
 """Tasks, beside probes, that are learned in minutes."""
 
+LEAST_KEPT = 5_000
+"""Environment steps between checkpoints, at least: a short run would save for as long as it trains."""
+
 PACKED_DEPTH = 15
 """Most hidden layers that packed compute takes."""
 
@@ -110,7 +113,7 @@ def _length(c: Config, asked: int) -> _Length:
         total_steps=total,
         eval_every=eval_every,
         chunk_steps=chunk_steps,
-        checkpoint_every=math.ceil(total / 20) if c.checkpoint_every is None else c.checkpoint_every,
+        checkpoint_every=max(math.ceil(total / 20), LEAST_KEPT) if c.checkpoint_every is None else c.checkpoint_every,
         score_evaluations=(max(3, min(30, evaluations // 10)) if c.score_evaluations is None else c.score_evaluations),
     )
 
