@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import re
 import socket
 import sqlite3
 import struct
 import sys
+import types
 import typing
 
 import pytest
@@ -16,7 +18,9 @@ from rlx2_jax.io import files
 from rlx2_jax.sweeps import plans, sweep
 from rlx2_jax.training import loggers, train, workdirs
 from rlx2_jax.training.loggers import Loggers, Run
-from tests.conftest import launch_here, small
+from tests.conftest import ROOT, launch_here, small
+
+TRAINING = ROOT / "docs" / "training.md"
 
 ROWS = [{"env_steps": 400 * k, "return_mean": k / 3, "actor_snr": float("nan")} for k in (1, 2, 3)]
 SEEN = [{"env_steps": row["env_steps"], "return_mean": row["return_mean"]} for row in ROWS]
@@ -269,6 +273,16 @@ def test_trackio_stores_the_rows_once_on_this_machine_and_asks_for_no_network(tm
         assert [step for run, step, _ in stored if run == name] == [row["env_steps"] for row in rows]
         assert json.loads(configs[name])["actor_sparsity"] == 0.9
     assert len(stored) == 5
+
+
+def test_the_documents_example_of_ones_own_logger_tells_of_each_new_best(tmp_path, monkeypatch):
+    page = types.ModuleType("page_with_a_logger")
+    exec(re.search(r"```python\n(class BestOfRun.*?)```", TRAINING.read_text(), re.DOTALL).group(1), vars(page))
+    monkeypatch.setitem(sys.modules, page.__name__, page)
+    said = []
+    rows = [{"env_steps": 1000 * k, "return_mean": mean} for k, mean in enumerate((3.0, 2.0, 9.0), 1)]
+    logged(tmp_path, f"{page.__name__}:BestOfRun", said.append, rows=rows)
+    assert said == ["best so far at step 1,000: 3", "best so far at step 3,000: 9"]
 
 
 def test_every_logger_of_the_package_is_found_by_its_name():

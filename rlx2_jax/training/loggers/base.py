@@ -20,6 +20,7 @@ class Run(NamedTuple):
     """What a logger is told of the run that it shows."""
 
     config: RunConfig
+    """All settings of the run."""
     directory: Path
     """Of the run: a logger may keep files there."""
     name: str
