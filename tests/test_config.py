@@ -120,7 +120,7 @@ def test_an_unknown_name_lists_the_valid_ones(name):
 
 def test_help_names_what_a_setting_can_be():
     chosen = {f.name: f.metadata for f in dataclasses.fields(Config) if f.metadata["choices"]}
-    assert chosen.keys() == {*NAMES, "backend", "compute", "kernel_init", "network", "ticket_weights"}
+    assert chosen.keys() == {*NAMES, "backend", "compute", "kernel_init", "logger", "network", "ticket_weights"}
     for name, about in chosen.items():
         assert all(choice in about["help"].partition(": ")[2] for choice in about["choices"]), name
 

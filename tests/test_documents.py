@@ -116,7 +116,7 @@ def test_flags_and_extras_that_are_named_in_sentences_are_there():
     given = {f.name for f in dataclasses.fields(Config)}
     for launcher in (ROOT / "experiments").glob("*.py"):
         given |= set(re.findall(r'(?:DEFINE_\w+|define_path|define_place)\(\s*"(\w+)"', launcher.read_text()))
-    given |= {"preset", "help", "precision", "compilation_cache"}
+    given |= {"preset", "help", "helpfull", "precision", "compilation_cache"}
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for path in DOCUMENTS:
         text = path.read_text()

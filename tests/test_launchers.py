@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from rlx2_jax import envs, policies
 from rlx2_jax.config import Config, presets, resolve
+from rlx2_jax.config.fields import Group
 from rlx2_jax.policies import describe
 from rlx2_jax.runtime import compilation
 from rlx2_jax.training import evaluation, workdirs
@@ -128,9 +130,39 @@ def test_a_platform_that_is_not_installed_is_one_sentence(tmp_path, monkeypatch)
 
 
 def test_help_leaves_a_percent_sign_alone_and_every_way_to_ask_for_it_gives_it():
-    texts = {launch_here("train.py", way).stdout for way in ("--help", "-h", "-?", "--helpshort", "--helpfull")}
+    texts = {launch_here("train.py", way).stdout for way in ("--help", "-h", "-?", "--helpshort")}
+    texts = {*texts, *(launch_here("train.py", *ways).stdout for ways in (["-help"], ["--seed=x", "--help"]))}
     assert len(texts) == 1
-    assert "at 90 % sparsity on inverted_pendulum" in texts.pop()
+    for text in (*texts, launch_here("train.py", "--helpfull").stdout):
+        assert "at 90 % sparsity on inverted_pendulum" in " ".join(text.split())
+
+
+def test_help_is_a_screen_with_the_flags_that_people_need_in_groups():
+    text = launch_here("train.py", "--help").stdout
+    lines = text.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["this command:", *(f"{group}:" for group in Group)]
+    shown = re.findall(r"^  --(\w+) ", text, re.MULTILINE)
+    assert len(shown) == len(set(shown))
+    readme = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    (used,) = [re.findall(r"--(\w+)", " ".join(re.findall(r"train\.py((?:\s+--[^\s`]+)*)", readme)))]
+    assert used and {*used} - {"help", "helpfull"} <= {*shown}
+    assert lines[-1].startswith(f"--helpfull has all {len(dataclasses.fields(Config))} settings")
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_full_help_has_every_flag_and_the_short_one_no_other(launcher):
+    full, short = (launch_here(launcher, way).stdout for way in ("--helpfull", "--help"))
+    named = [{*re.findall(r"^  --([\w.<>]+) ", text, re.MULTILINE)} for text in (full, short)]
+    assert named[1] <= named[0]
+    if "actor_sparsity" in named[0] or launcher in ("train.py", "sweep.py", "reproduce.py"):
+        assert {field.name for field in dataclasses.fields(Config)} <= named[0]
+        assert max(map(len, short.splitlines())) <= 100
+        assert len(short.splitlines()) <= 60
+    else:
+        assert named[1] == named[0]
 
 
 def test_seeds_that_are_no_decimal_digits_are_refused(tmp_path):
@@ -259,7 +291,7 @@ def test_products_have_the_precision_asked_for_on_an_accelerator(monkeypatch):
 
 
 def test_help_shows_every_setting_and_nothing_of_absl():
-    done = launch("train.py", "--help")
+    done = launch("train.py", "--helpfull")
     assert done.returncode == 0
     for name in ("workdir", "resume", "preset", "actor_sparsity", "n_step_delay"):
         assert f"--{name} " in done.stdout

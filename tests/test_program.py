@@ -432,6 +432,7 @@ OTHER = {
     "schedule_scale": 0.1,
     "eval_every": 1000,
     "checkpoint_every": 77,
+    "logger": "none",
     "score_evaluations": 2,
     "warmup_steps": 300,
     "evolve_interval": 70,

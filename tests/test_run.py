@@ -30,7 +30,8 @@ from rlx2_jax.io import files
 from rlx2_jax.io.checkpoints import Checkpoints
 from rlx2_jax.runtime import memory
 from rlx2_jax.training import programs, train, workdirs
-from rlx2_jax.training.events import Events
+from rlx2_jax.training.loggers import Run
+from rlx2_jax.training.loggers.tensorboard import TensorBoard
 from rlx2_jax.training.record import Record, Totals, plain_row
 from rlx2_jax.training.workdirs import identity
 from tests.conftest import ROOT, launch_here, own_settings, small
@@ -104,8 +105,8 @@ def test_tensorboard_is_written_by_the_caller_and_hides_what_is_made_again(tmp_p
     write = EventsWriter.write_event
     monkeypatch.setattr(EventsWriter, "write_event", lambda self, event: noted.append(event) or write(self, event))
     for steps in (0, 400):
-        events = Events(tmp_path / "tensorboard", steps)
-        events.add_scalar("return_mean", 2.5, steps + 400)
+        events = TensorBoard(Run.of(resolve(small()), tmp_path, steps, print))
+        events.log({"env_steps": steps + 400, "return_mean": 2.5}, steps + 400)
         events.flush()
         events.close()
     assert threading.active_count() == before

@@ -81,6 +81,7 @@ VARIED = {
     "drop_ratio": 0.5,
     "schedule_scale": 0.5,
     "score_evaluations": 2,
+    "logger": "none",
 }
 STATIC = {
     "env": "probe/chain",

@@ -14,7 +14,8 @@ from rlx2_jax.io import files
 from rlx2_jax.io.checkpoints import Checkpoints
 from rlx2_jax.sweeps import plans, sweep
 from rlx2_jax.training import train, workdirs
-from rlx2_jax.training.events import Events
+from rlx2_jax.training.loggers import Run
+from rlx2_jax.training.loggers.tensorboard import TensorBoard
 from tests.conftest import small
 
 WAYS = [{"resume": way == "resume", "overwrite": way == "overwrite"} for way in ("begin", "resume", "overwrite")]
@@ -221,9 +222,9 @@ def test_a_sweep_does_not_replace_what_is_somebody_elses(tmp_path, name):
 
 
 def test_a_full_disk_ends_tensorboards_file_in_one_sentence(tmp_path, full):
-    events = Events(tmp_path / "tensorboard", 0)
+    events = TensorBoard(Run.of(resolve(small()), tmp_path, 0, print))
     full(60)
-    events.add_scalar("return_mean", 1.0, 1)
+    events.log({"return_mean": 1.0}, 1)
     with pytest.raises(FileError, match=r"tensorboard cannot be written \(File too large\); free space there, or .*"):
         events.flush()
     assert events._writer._py_recordio_writer._writer.closed, "nothing is tried again at the end"
@@ -265,13 +266,13 @@ def test_a_disk_that_is_full_at_any_write_ends_a_run_in_one_sentence(tmp_path, n
         save(self, step, *rest)
         saved.append(step)
 
-    def flush(self, flush=Events.flush):
+    def flush(self, flush=TensorBoard.flush):
         self._do(mock.Mock(side_effect=error)) if name == "tensorboard" and len(saved) >= 2 else flush(self)
 
     with (
         mock.patch.object(files, "write_bytes", fail(write)),
         mock.patch.object(files, "append_json_line", fail(append)),
-        mock.patch.object(Events, "flush", flush),
+        mock.patch.object(TensorBoard, "flush", flush),
         mock.patch.object(Checkpoints, "save", save),
         pytest.raises(FileError) as told,
     ):

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from typing import Any, TextIO
 from absl import flags, logging
 
 from rlx2_jax.config import NEVER, Config, presets
+from rlx2_jax.config.fields import Group
 from rlx2_jax.errors import ConfigError, DivergedError, RlxError, WorkdirError
 from rlx2_jax.io.streams import Stream
 from rlx2_jax.runtime import compilation
@@ -28,7 +30,14 @@ flags.disclaim_key_flags()  # What is defined through this module belongs to the
 MOST_SEEDS = 10_000
 """Largest number of seeds in one command."""
 
-HELP = frozenset({"-h", "-?", "-help", "--help", "--helpshort", "--helpfull"})
+HELP_FULL = "--helpfull"
+"""Asks for all flags."""
+
+HELP = frozenset({"-h", "-?", "-help", "--help", "--helpshort", HELP_FULL})
+"""Ask for help."""
+
+HELP_WIDTH = 100
+"""Columns of the short help."""
 
 
 def define_path(
@@ -131,14 +140,14 @@ def define_compilation_flags(values: flags.FlagValues = flags.FLAGS) -> Callable
     cache = flags.DEFINE_string(
         "compilation_cache",
         "~/.cache/rlx2_jax",
-        "where compiled programs are kept; empty for nowhere",
+        "of compiled programs, empty for none (default: ~/.cache/rlx2_jax)",
         flag_values=values,
     )
     precision = flags.DEFINE_enum(
         "precision",
         compilation.PRECISIONS[0],
         compilation.PRECISIONS,
-        "of matrix products on GPU and TPU, physics included; 'default' is the device's own (default: float32)",
+        "of matrix products on GPU and TPU; physics included, 'default' is the device's own (default: float32)",
         flag_values=values,
     )
 
@@ -283,9 +292,9 @@ def _refuse(sentence: str, code: int = 2) -> int:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    """Parse flags; a wrong one is one sentence and exit code 2, and `--help` shows this launcher's own flags."""
-    if HELP & set(argv[1:]):
-        print(_help(argv[0]), flush=True)
+    """Parse flags; a wrong one is one sentence and exit code 2, and `--help` shows the flags of this launcher."""
+    if asked := HELP & set(argv[1:]):
+        print(_help(argv[0], full=HELP_FULL in asked), flush=True)
         sys.exit(0)
     try:
         rest = flags.FLAGS(list(argv), known_only=False)
@@ -309,26 +318,49 @@ def _check_numbers(values: flags.FlagValues) -> None:
             raise flags.IllegalFlagValueError(f"flag --{name}={value}: use at most {NEVER}")
 
 
-def _help(program: str) -> str:
-    module = sys.modules["__main__"]
+def _help(program: str, *, full: bool) -> str:
+    """Help of this launcher: all its flags, or, of the configuration's, those that people need most, on a screen."""
+    document = (sys.modules["__main__"].__doc__ or "").strip()
+    mine = _launchers_flags(program)
+    settings = [field for field in dataclasses.fields(Config) if field.name in mine]
+    names = {field.name for field in settings}
+    first = [name for name in mine if name not in names and not name.startswith("sweep.")]
+    usage = f"usage: {os.path.basename(program)} [--flag=value ...]"
+    swept = "several values, separated by commas, of any "
+    if full or not settings:
+        lines = [document, "", usage, ""]
+        lines += [f"  --{name:<24} {mine[name].help}" for name in [*first, *(field.name for field in settings)]]
+        if len(mine) > len(first) + len(names):
+            lines.append(f"  --{'sweep.<field>':<24} {swept}of the fields above from --env on")
+        return "\n".join(lines)
+    groups: dict[str, dict[str, str]] = {name: {} for name in ("this command", *Group)}
+    for field in settings:
+        if (group := field.metadata["group"]) is not None:
+            groups[group][field.name] = field.metadata["brief"]
+    for name in first:
+        groups[Group.COMPUTING if name in _COMPUTING else "this command"][name] = str(mine[name].help)
+    if len(mine) > len(first) + len(names):
+        groups["this command"]["sweep.<field>"] = f"{swept}setting"
+    lines = [*textwrap.wrap(document.partition("\n")[0], HELP_WIDTH), usage]
+    for group, flags_of_it in groups.items():
+        lines += [f"{group}:", *(_help_line(name, text) for name, text in flags_of_it.items())]
+    return "\n".join([*lines, f"{HELP_FULL} has all {len(settings)} settings, with what each choice is."])
+
+
+def _launchers_flags(program: str) -> dict[str, flags.Flag]:
+    """Flags that the launcher defines, and those that this module defines for it."""
     own = flags.FLAGS.flags_by_module_dict()
-    mine = {f.name: f for m in (module.__file__ or "", program, __name__) for f in own.get(m, [])}
-    config_names = [f.name for f in dataclasses.fields(Config)]
-    swept = [n for n in mine if n.startswith("sweep.")]
-    first = [n for n in mine if n not in config_names and n not in swept]
-    lines = [
-        (module.__doc__ or "").strip(),
-        "",
-        f"usage: {os.path.basename(program)} [--flag=value ...]",
-        "",
-    ]
-    for name in [*first, *(n for n in config_names if n in mine)]:
-        lines.append(f"  --{name:<24} {mine[name].help}")
-    if swept:
-        lines.append(
-            f"  --{'sweep.<field>':<24} several values, separated by commas, of any of the fields above from --env on"
-        )
-    return "\n".join(lines)
+    modules = (sys.modules["__main__"].__file__ or "", program, __name__)
+    return {flag.name: flag for module in modules for flag in own.get(module, [])}
+
+
+def _help_line(name: str, text: str) -> str:
+    """One line on a flag: what is said of it, as far as it fits."""
+    start = f"  --{name:<18} "
+    room = HELP_WIDTH - len(start)
+    if len(text) > room:
+        text = text.partition(";")[0]
+    return start + textwrap.shorten(text, room, placeholder=" ...")
 
 
 def _type(name: str) -> type:
@@ -344,6 +376,9 @@ def _finite(text: str) -> float:
         raise ValueError(text)
     return value
 
+
+_COMPUTING = ("compilation_cache", "precision")
+"""Flags of `define_compilation_flags`."""
 
 _DEFINERS: dict[type, Callable[..., Any]] = {
     bool: flags.DEFINE_bool,

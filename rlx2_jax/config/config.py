@@ -21,6 +21,7 @@ from rlx2_jax.config.fields import (
     SHARE,
     SPARSITY,
     ZERO_OR_MORE,
+    Group,
     Host,
     check_kind,
     declare,
@@ -33,34 +34,49 @@ class Config:
     """One run. Construct, `dataclasses.replace`, then `resolve`; every field is also a command-line flag."""
 
     # Task
-    env: str = declare("inverted_pendulum", "task to train on: a name, or package.module:function of your own")
+    env: str = declare("inverted_pendulum", "task to train on: its name, or package.module:function", group=Group.TASK)
     backend: str | None = declare(
-        None, "what simulates the task", choices=envs.BACKENDS, unset="as the task and the device ask"
+        None,
+        "engine",
+        choices=envs.BACKENDS,
+        unset="by task and device",
+        group=Group.TASK,
     )
-    episode_length: int = declare(1000, "steps until an episode is truncated", within=AT_LEAST_1)
-    seed: int = declare(0, "seed of everything random in the run", host=Host.RUN)
+    episode_length: int = declare(1000, "steps until an episode is truncated", within=AT_LEAST_1, group=Group.TASK)
+    seed: int = declare(0, "seed of everything random in the run", host=Host.RUN, group=Group.TASK)
 
     # Length
     total_steps: int | None = declare(
         None,
         "environment steps",
-        unset="pendulums and probes 25000, 40000 for sac, 10000 for droq; else 1 million",
+        unset="1 million; pendulums, probes 25000, sac 40000, droq 10000",
         host=Host.LOOP,
+        group=Group.LENGTH,
     )
-    num_envs: int = declare(20, "environments stepped in parallel", within=AT_LEAST_1)
+    num_envs: int = declare(20, "environments stepped in parallel", within=AT_LEAST_1, group=Group.LENGTH)
     update_ratio: float | None = declare(
         None, "critic updates per environment step", within=POSITIVE, unset="1, or 20 for droq"
     )
-    warmup_steps: int | None = declare(None, "random environment steps before learning (paper: 25000, scaled)")
+    warmup_steps: int | None = declare(
+        None, "random environment steps before learning (paper: 25000, scaled)", group=Group.LENGTH
+    )
     schedule_scale: float | None = declare(
-        None, "factor on the paper's points in time", unset="total_steps / 3 million", host=Host.RUN
+        None,
+        "factor on the paper's points in time",
+        unset="total_steps / 3 million",
+        host=Host.RUN,
+        group=Group.LENGTH,
     )
 
     # Agent
-    agent: str = declare("td3", "learning algorithm", choices=registry.AGENTS, own="package.module:Class")
-    network: str = declare("mlp", "networks", choices=registry.NETWORKS, own="package.module:function")
-    hidden: tuple[int, ...] = declare((256, 256), "widths of the hidden layers")
-    batch_size: int = declare(256, "transitions per update", within=AT_LEAST_1)
+    agent: str = declare(
+        "td3", "learning algorithm", choices=registry.AGENTS, own="package.module:Class", group=Group.AGENT
+    )
+    network: str = declare(
+        "mlp", "networks", choices=registry.NETWORKS, own="package.module:function", group=Group.AGENT
+    )
+    hidden: tuple[int, ...] = declare((256, 256), "widths of the hidden layers", group=Group.AGENT)
+    batch_size: int = declare(256, "transitions per update", within=AT_LEAST_1, group=Group.AGENT)
     gamma: float = declare(0.99, "discount per step", within=SHARE)
     tau: float = declare(0.005, "Polyak step of the target networks", within=SHARE)
     actor_lr: float = declare(3e-4, "Adam step size of the actor", within=POSITIVE)
@@ -77,9 +93,15 @@ class Config:
     target_noise_clip: float = declare(0.5, "TD3: bound of the target action's noise", within=ZERO_OR_MORE)
 
     # Method: a name, and each of its mechanisms alone
-    method: str = declare("rlx2", "training scheme", choices=methods.METHODS.keys(), own="package.module:name")
-    actor_sparsity: float = declare(0.9, "share of the actor's weights that is absent", within=SPARSITY)
-    critic_sparsity: float = declare(0.9, "share of the critics' weights that is absent", within=SPARSITY)
+    method: str = declare(
+        "rlx2", "training scheme", choices=methods.METHODS.keys(), own="package.module:name", group=Group.SPARSITY
+    )
+    actor_sparsity: float = declare(
+        0.9, "share of the actor's weights that is absent", within=SPARSITY, group=Group.SPARSITY
+    )
+    critic_sparsity: float = declare(
+        0.9, "share of the critics' weights that is absent", within=SPARSITY, group=Group.SPARSITY
+    )
     topology: str | None = declare(None, "ablation", choices=methods.TOPOLOGIES, unset="the method's")
     n_step: int | None = declare(None, "ablation: steps in a TD target", unset="the method's")
     dynamic_buffer: bool | None = declare(None, "ablation: drop old off-policy data", unset="the method's")
@@ -129,6 +151,7 @@ class Config:
             "release": "TD3 uniform, SAC orthogonal",
             "lecun": "normal; for sparsity of 95 % and more",
         },
+        group=Group.SPARSITY,
     )
     distance: str = declare("half_mse", "policy distance", choices={"half_mse": "release", "l2": "paper"})
     drop_rule: str = declare(
@@ -145,15 +168,19 @@ class Config:
         "auto",
         "networks' products",
         choices={"masked": "dense", "packed": "links only", "auto": "the faster here"},
+        group=Group.COMPUTING,
     )
-    data_parallel: int = declare(1, "devices that share the work of each batch", within=AT_LEAST_1)
+    data_parallel: int = declare(
+        1, "devices that share the work of each batch", within=AT_LEAST_1, group=Group.COMPUTING
+    )
 
     # Evaluation and bookkeeping
     eval_every: int | None = declare(
         None,
-        "environment steps between evaluations",
-        unset="5000, or a 4th of the run, on quick tasks a 20th",
+        "steps between evaluations",
+        unset="5000, or a 4th of the run, quick tasks a 20th",
         host=Host.LOOP,
+        group=Group.OUTPUT,
     )
     eval_episodes: int = declare(10, "episodes per evaluation, from fresh initial states", within=AT_LEAST_1)
     score_evaluations: int | None = declare(
@@ -169,6 +196,15 @@ class Config:
         within=AT_LEAST_1,
         unset="a 20th of the run, at least 5000",
         host=Host.LOOP,
+    )
+    logger: str = declare(
+        "tensorboard",
+        "loggers",
+        choices=registry.LOGGERS,
+        own="package.module:name",
+        several=True,
+        host=Host.RUN,
+        group=Group.OUTPUT,
     )
     chunk_steps: int | None = declare(None, "environment steps per call of the compiled program", unset="about 1000")
     reset_pool: int = declare(64, "fresh initial states drawn per chunk and evaluation", within=AT_LEAST_1)

@@ -36,6 +36,23 @@ SPARSITY = Range(lambda value: 0 <= value < 1, "use a sparsity in [0, 1)")
 """Shares of absent weights, which are not all."""
 
 
+class Group(enum.StrEnum):
+    """Headings of `--help`, which shows the settings that people need most; `--helpfull` has all."""
+
+    TASK = enum.auto()
+    """What is to be learned."""
+    AGENT = enum.auto()
+    """What learns."""
+    SPARSITY = enum.auto()
+    """What is absent, and how it is chosen."""
+    LENGTH = enum.auto()
+    """How much is done."""
+    OUTPUT = enum.auto()
+    """What is left."""
+    COMPUTING = enum.auto()
+    """How it is computed."""
+
+
 class Host(enum.Enum):
     """Who on the host reads a setting that no program sees."""
 
@@ -55,6 +72,8 @@ def declare(
     unset: str = "",
     host: Host | None = None,
     place: bool = False,
+    several: bool = False,
+    group: Group | None = None,
 ) -> Any:
     """A field of `Config`.
 
@@ -67,15 +86,24 @@ def declare(
       unset: in words, what is derived where it is left out.
       host: who reads it, if no program sees it.
       place: whether it names a file or a directory.
+      several: whether it can be several of its choices, separated by commas.
+      group: where `--help` shows it, if it is one of those that people need most.
     """
+    brief = help
     said = choices if isinstance(choices, Mapping) else dict.fromkeys(choices, "")
+    if several:
+        help += ", separated by commas"
     if said:
+        brief += ": " + "|".join([*said, own] if own else said)
         help += ": " + ", ".join(f"{choice} ({words})" if words else choice for choice, words in said.items())
     if own:
         help += f", or {own}"
     if unset:
         help += f" (default: {unset})"
+    if shown := unset or (default if default is not None and default != "" else ""):
+        brief += f" [{','.join(map(str, shown)) if isinstance(shown, tuple) else shown}]"
     about = {"help": help, "choices": tuple(said), "own": own, "within": within, "host": host, "place": place}
+    about |= {"several": several, "group": group, "brief": brief}
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -87,7 +115,8 @@ def check_value(field: dataclasses.Field[Any], value: Any) -> None:
     """
     name, choices, within = field.name, field.metadata["choices"], field.metadata["within"]
     own = field.metadata["own"]
-    known = not choices or value in choices or (own and ":" in value)
+    parts = value.split(",") if field.metadata["several"] else [value]
+    known = not choices or all(part in choices or (own and ":" in part) for part in parts)
     require(known, f"unknown {name} {value!r}; valid: {', '.join(choices)}" + (f", or {own}." if own else "."))
     if isinstance(value, int):
         require(abs(value) <= NEVER, f"{name}={value} is too large; use at most {NEVER}.")

@@ -31,6 +31,13 @@ NETWORKS = _modules("networks/kinds")
 """Names of the package's own networks."""
 
 
+NO_LOGGER = "none"
+"""The name of no logger at all."""
+
+LOGGERS = ("tensorboard", *sorted({*_modules("training/loggers")} - {"base", "tensorboard"}), NO_LOGGER)
+"""Names of the package's own loggers, the usual one first."""
+
+
 class Defaults(NamedTuple):
     """What an agent has of its own where nothing is asked for."""
 

@@ -90,7 +90,7 @@ class BatchRun:
             if row in self.mine:
                 workdirs.prepare(path, run.config, resume=(path / "config.json").exists(), overwrite=False)
             computed = dataclasses.replace(run.config, compute=program.config.compute)
-            self.records.append(Record(computed, program.env, path if row in self.mine else None))
+            self.records.append(Record(computed, program.env, path if row in self.mine else None, display.say))
         self.checkpoints = Checkpoints(self.directory, _identity(batch, runs))
         self._start(workdir)
 

@@ -29,7 +29,7 @@ from rlx2_jax.io import lock
 from rlx2_jax.runtime import compilation, memory, numerics
 from rlx2_jax.sweeps import hosts, layout, plans, table, workers
 from rlx2_jax.sweeps.batch import BatchRun
-from rlx2_jax.training import workdirs
+from rlx2_jax.training import loggers, workdirs
 from rlx2_jax.training.compiled import Compiled
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.signals import StopSignals
@@ -79,6 +79,8 @@ def make_plan(
         )
     check_way(parallel, worker_count)
     resolved = [resolve(config) for config in configs]
+    for config in {config.logger: config for config in resolved}.values():
+        loggers.require(config)
     if parallel == "processes":
         for name, value in (("devices", devices), ("runs_per_device", runs_per_device)):
             if value is not None:

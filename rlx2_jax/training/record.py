@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from rlx2_jax.io import files, provenance
 from rlx2_jax.policies import tickets
 from rlx2_jax.runtime import compilation
 from rlx2_jax.training import workdirs
-from rlx2_jax.training.events import Events
+from rlx2_jax.training.loggers import Loggers, Run
 from rlx2_jax.viz import curves
 
 DRAWING = 0.05
@@ -51,13 +50,20 @@ class Totals(NamedTuple):
 class Record:
     """The evaluations of one run, on the host and in its directory."""
 
-    def __init__(self, config: RunConfig, env: Environment, directory: Path | None):
+    def __init__(
+        self,
+        config: RunConfig,
+        env: Environment,
+        directory: Path | None,
+        say: Callable[[str], None] = print,
+    ):
         """Prepare; nothing is written before `open`.
 
         Args:
           config: of the run.
           env: its task.
           directory: prepared (see `training.workdir.prepare`), or None to write nothing.
+          say: tells what loggers have to say.
         """
         self.config = config
         self.directory = directory
@@ -65,7 +71,8 @@ class Record:
         self._sizes = env.observation_size, env.action_size
         self._labels = Labels.of(env)
         self._account = accounting.account(config, *self._sizes)
-        self._events: Events | None = None
+        self._say = say
+        self._loggers: Loggers | None = None
         self._provenance = provenance.about()
         self._draw_from = time.monotonic() + FIRST_DRAWING
 
@@ -83,7 +90,7 @@ class Record:
             self.rows = list(kept or ())
             return None
         self.rows, told = workdirs.rewind(self.directory, env_steps, self.config.eval_every, kept)
-        self._events = Events(self.directory / "tensorboard", env_steps)
+        self._loggers = Loggers(Run.of(self.config, self.directory, env_steps, self._say))
         return told
 
     def history(self) -> list[Row]:
@@ -96,12 +103,9 @@ class Record:
         self.rows.append(row)
         if self.directory is None:
             return
-        assert self._events is not None
+        assert self._loggers is not None
         files.append_json_line(self.directory / "metrics.jsonl", row)
-        for name, value in row.items():
-            if name != "env_steps" and math.isfinite(value):
-                self._events.add_scalar(name, value, row["env_steps"])
-        self._events.flush()
+        self._loggers.log(row, row["env_steps"])
         for name in policies.FILES.values() if best else (policies.NAME,):
             policies.save(self.directory / name, params, self.about())
 
@@ -138,8 +142,8 @@ class Record:
         summary = self._summary(totals, finished)
         if self.directory is not None:
             files.write_json(self.directory / "summary.json", summary)
-        if self._events is not None:
-            self._events.close()
+        if self._loggers is not None:
+            self._loggers.close()
         return summary
 
     def _summary(self, totals: Totals, finished: bool) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A run over compiled chunks, with everything a person and a restart need.
 
 train = prepare the workdir, compile, start or restore; then the loop (see training.loop), in which
-    evaluate:   report, metrics.jsonl, TensorBoard, policy, curve
+    evaluate:   report, metrics.jsonl, loggers, policy, curve
     checkpoint: the whole state, and the rows so far
     finish:     summary, and the masks of a run that came to its end
 """
@@ -23,7 +23,7 @@ from rlx2_jax.config import Config
 from rlx2_jax.errors import CheckpointError, DivergedError, FileError
 from rlx2_jax.io.checkpoints import Checkpoints
 from rlx2_jax.runtime import compilation, memory, numerics
-from rlx2_jax.training import compute, loop, programs, workdirs
+from rlx2_jax.training import compute, loggers, loop, programs, workdirs
 from rlx2_jax.training.compiled import Compiled, compile_functions
 from rlx2_jax.training.display import Display
 from rlx2_jax.training.record import Record, Row, Totals, plain_row
@@ -79,6 +79,7 @@ def train(
     """
     compilation.use_cache_by_default()
     program = programs.make_program(config)
+    loggers.require(program.config)
     directory = None if workdir is None else Path(workdir)
     if resume and directory is None:
         raise workdirs.WorkdirError("there is nothing to resume without a workdir; name one.")
@@ -98,7 +99,7 @@ def train(
         display.say(size_line)
         if rounded := _rounded(config, program.config):
             display.say(rounded)
-        record = Record(program.config, program.env, directory)
+        record = Record(program.config, program.env, directory, display.say)
         told = resume_with or f"train(config, {str(workdir)!r}, resume=True)"
         run = _Run(program, record, checkpoints, display, stop, on_report, told)
         run.start(resume)

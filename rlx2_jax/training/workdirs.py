@@ -2,7 +2,7 @@
 
 config.json       all resolved values
 metrics.jsonl     one object per evaluation
-tensorboard/      the same as TensorBoard events
+tensorboard/      the same as TensorBoard events; wandb/ and wandb.json or trackio.json beside it (see `loggers`)
 checkpoints/      whole-run state and rows so far (see `checkpoints`), with checksums/ and rejected/ beside it
 policy.npz        the policy at the last evaluation; policy_best.npz at the best one (see `policies`)
 masks.npz         the masks it began and ended with, once it is finished (see `tickets`)
@@ -34,12 +34,15 @@ FILES = (
     tickets.NAME,
     "summary.json",
     "curve.png",
+    "wandb.json",
+    "trackio.json",
     "config.json",
 )
 """What a run leaves, beside its `config.json` and pictures."""
 
 FOLDERS = {
     "tensorboard": r"events\.out\.tfevents\..*",
+    "wandb": r"(offline-)?run-.*|latest-run|debug.*\.log|settings",
     "checkpoints": r"[0-9]+(\.orbax-checkpoint-tmp.*)?",
     "checksums": r"[0-9]+\.json|\.[0-9]+\.json\.[0-9]+\.tmp",
     "rejected": r"[0-9]+([-.].*)?",
@@ -58,8 +61,8 @@ ELSEWHERE = "restore a copy, or name another --workdir"
 COMPUTE = "compute"
 """The field that says how networks are computed."""
 
-HOW = frozenset({COMPUTE, "data_parallel", "checkpoint_every"})
-"""Fields that say how, not what: a run may be resumed with others."""
+HOW = frozenset({COMPUTE, "data_parallel", "checkpoint_every", "logger"})
+"""Fields that say how a run is computed and shown, not what it is: it may be resumed with others."""
 
 TICKET = "ticket"
 """The field that says where: a run may be resumed with the same masks in another place."""

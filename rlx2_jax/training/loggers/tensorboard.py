@@ -1,4 +1,4 @@
-"""TensorBoard's file of a run's scalars, written by whoever calls.
+"""TensorBoard: a file of a run's scalars under `tensorboard/` of the run, written by whoever calls.
 
 tensorboardX's own `SummaryWriter` hands them to a thread, which dies of a clock that was set or of a full disk, unseen;
 closing it then waits for that thread for ever.
@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlx2_jax.io import files
+from rlx2_jax.training.loggers.base import Run
 
 
-class Events:
-    """One event file in a directory."""
+class TensorBoard:
+    """One event file of one run."""
 
-    def __init__(self, directory: Path, steps: int):
-        """Begin at a step: in TensorBoard, what earlier files in the directory hold of later ones is hidden.
+    def __init__(self, run: Run):
+        """Begin at the run's step: in TensorBoard, what earlier files in the directory hold of later ones is hidden.
 
         Raises:
           FileError: it cannot be written, as from all methods; the file is closed then.
@@ -28,7 +29,8 @@ class Events:
         from tensorboardX.proto import event_pb2
 
         self._new: Any = event_pb2.Event
-        self._directory = directory
+        self._directory: Path = run.directory / "tensorboard"
+        directory, steps = self._directory, run.step
         begun = directory.exists()
         with files.writing(directory):
             directory.mkdir(exist_ok=True)
@@ -38,11 +40,13 @@ class Events:
             self._write(steps + 1, file_version="brain.Event:2")
             self._write(steps + 1, session_log=started)
 
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        """One point of one curve."""
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        """Add a point to each curve."""
         from tensorboardX.summary import scalar
 
-        self._write(step, summary=scalar(name, value))
+        for name, value in row.items():
+            if name != "env_steps":
+                self._write(step, summary=scalar(name, value))
 
     def flush(self) -> None:
         """Put what was added on disk."""
@@ -64,3 +68,6 @@ class Events:
     def _write(self, step: int, **content: Any) -> None:
         event = self._new(wall_time=time.time(), step=step, **content)
         self._do(lambda: self._writer.write_event(event))
+
+
+logger = TensorBoard
