@@ -1,4 +1,4 @@
-"""The package as others get it: what its archives hold, installing them with and without a compiler, how it is cited."""
+"""The package as others get it: what its archives hold, installed with and without a compiler; how it is cited."""
 
 import json
 import os
@@ -17,6 +17,7 @@ import yaml
 
 import rlx2_jax
 from tests.conftest import ROOT, small
+from tests.copies import copy_kept_files, kept_files
 
 USE = """
 import json, sys
@@ -102,21 +103,11 @@ def environment():
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """The archive of the source, made of the files that the repository keeps, as they are now."""
-    place = tmp_path_factory.mktemp("source")
-    for name in kept_files():
-        if not name.startswith("experiments/results/"):
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, place / name)
+    place = copy_kept_files(tmp_path_factory.mktemp("source"))
     build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, "dist"], cwd=place, check=True, capture_output=True, env=environment())
     (made,) = (place / "dist").iterdir()
     return made
-
-
-def kept_files():
-    """Names of the files in the repository."""
-    told = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return [name for name in told.split("\0") if name and (ROOT / name).is_file()]
 
 
 def new_environment(place):
@@ -140,7 +131,7 @@ def used(python, env, place):
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["finished"] and found["version"] == rlx2_jax.__version__ and found["links"] == 1024
     assert found["home"].startswith(str(python.parents[1])), "the installed one, not this one"
-    assert (place / "deploy" / "policy.c").is_file() and (place / "deploy" / "policy.npz").is_file()
+    assert (place / "deploy" / "policy.c").is_file() and (place / "deploy" / "policy_numpy.npz").is_file()
     return found, done.stderr
 
 
