@@ -76,7 +76,7 @@ def hide() -> None:
         if event == "open" and str(arguments[0]).startswith("/proc/") and asked_by(sys._getframe(1)) == "rlx2_jax":
             raise FileNotFoundError(2, "No such file or directory", arguments[0])
 
-    builtins.__import__ = found
+    builtins.__import__ = found  # type: ignore[assignment]
     sys.addaudithook(opened)
 
 
@@ -87,7 +87,7 @@ def asked_by(frame: types.FrameType | None) -> str:
     return frame.f_globals.get("__name__", "").partition(".")[0] if frame else ""
 
 
-def main(workdir: Path, settings: Mapping[str, Any]) -> None:
+def main(workdir: Path, settings: dict[str, Any]) -> None:
     """Import every module, train until the first evaluation, and go on."""
     hide()
     import rlx2_jax
