@@ -176,6 +176,7 @@ def test_without_a_compiler_the_source_archive_installs_and_trains_portably(sour
     assert said.count("install a C++ compiler") == 1
 
 
+@pytest.mark.slow
 def test_all_of_it_is_imported_and_trains_without_what_is_of_unix_alone(tmp_path):
     command = [sys.executable, "-m", "tests.unlike_unix", tmp_path / "run", json.dumps(vars(small()))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
