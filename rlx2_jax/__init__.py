@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # XLA cries out when a program takes minutes to compile, as on a busy machine. What fails is raised all the same.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["Config", "export", "load_policy", "make_train", "sparse", "sweep", "train"]
 

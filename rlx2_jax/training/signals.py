@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -56,26 +56,27 @@ class StopSignals:
 
 
 class _Ear:
-    """A thread that says at once that a signal came: Python writes its number to a pipe when it arrives."""
+    """A thread that says at once that a signal came: Python writes its number to a socket when it arrives."""
 
     def __init__(self, say: Callable[[str], None], numbers: frozenset[int]):
         self._say = say
         self._numbers = numbers
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._write, False)
-        self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        # Not a pipe: on Windows, Python 3.11 cannot write to one without waiting.
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
+        self._before = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Listen no more."""
         signal.set_wakeup_fd(self._before)
-        os.close(self._write)
+        self._write.close()
         self._thread.join()
-        os.close(self._read)
+        self._read.close()
 
     def _listen(self) -> None:
-        while heard := os.read(self._read, 1):
+        while heard := self._read.recv(1):
             if heard[0] in self._numbers:
                 name = signal.Signals(heard[0]).name
                 self._say(f"{name} heard: what is being computed now is finished, then the run is saved and ends")
