@@ -13,7 +13,7 @@ import numpy as np
 from rlx2_jax import networks, policies
 from rlx2_jax.analysis import accounting
 from rlx2_jax.config import RunConfig
-from rlx2_jax.envs import JAX, Environment
+from rlx2_jax.envs import Environment
 from rlx2_jax.envs.labels import Labels
 from rlx2_jax.io import files, provenance
 from rlx2_jax.policies import history, tickets
@@ -134,12 +134,7 @@ class Record:
         began = time.monotonic()
         if self.directory is None or not self.rows or (began < self._draw_from and not last):
             return
-        c = self.config
-        title = (
-            f"{c.method} {c.agent} on {c.env}{'' if c.backend == JAX else f' ({c.backend})'}, seed {c.seed}, sparsity "
-            f"{100 * c.actor_sparsity:.3g} % / {100 * c.critic_sparsity:.3g} %"
-        )
-        curves.save(curves.draw_run(self.rows, title), self.directory / "curve.png")
+        curves.save(curves.draw_run(self.rows, curves.headline(self.config.to_dict())), self.directory / "curve.png")
         ended = time.monotonic()
         self._draw_from = ended + (ended - began) / DRAWING
 
