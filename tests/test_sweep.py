@@ -116,6 +116,7 @@ def test_each_run_leaves_what_a_single_run_leaves(column):
             "summary.json",
             "curve.png",
             "masks.npz",
+            "topology.npz",
         }
         assert {path.name for path in directory.iterdir()} == expected | {"tensorboard"}
         summary = json.loads((directory / "summary.json").read_text())
