@@ -80,9 +80,10 @@ def draw_strip(history: History, network: str = "actor") -> Figure:
     first, *others = _layers(history, network)
     shown = _moments(history)
     stacked = len(first.rows) <= STACKED
-    tall = len(shown) * (0.7 + 0.13 * len(first.rows)) if stacked else min(2.0 + 0.04 * len(first.rows), 10.0)
-    figure = Figure(figsize=(10, tall + 4.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[tall, 3.7])
+    tall = 0.7 + len(shown) * (0.6 + 0.12 * len(first.rows)) if stacked else min(2.0 + 0.04 * len(first.rows), 10.0)
+    wide = max(8.0 if stacked else 10.0, 2.3 * len(others))
+    figure = Figure(figsize=(wide, tall + 4.1), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[tall, 3.6])
     axes = above.subplots(*((len(shown), 1) if stacked else (1, len(shown))), squeeze=False, sharex=True).ravel()
     for k, (axis, now) in enumerate(zip(axes, shown, strict=True)):
         before = shown[max(k - 1, 0)]
@@ -173,18 +174,23 @@ def draw_buffer(rows: Rows, config: Mapping[str, Any]) -> Figure:
     measured = bool(np.isfinite(distance).any())
     figure = Figure(figsize=(8, 3.2 + 2.4 * measured), layout="constrained")
     size, *below = figure.subplots(1 + measured, 1, sharex=True, squeeze=False)[:, 0]
-    size.plot(steps, column(rows, "replay_size"), color=COLORS[0], marker="o", ms=3, label="kept")
-    for name, words, style in (("buffer_max", "most", "--"), ("buffer_min", "fewest", ":")):
-        if config.get(name) is not None:
-            size.axhline(config[name], color=COLORS[6], lw=1, ls=style, label=f"{words}: {config[name]:,}")
-    size.set(title="replay buffer", ylabel="transitions")
+    kept, most, fewest = column(rows, "replay_size"), config.get("buffer_max"), config.get("buffer_min")
+    size.plot(steps, kept, color=COLORS[0], marker="o", ms=3, label="kept")
+    # Far above all that was kept, the line would only press it down.
+    if most is not None and most < 2 * np.nanmax(kept, initial=0):
+        size.axhline(most, color=COLORS[6], lw=1, ls="--", label=f"most: {most:,}")
+    if fewest is not None:
+        size.axhline(fewest, color=COLORS[6], lw=1, ls=":", label=f"fewest: {fewest:,}")
+    size.set(title="replay buffer" + ("" if most is None else f", at most {most:,}"), ylabel="transitions")
     for axis in below:
         axis.plot(steps, distance, color=COLORS[1], marker="o", ms=3, label="at the last check")
         threshold = config.get("distance_threshold")
         if config.get("dynamic_buffer") and threshold is not None:
             label = f"threshold {threshold:g}: above it the oldest are dropped"
             axis.axhline(threshold, color=COLORS[6], lw=1, ls="--", label=label)
-        axis.set(title="policy distance of the oldest transitions", ylabel=DISTANCES.get(config.get("distance", ""), ""))
+        axis.set(
+            title="policy distance of the oldest transitions", ylabel=DISTANCES.get(config.get("distance", ""), "")
+        )
     for axis in (size, *below):
         axis.set_ylim(0, 1.4 * axis.get_ylim()[1])  # Room for the legend.
         axis.legend(loc="upper left", frameon=False, fontsize="small", ncols=3)
@@ -203,7 +209,7 @@ def animate(history: History, network: str = "actor") -> Iterator[np.ndarray]:
       network: `actor` or `critic`.
     """
     first, *others = _layers(history, network)
-    figure = Figure(figsize=(8, 6.4), layout="constrained", dpi=100)
+    figure = Figure(figsize=(max(8, 2 * len(others)), 6.4), layout="constrained", dpi=100)
     canvas = FigureCanvasAgg(figure)
     above, below = figure.subfigures(2, 1, height_ratios=[1, 1.1])
     axes = [above.subplots(), *below.subplots(1, len(others), squeeze=False)[0]]
@@ -269,7 +275,11 @@ def _show(axis: Any, layer: _Layer, before: int, now: int, named: int) -> Any:
     """Draw a layer's image; of its rows so many are named, at most."""
     rows, columns = layer.masks.shape[1:]
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    image = axis.imshow(_pixels(layer.masks[before], layer.masks[now]), aspect="auto", extent=extent)
+    room = axis.get_window_extent()
+    # Where a cell is smaller than a pixel, some of them would not be seen.
+    smooth = "auto" if room.width < 1.1 * columns or room.height < 1.1 * rows else "nearest"
+    pixels = _pixels(layer.masks[before], layer.masks[now])
+    image = axis.imshow(pixels, aspect="auto", extent=extent, interpolation=smooth)
     every = math.ceil(len(layer.rows) / named) if layer.rows else 0
     ticks = range(0, len(layer.rows), every) if every else ()
     axis.set_yticks(ticks, [layer.rows[i] for i in ticks], fontsize=6)
