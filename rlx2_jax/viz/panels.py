@@ -1,0 +1,231 @@
+"""Pictures of one run: each a function of what the run has left, to a figure and its words, or to why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from rlx2_jax.config import RunConfig
+from rlx2_jax.policies import Policy
+from rlx2_jax.policies.tickets import Ticket
+from rlx2_jax.viz import comparison
+from rlx2_jax.viz.curves import Rows, column, tidy
+
+LOOKS = (*zip(comparison.COLORS, comparison.STYLES, strict=False),)
+"""Colour and style of each curve of a picture, so that no colour has to be told from another."""
+
+SIZE = 4.3, 2.5
+"""Inches of a picture, of which two or three stand side by side."""
+
+MARGINS = 0.62, 0.42, 0.1, 0.08
+"""Inches left of, below, right of and above the axes."""
+
+MARKED = 40
+"""Most points of a curve that are marked."""
+
+
+class RecordedRun(NamedTuple):
+    """What the directory of a run holds."""
+
+    name: str
+    """Of the directory."""
+    config: RunConfig
+    """Its settings."""
+    rows: Rows
+    """Its evaluations."""
+    summary: Mapping[str, Any] | None
+    """As in summary.json; None of a run that has not ended."""
+    policy: Policy | None
+    """That of the last evaluation."""
+    masks: Ticket | None
+    """Those that it began and ended with."""
+    lacking: Mapping[str, str]
+    """Why something of this is None or empty, in a sentence, by its name here."""
+
+    @property
+    def sizes(self) -> tuple[int, int] | None:
+        """Entries of an observation and of an action, if a file tells them."""
+        if self.policy is not None:
+            return self.policy.sizes
+        found = self.masks.about.get("sizes") if self.masks is not None else None
+        return None if found is None else (found[0], found[1])
+
+
+class Drawn(NamedTuple):
+    """A picture, and what it shows in words."""
+
+    figure: Figure
+    told: str
+
+
+class Panel(NamedTuple):
+    """A picture of a run with what stands around it."""
+
+    name: str
+    """Of one word."""
+    title: str
+    """What is shown, and its unit."""
+    about: str
+    """What is to be seen in it."""
+    draw: Callable[[RecordedRun], Drawn | str]
+    """The picture, or why there is none."""
+    columns: tuple[str, ...] = ()
+    """Of the evaluations, if it is made of these."""
+    wide: bool = False
+    """Whether it takes the page's width."""
+
+
+def _curve(
+    name: str,
+    title: str,
+    about: str,
+    columns: Mapping[str, str],
+    *,
+    spread: str = "",
+    level: str = "",
+    wide: bool = False,
+) -> Panel:
+    """A panel of columns over the steps.
+
+    Args:
+      name: as in `Panel`, with the following.
+      title: what is shown, a comma, and its unit.
+      about: a sentence.
+      columns: what each is called, by its name in metrics.jsonl.
+      spread: column of the standard deviation about the first one.
+      level: setting that a broken line stands for.
+      wide: as in `Panel`.
+    """
+
+    def draw(run: RecordedRun) -> Drawn | str:
+        steps = column(run.rows, "env_steps")
+        values = {label: column(run.rows, key) for key, label in columns.items()}
+        values = {label: series for label, series in values.items() if np.isfinite(series).any()}
+        if not values:
+            return "no evaluation has measured it"
+        figure, axis = empty(wide=wide)
+        if spread:
+            first, deviation = next(iter(values.values())), column(run.rows, spread)
+            axis.fill_between(steps, first - deviation, first + deviation, color=LOOKS[0][0], alpha=0.2, lw=0)
+        for (label, series), (color, style) in zip(values.items(), LOOKS, strict=False):
+            marker = {"marker": "o", "ms": 3} if len(steps) <= MARKED else {}
+            axis.plot(steps, series, color=color, ls=style, lw=1.6, label=label, **marker)
+        if level:
+            limit = getattr(run.config, level)
+            axis.axhline(limit, color=LOOKS[1][0], lw=1, ls=":", label=f"{level} {limit:g}")
+        finish(axis, title.rpartition(", ")[2], legend=len(values) > 1 or bool(level))
+        return Drawn(figure, told(title, steps, values))
+
+    return Panel(name, title, about, draw, tuple(columns), wide)
+
+
+def empty(*, wide: bool = False) -> tuple[Figure, Any]:
+    """A figure and its axes, with the same margins in inches whatever is drawn, so that pictures side by side agree."""
+    width, height = (2.4 * SIZE[0], 1.2 * SIZE[1]) if wide else SIZE
+    left, bottom, right, top = MARGINS
+    figure = Figure(figsize=(width, height))
+    place = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
+    return figure, figure.add_axes(place)
+
+
+def finish(axis: Any, unit: str, *, legend: bool) -> None:
+    """The look of all pictures over steps."""
+    tidy(axis)
+    axis.set(xlabel="environment steps", ylabel=unit)
+    axis.yaxis.set_major_locator(MaxNLocator(5))
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter(spelled)
+    axis.margins(y=0.12)
+    if legend:
+        axis.legend(frameon=False, fontsize=8, loc="best")
+
+
+def spelled(value: float, place: int | None = None) -> str:
+    """A number at an axis."""
+    del place
+    for unit, sign in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:.4g}{sign}"
+    return f"{value:.4g}"
+
+
+def told(title: str, steps: np.ndarray, values: Mapping[str, np.ndarray]) -> str:
+    """Curves in words: where each begins and ends, and between what it lies."""
+    parts = []
+    for label, series in values.items():
+        known = np.isfinite(series)
+        at, y = steps[known], series[known]
+        parts.append(
+            f"{label} {y[0]:,.4g} at step {at[0]:,.0f} and {y[-1]:,.4g} at step {at[-1]:,.0f}, "
+            f"from {y.min():,.4g} to {y.max():,.4g}"
+        )
+    return f"{title}: {'; '.join(parts)}."
+
+
+BOTH = ("actor", "critic")
+
+
+def _both(what: str) -> dict[str, str]:
+    return {f"{network}_{what}": f"{network}{'s' * (network == 'critic')}" for network in BOTH}
+
+
+CURVES: Sequence[Panel] = (
+    _curve(
+        "return", "Return, reward per episode",
+        "Noise-free policy from fresh initial states; the band is a standard deviation over the episodes of an "
+        "evaluation. Training episodes have exploration noise.",
+        {"return_mean": "evaluation", "train_return": "training"}, spread="return_std", wide=True,
+    ),
+    _curve(
+        "value", "Mean Q, reward", "On training batches, since the evaluation before.", {"q_mean": "Q"}
+    ),
+    _curve(
+        "bias", "Error of the values, reward",
+        "Q at the first states of evaluation episodes, minus the discounted return that followed; above zero is "
+        "overestimation.",
+        {"value_bias": "Q minus return"},
+    ),
+    _curve("loss", "Loss of the critics, squared reward", "On training batches, since the evaluation before.",
+           {"critic_loss": "loss"}),
+    _curve("entropy", "Entropy, nats", "Of the policy that explores.", {"entropy": "entropy"}),
+    _curve("temperature", "Temperature, reward per nat", "The weight of the entropy in the objective.",
+           {"alpha": "temperature"}),
+    _curve("dormant", "Dormant units, share of hidden units",
+           "Units next to silent beside the others of their layer, on replayed observations.", _both("dormant")),
+    _curve("dead", "Dead units, share of hidden units", "Units with no link in, or none out.", _both("dead")),
+    _curve("rank", "Effective rank of the critics, directions",
+           "How many directions the last hidden layer uses.", {"critic_rank": "rank"}),
+)  # fmt: skip
+"""How training went."""
+
+WIRING: Sequence[Panel] = (
+    _curve("moved", "Links moved, links", "By topology events since the evaluation before, of all networks.",
+           {"links_grown": "links"}),
+    _curve("overlap", "Links as at the start, share of links", "Present links that the first masks had as well.",
+           _both("overlap")),
+    _curve("fan", "Inequality of fan-in, ratio",
+           "Standard deviation of the number of links into a unit over its mean, averaged over layers.",
+           _both("fan_in_cv")),
+    _curve("noise", "Signal in the grow scores, ratio",
+           "Squared mean over variance of the gradient that topology events choose new links by; 0 is noise alone.",
+           _both("gradient_snr")),
+)  # fmt: skip
+"""Where links went."""
+
+REPLAY: Sequence[Panel] = (
+    _curve("kept", "Replay, transitions", "How many are kept.", {"replay_size": "transitions"}),
+    _curve("distance", "Policy distance, distance",
+           "Between the policy and the actions of the oldest data; above the threshold, old data is dropped.",
+           {"policy_distance": "distance"}, level="distance_threshold"),
+)  # fmt: skip
+"""What is learned from."""
+
+SPEED: Sequence[Panel] = (
+    _curve("speed", "Speed, environment steps per second",
+           "Of training, since the evaluation before; evaluations are not counted.", {"steps_per_second": "speed"}),
+)  # fmt: skip
+"""How fast it went."""
