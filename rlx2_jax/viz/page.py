@@ -63,11 +63,11 @@ def page(run: RecordedRun, episode: bytes | None = None, why_not: str = NO_EPISO
     sections: dict[str, tuple[str, Callable[[], str]]] = {
         "curves": ("Curves", lambda: _curves(run)),
         "masks": ("Masks", lambda: _masks(run)),
+        "rollout": ("Rollout", lambda: _episode(episode, why_not)),
         "sizes": ("Size and FLOPs", lambda: _sizes(run)),
         "time": ("Time", lambda: _time(run)),
-        "settings": ("Configuration", lambda: _settings(run.config)),
-        "episode": ("Rollout", lambda: _episode(episode, why_not)),
         "use": ("Use the policy", lambda: _use(run)),
+        "configuration": ("Configuration", lambda: _settings(run.config)),
     }
     links = "".join(f'<a href="#{name}">{title}</a>' for name, (title, _) in sections.items())
     body = [f'<header>{_head(run)}<nav aria-label="Sections">{links}</nav></header>', "<main>"]
@@ -212,15 +212,15 @@ def _pictures(run: RecordedRun, those: Iterable[Panel]) -> str:
     """Panels side by side, and below them why others are not there."""
     shown, reasons = [], []
     for panel in those:
+        title = panel.title.partition(",")[0]
         with inline.look():
             drawn = panel.draw(run)
             if isinstance(drawn, str):
-                reasons.append(f"{panel.title.partition(',')[0]}: {drawn}.")
+                reasons.append(f"{title}: {drawn}.")
                 continue
             picture = inline.element(drawn.figure, panel.name, drawn.told)
-        wide = ' class="wide"' if panel.wide else ""
         shown.append(
-            f"<figure{wide}><h3>{_text(panel.title.partition(',')[0])}</h3>{picture}"
+            f'<figure class="{panel.place}"><h3>{_text(title)}</h3>{picture}'
             f"<figcaption>{_text(panel.about)}</figcaption></figure>"
         )
     grid = f'<div class="panels">{"".join(shown)}</div>' if shown else ""
@@ -292,10 +292,17 @@ def _compared(run: RecordedRun, ours: Account, dense: Account) -> Iterator[list[
            f"{ours.bytes_packed / dense.bytes_state:.4f}"]  # fmt: skip
     yield ["bytes of the replay buffer", size(ours.bytes_replay), size(dense.bytes_replay), "1"]
     yield row("FLOPs of an action", lambda a: a.flops_test, whole)
-    yield row(f"FLOPs of an update on {batch} transitions", lambda a: batch * a.flops_train, lambda v: f"{v:.4g}")
+    yield row(f"FLOPs of an update on {batch} transitions", lambda a: batch * a.flops_train, _large)
     if run.summary is not None:
         updates = run.summary["updates"]
-        yield row(f"FLOPs of {updates:,} updates", lambda a: updates * batch * a.flops_train, lambda v: f"{v:.4g}")
+        yield row(f"FLOPs of {updates:,} updates", lambda a: updates * batch * a.flops_train, _large)
+
+
+def _large(value: float) -> str:
+    """A number with four digits and a word for the rest."""
+    words = ("", " thousand", " million", " billion", " trillion", " quadrillion", " quintillion")
+    power = min(len(words) - 1, int(math.log10(max(value, 1)) // 3))
+    return f"{value / 1000**power:.4g}{words[power]}"
 
 
 def _layers(run: RecordedRun) -> str:
@@ -326,8 +333,8 @@ def _counted(c: RunConfig) -> str:
     )
     return (
         "A FLOP is a multiply or an add of a link; a backward pass counts as two forward passes; windows, target "
-        "passes and topology events are counted, elementwise operations are not. The dense agent has one-step targets. What "
-        f"{c.compute} compute saves of that in seconds is another matter: see the speed.{changing}"
+        "passes and topology events are counted, elementwise operations are not. The dense agent has one-step "
+        f"targets. A share of the FLOPs is not the same share of the seconds.{changing}"
     )
 
 

@@ -75,8 +75,8 @@ class Panel(NamedTuple):
     """The picture, or why there is none."""
     columns: tuple[str, ...] = ()
     """Of the evaluations, if it is made of these."""
-    wide: bool = False
-    """Whether it takes the page's width."""
+    place: str = ""
+    """`wide` takes the width of a screen, `narrow` is there in its place on a small one; else it is beside others."""
 
 
 def _curve(
@@ -87,7 +87,7 @@ def _curve(
     *,
     spread: str = "",
     level: str = "",
-    wide: bool = False,
+    place: str = "",
 ) -> Panel:
     """A panel of columns over the steps.
 
@@ -98,7 +98,7 @@ def _curve(
       columns: what each is called, by its name in metrics.jsonl.
       spread: column of the standard deviation about the first one.
       level: setting that a broken line stands for.
-      wide: as in `Panel`.
+      place: as in `Panel`.
     """
 
     def draw(run: RecordedRun) -> Drawn | str:
@@ -107,7 +107,7 @@ def _curve(
         values = {label: series for label, series in values.items() if np.isfinite(series).any()}
         if not values:
             return "no evaluation has measured it"
-        figure, axis = empty(wide=wide)
+        figure, axis = empty(wide=place == "wide")
         if spread:
             first, deviation = next(iter(values.values())), column(run.rows, spread)
             axis.fill_between(steps, first - deviation, first + deviation, color=LOOKS[0][0], alpha=0.2, lw=0)
@@ -120,7 +120,7 @@ def _curve(
         finish(axis, title.rpartition(", ")[2], legend=len(values) > 1 or bool(level))
         return Drawn(figure, told(title, steps, values))
 
-    return Panel(name, title, about, draw, tuple(columns), wide)
+    return Panel(name, title, about, draw, tuple(columns), place)
 
 
 def empty(*, wide: bool = False) -> tuple[Figure, Any]:
@@ -174,11 +174,14 @@ def _both(what: str) -> dict[str, str]:
 
 
 CURVES: Sequence[Panel] = (
-    _curve(
-        "return", "Return, reward per episode",
-        "Noise-free policy from fresh initial states; the band is a standard deviation over the episodes of an "
-        "evaluation. Training episodes have exploration noise.",
-        {"return_mean": "evaluation", "train_return": "training"}, spread="return_std", wide=True,
+    *(
+        _curve(
+            f"return-{place}", "Return, reward per episode",
+            "Noise-free policy from fresh initial states; the band is a standard deviation over the episodes of an "
+            "evaluation. Training episodes have exploration noise.",
+            {"return_mean": "evaluation", "train_return": "training"}, spread="return_std", place=place,
+        )
+        for place in ("wide", "narrow")
     ),
     _curve(
         "value", "Mean Q, reward", "On training batches, since the evaluation before.", {"q_mean": "Q"}
