@@ -12,14 +12,13 @@ a run, with --resume added, serves a queue that may start it again.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
 
 from rlx2_jax.config import Config, command_line, presets, resolve
-from rlx2_jax.training import recorded, workdirs
+from rlx2_jax.training import workdirs
 from rlx2_jax.training.run import train
 
 WORKDIR = command_line.define_path(
@@ -52,8 +51,6 @@ def main(argv: Sequence[str]) -> int | None:
                 "--resume", f"--workdir={workdir}", keep=("compilation_cache", "precision")
             ),
         )
-        if (told := recorded.leave(workdir)) is not None:
-            print(told, file=sys.stderr)
     return 0 if result.finished else 1
 
 

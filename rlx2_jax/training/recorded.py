@@ -13,8 +13,7 @@ from rlx2_jax import policies
 from rlx2_jax.config import Config, RunConfig, resolve
 from rlx2_jax.errors import ConfigError, FileError, RlxError, WorkdirError
 from rlx2_jax.io import archives, files
-from rlx2_jax.policies import tickets
-from rlx2_jax.runtime import places
+from rlx2_jax.policies import history
 from rlx2_jax.training import workdirs
 from rlx2_jax.viz import page as pages
 from rlx2_jax.viz import viewer
@@ -67,7 +66,7 @@ def read(workdir: Path) -> RecordedRun:
     rows = attempt("rows", lambda: _rows(workdir), [])
     summary = attempt("summary", lambda: _summary(workdir), None)
     policy = attempt("policy", lambda: policies.load(workdir), None)
-    masks = attempt("masks", lambda: tickets.load(workdir), None)
+    masks = attempt("masks", lambda: history.load(workdir), None)
     return RecordedRun(workdir.resolve().name, config, rows, summary, policy, masks, lacking)
 
 
@@ -126,16 +125,3 @@ def page(workdir: Path, *, rollout: bool = False) -> bytes:
     except RlxError as error:
         return pages.page(run, why_not=f"no episode can be shown: {error}")
     return pages.page(run, episode)
-
-
-def leave(workdir: Path) -> str | None:
-    """Write the page of a run into its directory, without an episode.
-
-    Returns:
-      A sentence, if that could not be: a run that is over is not lost for a picture of it.
-    """
-    try:
-        files.write_bytes(workdir / NAME, page(workdir))
-    except Exception as error:
-        return f"{NAME} was not written: {str(error) if isinstance(error, RlxError) else places.said(error)}"
-    return None

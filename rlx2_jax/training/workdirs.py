@@ -9,7 +9,6 @@ topology.npz      the masks over training (see `policies.history`)
 masks.npz         the masks it began and ended with, once it is finished (see `tickets`)
 summary.json      what came out
 curve.png         what it looked like
-report.html       all of it as a page, where the launcher was asked to train (see `recorded`)
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ FILES = (
     tickets.NAME,
     "summary.json",
     "curve.png",
-    "report.html",
     "config.json",
 )
 """What a run leaves, beside its `config.json` and pictures."""

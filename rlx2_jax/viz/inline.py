@@ -37,7 +37,6 @@ LOOK: dict[str, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "font.size": 9.0,
-    "text.parse_math": False,
 }
 """Settings of Matplotlib, while a figure for a page is made."""
 

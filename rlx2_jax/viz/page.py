@@ -23,7 +23,6 @@ from rlx2_jax.analysis.accounting import Account
 from rlx2_jax.config import Config, RunConfig, written
 from rlx2_jax.envs import JAX
 from rlx2_jax.errors import ConfigError, RlxError
-from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import structure
 from rlx2_jax.runtime.memory import format_bytes
 from rlx2_jax.viz import inline, panels
@@ -253,9 +252,7 @@ def _numbers(run: RecordedRun) -> str:
 
 
 def _masks(run: RecordedRun) -> str:
-    lacks = _lacks(run.lacking["masks"]) if run.masks is None else ""
-    those = [*panels.WIRING, *panels.REPLAY] if run.rows else []
-    return lacks + _pictures(run, _measured(run, those))
+    return _pictures(run, [*_measured(run, panels.WIRING), *panels.MASKS])
 
 
 # Numbers.
@@ -312,8 +309,8 @@ def _layers(run: RecordedRun) -> str:
     for network, own in structure(run.config, *run.sizes).items():
         kept: Sequence[str] = [""] * len(own.shapes)
         if run.masks is not None:
-            first, final = (masking.kernels(trees[network]) for trees in (run.masks.initial, run.masks.final))
-            kept = [_percent((a & b).sum() / max(1, b.sum())) for a, b in zip(first, final, strict=True)]
+            first, last = (run.masks.masks(i, network) for i in (0, len(run.masks.steps) - 1))
+            kept = [_percent((a & b).sum() / max(1, b.sum())) for a, b in zip(first, last, strict=True)]
         name = "one critic" if network == "critic" else network
         for i, (shape, links) in enumerate(zip(own.shapes, own.links, strict=True)):
             whole = math.prod(shape)

@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from rlx2_jax.config import RunConfig
 from rlx2_jax.policies import Policy
-from rlx2_jax.policies.tickets import Ticket
-from rlx2_jax.viz import comparison
+from rlx2_jax.policies.history import History
+from rlx2_jax.viz import comparison, masks
 from rlx2_jax.viz.curves import Rows, column, tidy
 
 LOOKS = (*zip(comparison.COLORS, comparison.STYLES, strict=False),)
@@ -41,8 +41,8 @@ class RecordedRun(NamedTuple):
     """As in summary.json; None of a run that has not ended."""
     policy: Policy | None
     """That of the last evaluation."""
-    masks: Ticket | None
-    """Those that it began and ended with."""
+    masks: History | None
+    """Over its training."""
     lacking: Mapping[str, str]
     """Why something of this is None or empty, in a sentence, by its name here."""
 
@@ -51,8 +51,9 @@ class RecordedRun(NamedTuple):
         """Entries of an observation and of an action, if a file tells them."""
         if self.policy is not None:
             return self.policy.sizes
-        found = self.masks.about.get("sizes") if self.masks is not None else None
-        return None if found is None else (found[0], found[1])
+        if self.masks is not None:
+            return self.masks.observation_size, len(self.masks.labels.action_names)
+        return None
 
 
 class Drawn(NamedTuple):
@@ -76,7 +77,8 @@ class Panel(NamedTuple):
     columns: tuple[str, ...] = ()
     """Of the evaluations, if it is made of these."""
     place: str = ""
-    """`wide` takes the width of a screen, `narrow` is there in its place on a small one; else it is beside others."""
+    """`broad` takes the page's width, and so does `wide`, but `narrow` is in its place on a small screen; else it is
+    beside others."""
 
 
 def _curve(
@@ -86,7 +88,6 @@ def _curve(
     columns: Mapping[str, str],
     *,
     spread: str = "",
-    level: str = "",
     place: str = "",
 ) -> Panel:
     """A panel of columns over the steps.
@@ -97,7 +98,6 @@ def _curve(
       about: a sentence.
       columns: what each is called, by its name in metrics.jsonl.
       spread: column of the standard deviation about the first one.
-      level: setting that a broken line stands for.
       place: as in `Panel`.
     """
 
@@ -114,10 +114,7 @@ def _curve(
         for (label, series), (color, style) in zip(values.items(), LOOKS, strict=False):
             marker = {"marker": "o", "ms": 3} if len(steps) <= MARKED else {}
             axis.plot(steps, series, color=color, ls=style, lw=1.6, label=label, **marker)
-        if level:
-            limit = getattr(run.config, level)
-            axis.axhline(limit, color=LOOKS[1][0], lw=1, ls=":", label=f"{level} {limit:g}")
-        finish(axis, title.rpartition(", ")[2], legend=len(values) > 1 or bool(level))
+        finish(axis, title.rpartition(", ")[2], legend=len(values) > 1)
         return Drawn(figure, told(title, steps, values))
 
     return Panel(name, title, about, draw, tuple(columns), place)
@@ -208,8 +205,6 @@ CURVES: Sequence[Panel] = (
 WIRING: Sequence[Panel] = (
     _curve("moved", "Links moved, links", "By topology events since the evaluation before, of all networks.",
            {"links_grown": "links"}),
-    _curve("overlap", "Links as at the start, share of links", "Present links that the first masks had as well.",
-           _both("overlap")),
     _curve("fan", "Inequality of fan-in, ratio",
            "Standard deviation of the number of links into a unit over its mean, averaged over layers.",
            _both("fan_in_cv")),
@@ -217,15 +212,48 @@ WIRING: Sequence[Panel] = (
            "Squared mean over variance of the gradient that topology events choose new links by; 0 is noise alone.",
            _both("gradient_snr")),
 )  # fmt: skip
-"""Where links went."""
+"""How links moved, and where they are."""
 
-REPLAY: Sequence[Panel] = (
-    _curve("kept", "Replay, transitions", "How many are kept.", {"replay_size": "transitions"}),
-    _curve("distance", "Policy distance, distance",
-           "Between the policy and the actions of the oldest data; above the threshold, old data is dropped.",
-           {"policy_distance": "distance"}, level="distance_threshold"),
+
+def _of_masks(name: str, title: str, about: str, draw: Callable[[RecordedRun, History], Figure], shows: str) -> Panel:
+    """A panel of what masks were over training; `shows` is what it shows in words."""
+
+    def drawn(run: RecordedRun) -> Drawn | str:
+        if run.masks is None:
+            return run.lacking["masks"]
+        steps = run.masks.steps
+        return Drawn(draw(run, run.masks), f"{shows}, in {len(steps)} snapshots from step 0 to {steps[-1]:,}.")
+
+    return Panel(name, title, about, drawn, place="broad")
+
+
+def _buffer(run: RecordedRun) -> Drawn | str:
+    if not run.rows:
+        return run.lacking["rows"]
+    steps = column(run.rows, "env_steps")
+    names = {"transitions kept": "replay_size", "policy distance": "policy_distance"}
+    values = {label: column(run.rows, name) for label, name in names.items()}
+    values = {label: series for label, series in values.items() if np.isfinite(series).any()}
+    return Drawn(masks.draw_buffer(run.rows, run.config.to_dict()), told("Replay", steps, values))
+
+
+MASKS: Sequence[Panel] = (
+    _of_masks("strip-actor", "The actor's links over training",
+              "A cell is a weight; its colour is what became of the link.",
+              lambda run, history: masks.draw_strip(history), "Links of each matrix of the actor"),
+    _of_masks("inputs", "What reads each input",
+              "Inputs by name, those with most links first.",
+              lambda run, history: masks.draw_inputs(history, run.policy), "Links from each input, and their weights"),
+    _of_masks("layers", "Links by layer",
+              "How many there are, and how many of those at the start are still there.",
+              lambda run, history: masks.draw_layers(history), "Links of each layer of actor and critic"),
+    _of_masks("strip-critic", "A critic's links over training",
+              "As of the actor; the actions are inputs, too.",
+              lambda run, history: masks.draw_strip(history, "critic"), "Links of each matrix of a critic"),
+    Panel("buffer", "Replay buffer and policy distance",
+          "Where the buffer is dynamic, old data goes when the policy is too far from it.", _buffer, place="broad"),
 )  # fmt: skip
-"""What is learned from."""
+"""What the masks were, and what was learned from."""
 
 SPEED: Sequence[Panel] = (
     _curve("speed", "Speed, environment steps per second",
