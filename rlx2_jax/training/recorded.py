@@ -63,7 +63,7 @@ def read(workdir: Path) -> RecordedRun:
             lacking[name] = str(error).replace(f"{workdir}/", "")
             return otherwise
 
-    rows = attempt("rows", lambda: _rows(workdir), [])
+    rows = attempt("rows", lambda: _rows(workdir), list[dict[str, Any]]())
     summary = attempt("summary", lambda: _summary(workdir), None)
     policy = attempt("policy", lambda: policies.load(workdir), None)
     masks = attempt("masks", lambda: history.load(workdir), None)

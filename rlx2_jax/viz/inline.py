@@ -25,7 +25,7 @@ INK, LINE = "#1b2431", "#c8d0d9"
 VARIABLES = {INK: "var(--ink)", LINE: "var(--line)", "#000000": "var(--ink)"}
 """What becomes of colours."""
 
-LOOK: dict[str, Any] = {
+LOOK: dict[Any, Any] = {
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": LINE,

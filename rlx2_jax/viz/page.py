@@ -78,7 +78,7 @@ def page(run: RecordedRun, episode: bytes | None = None, why_not: str = NO_EPISO
             body.append(_lacks(str(error)))
         body.append("</section>")
     body += ["</main>", "<footer>This page is one file and loads nothing. Curves and tables are of metrics.jsonl, "
-             "summary.json, config.json and masks.npz beside it.</footer>"]  # fmt: skip
+             "summary.json, config.json and topology.npz beside it.</footer>"]  # fmt: skip
     template = importlib.resources.files("rlx2_jax.viz").joinpath("page.html").read_text(encoding="utf-8")
     head, tail = template.split("@BODY@")
     return (head.replace("@TITLE@", _text(_title(run.config))) + "\n".join(body) + tail).encode()
@@ -209,13 +209,13 @@ def _spelled(field: dataclasses.Field[Any], value: Any) -> str:
 
 def _pictures(run: RecordedRun, those: Iterable[Panel]) -> str:
     """Panels side by side, and below them why others are not there."""
-    shown, reasons = [], []
+    shown, reasons = list[str](), dict[str, list[str]]()
     for panel in those:
         title = panel.title.partition(",")[0]
         with inline.look():
             drawn = panel.draw(run)
             if isinstance(drawn, str):
-                reasons.append(f"{title}: {drawn}.")
+                reasons.setdefault(drawn.rstrip("."), []).append(title)
                 continue
             picture = inline.element(drawn.figure, panel.name, drawn.told)
         shown.append(
@@ -223,7 +223,7 @@ def _pictures(run: RecordedRun, those: Iterable[Panel]) -> str:
             f"<figcaption>{_text(panel.about)}</figcaption></figure>"
         )
     grid = f'<div class="panels">{"".join(shown)}</div>' if shown else ""
-    return grid + "".join(f'<p class="soft">{_text(reason)}</p>' for reason in reasons)
+    return grid + "".join(_lacks(f"{', '.join(titles)}: {reason}.") for reason, titles in reasons.items())
 
 
 def _curves(run: RecordedRun) -> str:
@@ -424,7 +424,7 @@ def _episode(episode: bytes | None, why_not: str) -> str:
     return (
         "<p>One episode of the policy of the last evaluation. Drag to turn about the robot, stop, slow down, or step "
         "with the arrow keys.</p>"
-        f'<iframe title="An episode of the policy, to turn about in" sandbox="allow-scripts" loading="lazy" '
+        f'<iframe title="An episode of the policy, to turn about in" sandbox="allow-scripts" '
         f'srcdoc="{html.escape(episode.decode())}"></iframe>'
     )
 
