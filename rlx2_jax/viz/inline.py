@@ -25,6 +25,9 @@ INK, LINE = "#1b2431", "#c8d0d9"
 VARIABLES = {INK: "var(--ink)", LINE: "var(--line)", "#000000": "var(--ink)"}
 """What becomes of colours."""
 
+INCH = 100
+"""Pixels of a page that an inch of a figure takes, at most."""
+
 LOOK: dict[Any, Any] = {
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -69,4 +72,5 @@ def element(figure: Figure, name: str, told: str) -> str:
     # A style sheet of Matplotlib's would hold for the whole page.
     body = re.sub(r"<svg[^>]*>|<style.*?</style>", "", text, count=0, flags=re.DOTALL)
     body = re.sub(r"\n\s*", "\n", body)
-    return f'<svg viewBox="{box}" role="img" aria-label="{html.escape(told)}">{body}'
+    width = round(INCH * figure.get_figwidth())  # Wider, its letters would be larger than the page's.
+    return f'<svg viewBox="{box}" style="max-width:{width}px" role="img" aria-label="{html.escape(told)}">{body}'

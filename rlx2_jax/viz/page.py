@@ -97,16 +97,21 @@ def _list(entries: Mapping[str, str]) -> str:
     return '<dl class="list">' + "".join(f"<dt>{_text(k)}</dt><dd>{v}</dd>" for k, v in entries.items()) + "</dl>"
 
 
-def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of HTML cells, the first of a row naming it."""
     lines = "".join(
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
     )
     top = "".join(f'<th scope="col">{_text(cell)}</th>' for cell in head)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(caption)}"><table class="{kind}">'
-        f"<caption>{_text(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
+    return _scrolled(
+        caption,
+        f"<table><caption>{_text(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>",
     )
+
+
+def _scrolled(name: str, content: str) -> str:
+    """Content that may be wider than the page; a keyboard can move it."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(name)}">{content}</div>'
 
 
 def _percent(share: float) -> str:
@@ -218,6 +223,8 @@ def _pictures(run: RecordedRun, those: Iterable[Panel]) -> str:
                 reasons.setdefault(drawn.rstrip("."), []).append(title)
                 continue
             picture = inline.element(drawn.figure, panel.name, drawn.told)
+        if panel.place == "broad":  # On a small screen it is moved, not made small.
+            picture = _scrolled(title, picture)
         shown.append(
             f'<figure class="{panel.place}"><h3>{_text(title)}</h3>{picture}'
             f"<figcaption>{_text(panel.about)}</figcaption></figure>"

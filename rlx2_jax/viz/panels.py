@@ -21,7 +21,7 @@ LOOKS = (*zip(comparison.COLORS, comparison.STYLES, strict=False),)
 SIZE = 4.3, 2.5
 """Inches of a picture, of which two or three stand side by side."""
 
-MARGINS = 0.62, 0.42, 0.1, 0.08
+MARGINS = 0.7, 0.42, 0.1, 0.08
 """Inches left of, below, right of and above the axes."""
 
 MARKED = 40
@@ -137,6 +137,8 @@ def finish(axis: Any, unit: str, *, legend: bool) -> None:
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_formatter(spelled)
     axis.margins(y=0.12)
+    if min(np.nanmin(line.get_ydata()) for line in axis.lines) >= 0:
+        axis.set_ylim(bottom=max(0.0, axis.get_ylim()[0]))
     if legend:
         axis.legend(frameon=False, fontsize=8, loc="best")
 
