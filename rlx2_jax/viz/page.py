@@ -431,7 +431,7 @@ def _episode(episode: bytes | None, why_not: str) -> str:
     return (
         "<p>One episode of the policy of the last evaluation. Drag to turn about the robot, stop, slow down, or step "
         "with the arrow keys.</p>"
-        f'<iframe title="An episode of the policy, to turn about in" sandbox="allow-scripts" '
+        f'<iframe title="An episode of the policy, to turn about in" '
         f'srcdoc="{html.escape(episode.decode())}"></iframe>'
     )
 

@@ -107,20 +107,20 @@ def _curve(
         values = {label: series for label, series in values.items() if np.isfinite(series).any()}
         if not values:
             return "no evaluation has measured it"
-        figure, axis = empty(wide=place == "wide")
+        figure, axis = _empty(wide=place == "wide")
         if spread:
             first, deviation = next(iter(values.values())), column(run.rows, spread)
             axis.fill_between(steps, first - deviation, first + deviation, color=LOOKS[0][0], alpha=0.2, lw=0)
         for (label, series), (color, style) in zip(values.items(), LOOKS, strict=False):
             marker = {"marker": "o", "ms": 3} if len(steps) <= MARKED else {}
             axis.plot(steps, series, color=color, ls=style, lw=1.6, label=label, **marker)
-        finish(axis, title.rpartition(", ")[2], legend=len(values) > 1)
-        return Drawn(figure, told(title, steps, values))
+        _finish(axis, title.rpartition(", ")[2], legend=len(values) > 1)
+        return Drawn(figure, _told(title, steps, values))
 
     return Panel(name, title, about, draw, tuple(columns), place)
 
 
-def empty(*, wide: bool = False) -> tuple[Figure, Any]:
+def _empty(*, wide: bool = False) -> tuple[Figure, Any]:
     """A figure and its axes, with the same margins in inches whatever is drawn, so that pictures side by side agree."""
     width, height = (2.4 * SIZE[0], 1.2 * SIZE[1]) if wide else SIZE
     left, bottom, right, top = MARGINS
@@ -129,13 +129,13 @@ def empty(*, wide: bool = False) -> tuple[Figure, Any]:
     return figure, figure.add_axes(place)
 
 
-def finish(axis: Any, unit: str, *, legend: bool) -> None:
+def _finish(axis: Any, unit: str, *, legend: bool) -> None:
     """The look of all pictures over steps."""
     tidy(axis)
     axis.set(xlabel="environment steps", ylabel=unit)
     axis.yaxis.set_major_locator(MaxNLocator(5))
     for side in (axis.xaxis, axis.yaxis):
-        side.set_major_formatter(spelled)
+        side.set_major_formatter(_spelled)
     axis.margins(y=0.12)
     if min(np.nanmin(line.get_ydata()) for line in axis.lines) >= 0:
         axis.set_ylim(bottom=max(0.0, axis.get_ylim()[0]))
@@ -143,7 +143,7 @@ def finish(axis: Any, unit: str, *, legend: bool) -> None:
         axis.legend(frameon=False, fontsize=8, loc="best")
 
 
-def spelled(value: float, place: int | None = None) -> str:
+def _spelled(value: float, place: int | None = None) -> str:
     """A number at an axis."""
     del place
     for unit, sign in ((1e6, "M"), (1e3, "k")):
@@ -152,7 +152,7 @@ def spelled(value: float, place: int | None = None) -> str:
     return f"{value:.4g}"
 
 
-def told(title: str, steps: np.ndarray, values: Mapping[str, np.ndarray]) -> str:
+def _told(title: str, steps: np.ndarray, values: Mapping[str, np.ndarray]) -> str:
     """Curves in words: where each begins and ends, and between what it lies."""
     parts = []
     for label, series in values.items():
@@ -166,6 +166,7 @@ def told(title: str, steps: np.ndarray, values: Mapping[str, np.ndarray]) -> str
 
 
 BOTH = ("actor", "critic")
+"""Networks that columns come for."""
 
 
 def _both(what: str) -> dict[str, str]:
@@ -236,7 +237,7 @@ def _buffer(run: RecordedRun) -> Drawn | str:
     names = {"transitions kept": "replay_size", "policy distance": "policy_distance"}
     values = {label: column(run.rows, name) for label, name in names.items()}
     values = {label: series for label, series in values.items() if np.isfinite(series).any()}
-    return Drawn(masks.draw_buffer(run.rows, run.config.to_dict()), told("Replay", steps, values))
+    return Drawn(masks.draw_buffer(run.rows, run.config.to_dict()), _told("Replay", steps, values))
 
 
 MASKS: Sequence[Panel] = (
