@@ -60,7 +60,9 @@ class Drawn(NamedTuple):
     """A picture, and what it shows in words."""
 
     figure: Figure
+    """Made in `inline.look`."""
     told: str
+    """Where its curves begin and end, or what it shows."""
 
 
 class Panel(NamedTuple):
