@@ -114,7 +114,13 @@ def test_a_platform_that_is_not_here_is_refused_by_every_launcher_that_computes(
     monkeypatch.setattr(jax, "devices", none)
     monkeypatch.setattr(jax, "device_count", none)
     run = [f"--workdir={tmp_path / 'run'}"]
-    arguments = {"reproduce.py": ["--study=table2"], "evaluate.py": run, "rollout.py": run, "export.py": run}
+    arguments = {
+        "reproduce.py": ["--study=table2"],
+        "evaluate.py": run,
+        "rollout.py": run,
+        "export.py": run,
+        "report.py": run,
+    }
     if launcher == "plot.py":
         return
     done = launch_here(launcher, *arguments.get(launcher, []), cwd=tmp_path)

@@ -4,7 +4,7 @@ from rlx2_jax.config.config import Config, RunConfig
 from rlx2_jax.config.fields import NEVER
 from rlx2_jax.config.methods import METHODS, Mechanisms
 from rlx2_jax.config.registry import AGENTS
-from rlx2_jax.config.resolution import PACKED_DEPTH, PAPER_STEPS, QUICK_TASKS, resolve
+from rlx2_jax.config.resolution import PACKED_DEPTH, PAPER_STEPS, QUICK_TASKS, resolve, written
 from rlx2_jax.config.values import (
     METHOD,
     OWN,
@@ -37,4 +37,5 @@ __all__ = [
     "make_schedule",
     "resolve",
     "traced",
+    "written",
 ]

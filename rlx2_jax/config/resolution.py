@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from rlx2_jax import envs
 from rlx2_jax.config import methods, registry
 from rlx2_jax.config.config import Config, RunConfig
 from rlx2_jax.config.fields import NEVER, check_value, require
+from rlx2_jax.errors import ConfigError
 
 PAPER_STEPS = 3_000_000
 """Length of the paper's runs, which its schedules belong to."""
@@ -53,6 +55,23 @@ def resolve(config: Config) -> RunConfig:
     _check_together(resolved)
     _check_fields(resolved)
     return resolved
+
+
+def written(config: RunConfig) -> dict[str, Any]:
+    """The settings that a person has to write for a run, in the order of their declaration: `resolve` finds the others.
+
+    Of two settings of which each would do alone, the one that is declared first is written.
+
+    Raises:
+      ConfigError: the configuration cannot be resolved here, for instance because a method of one's own is not there.
+    """
+    kept = vars(resolve(config))
+    for name in reversed(tuple(kept)):
+        fewer = {other: value for other, value in kept.items() if other != name}
+        with contextlib.suppress(ConfigError):
+            if resolve(Config(**fewer)) == config:
+                kept = fewer
+    return kept
 
 
 def _check_fields(config: Config) -> None:
