@@ -81,7 +81,9 @@ def _draw(directories: Sequence[Path], ending: str) -> bytes:
     if ending in masks.FILMS:
         pictures = masks.animate(history.load(directories[0]), NETWORK.value)
         return (
-            film.write_gif(pictures, masks.FPS, flat=True) if ending == ".gif" else film.write_mp4(pictures, masks.FPS)
+            film.write_gif(pictures, masks.FPS, [*masks.PALETTE.values()])
+            if ending == ".gif"
+            else film.write_mp4(pictures, masks.FPS)
         )
     return curves.render(INSIDE[KIND.value](directories[0]), ending)
 

@@ -163,7 +163,7 @@ def test_a_film_has_a_picture_for_each_snapshot(tmp_path):
     orange = np.array([int(masks.PALETTE["new"][i : i + 2], 16) for i in (1, 3, 5)])
     seen = [int((picture == orange).all(-1).sum()) for picture in pictures]
     assert seen[0] < min(seen[1:]), "at first nothing is new but in the legend"
-    with Image.open(io.BytesIO(film.write_gif(iter(pictures), masks.FPS, flat=True))) as gif:
+    with Image.open(io.BytesIO(film.write_gif(iter(pictures), masks.FPS, [*masks.PALETTE.values()]))) as gif:
         assert (gif.n_frames, gif.size) == (3, pictures[0].shape[1::-1])
         gif.seek(2)
         colors = {color for _, color in gif.convert("RGB").getcolors(2**16)}

@@ -40,6 +40,9 @@ NO_FFMPEG = "MP4 needs the program ffmpeg (on Debian: apt install ffmpeg) or pip
 COLORS = 96
 """In the palette of a GIF: the fewer, the smaller it is."""
 
+APART = 9
+"""Levels between two colours of a palette, in one of red, green and blue."""
+
 BACKDROP = 40
 """Radii from the target to what closes the view."""
 
@@ -185,20 +188,20 @@ def _painted(rollout: Rollout, size: Size) -> Any:
     return model
 
 
-def write_gif(pictures: Pictures, fps: float, *, flat: bool = False) -> bytes:
+def write_gif(pictures: Pictures, fps: float, exact: Sequence[str] = ()) -> bytes:
     """A GIF that repeats for ever, of pictures that all have the colours of the first ones' palette.
 
     Args:
       pictures: one after another.
       fps: of them per second.
-      flat: they are drawn in a few colours, which stay exact, and not lit.
+      exact: hexadecimal codes of colours that they are drawn in, if they are not lit: these stay as they are.
     """
     from PIL import Image
 
     first = Image.fromarray(next(pictures))
     # The palette that covers most colours: others make grey grounds pink.
-    how = Image.Quantize.MEDIANCUT if flat else Image.Quantize.MAXCOVERAGE
-    palette = first.quantize(COLORS, how, dither=Image.Dither.NONE)
+    covering = lambda: first.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette = _frequent(first, exact) if exact else covering()
     reduced = lambda image: image.quantize(palette=palette, dither=Image.Dither.NONE)
     rest = [reduced(Image.fromarray(picture)) for picture in pictures]
     out = io.BytesIO()
@@ -206,6 +209,20 @@ def write_gif(pictures: Pictures, fps: float, *, flat: bool = False) -> bytes:
     duration = max(20, 10 * round(100 / fps))
     reduced(first).save(out, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)
     return out.getvalue()
+
+
+def _frequent(picture: Any, exact: Sequence[str]) -> Any:
+    """An image whose palette are some colours, and a picture's most frequent ones that Pillow tells from them."""
+    from PIL import Image, ImageColor
+
+    chosen = [ImageColor.getrgb(code) for code in exact]
+    for _, color in sorted(picture.getcolors(picture.width * picture.height), reverse=True):
+        near = (max(abs(a - b) for a, b in zip(color, other, strict=True)) < APART for other in chosen)
+        if len(chosen) < COLORS and not any(near):
+            chosen.append(color)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for color in chosen for part in color])
+    return palette
 
 
 def write_mp4(pictures: Pictures, fps: float) -> bytes:
