@@ -8,13 +8,12 @@ The picture is PNG, PDF or SVG, as its name ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from rlx2_jax.config import command_line
-from rlx2_jax.errors import ConfigError, WorkdirError
-from rlx2_jax.training import workdirs
+from rlx2_jax.errors import ConfigError
+from rlx2_jax.training import drawing
 from rlx2_jax.viz import comparison, curves
 
 WORKDIRS = flags.DEFINE_list("workdirs", [], "directories of the runs")
@@ -30,20 +29,11 @@ def main(argv: Sequence[str]) -> int | None:
     command_line.check_output(OUTPUT.value, OUTPUT.name, curves.FORMATS)
     # A run that is named twice is one run.
     directories = {path.resolve(): path for path in command_line.paths(WORKDIRS)}
-    figure = comparison.draw(comparison.arrange([_read(path) for path in directories.values()]), TITLE.value)
+    figure = comparison.draw(comparison.arrange([drawing.read_run(path) for path in directories.values()]), TITLE.value)
     OUTPUT.value.parent.mkdir(parents=True, exist_ok=True)
     curves.save(figure, OUTPUT.value)
     print(f"wrote {OUTPUT.value}")
     return 0
-
-
-def _read(directory: Path) -> comparison.DrawnRun:
-    config = workdirs.read_config(directory)
-    rows = workdirs.read_rows(directory)
-    if not rows:
-        raise WorkdirError(f"{directory} holds no evaluation yet; let its run go on.")
-    what = {name: value for name, value in config.items() if name not in workdirs.HOW}
-    return comparison.DrawnRun(str(directory), what, rows)
 
 
 if __name__ == "__main__":
