@@ -92,7 +92,7 @@ def load(path: str | Path) -> Ticket:
     except FileNotFoundError:
         raise CheckpointError(f"no masks at {path}; name the directory of a finished run, or its {NAME}.") from None
     try:
-        like = templates(*_described(about))
+        like = templates(*described(about))
         initial, final = (
             {
                 network: _tree(
@@ -169,37 +169,28 @@ def digest(path: str | Path) -> str:
     return hashed.hexdigest()[:16]
 
 
-def _arrays(
-    about: dict[str, Any], headers: Mapping[str, archives.Announced]
-) -> dict[str, tuple[tuple[int, ...], type[np.uint8]]]:
-    """What the masks of a run must hold: matrices of the shapes that its configuration makes."""
-    archives.require(about, {"format": int, "shapes": dict})
-    if about["format"] != FORMAT:
-        raise ConfigError(
-            f"they are of format {about['format']}, not {FORMAT}; make their run again with this version."
-        )
-    for network, own in _structure(about).items():
+def check_shapes(about: Mapping[str, Any]) -> None:
+    """Compare the shapes that a description of masks names with those that its configuration makes.
+
+    Raises:
+      ValueError: they are others, or there is no such configuration.
+    """
+    for network, own in structures(about).items():
         twins = [2] if network == "critic" else []
         if about["shapes"].get(network) != [[*twins, *shape] for shape in own.shapes]:
             raise ValueError(f"other {network} matrices than its configuration makes")
-    return {
-        f"{moment}/{network}/{i}": ((math.ceil(math.prod(shape) / 8),), np.uint8)
-        for moment in ("initial", "final")
-        for network, shapes in about["shapes"].items()
-        for i, shape in enumerate(shapes)
-    }
 
 
-def _structure(about: Mapping[str, Any]) -> dict[str, Structure]:
-    """What the configuration makes of the networks.
+def structures(about: Mapping[str, Any]) -> dict[str, Structure]:
+    """What the configuration in a description of masks makes of the networks.
 
     Raises:
       ValueError: there is no such configuration.
     """
-    return structure(*_described(about))
+    return structure(*described(about))
 
 
-def _described(about: Mapping[str, Any]) -> tuple[Config, int, int]:
+def described(about: Mapping[str, Any]) -> tuple[Config, int, int]:
     """The configuration, and the sizes of its task's observations and actions, of which the networks were made.
 
     Raises:
@@ -219,8 +210,26 @@ def _described(about: Mapping[str, Any]) -> tuple[Config, int, int]:
     return config, inputs, outputs // registry.find(config.agent).actor_outputs(1)
 
 
+def _arrays(
+    about: dict[str, Any], headers: Mapping[str, archives.Announced]
+) -> dict[str, tuple[tuple[int, ...], type[np.uint8]]]:
+    """What the masks of a run must hold: matrices of the shapes that its configuration makes."""
+    archives.require(about, {"format": int, "shapes": dict})
+    if about["format"] != FORMAT:
+        raise ConfigError(
+            f"they are of format {about['format']}, not {FORMAT}; make their run again with this version."
+        )
+    check_shapes(about)
+    return {
+        f"{moment}/{network}/{i}": ((math.ceil(math.prod(shape) / 8),), np.uint8)
+        for moment in ("initial", "final")
+        for network, shapes in about["shapes"].items()
+        for i, shape in enumerate(shapes)
+    }
+
+
 def _check_links(found: Networks, about: Mapping[str, Any], moment: str) -> None:
-    for network, own in _structure(about).items():
+    for network, own in structures(about).items():
         expected = zip(masking.kernels(found[network]), getattr(own, moment), strict=True)
         for i, (kernel, count) in enumerate(expected):
             links = kernel.sum((-2, -1))

@@ -19,7 +19,6 @@ from rlx2_jax.errors import FileError
 from rlx2_jax.io import files
 from rlx2_jax.io.checkpoints import Checkpoints
 from rlx2_jax.networks.structure import make_hparams
-from rlx2_jax.policies import tickets
 from rlx2_jax.sweeps import hosts
 from rlx2_jax.sweeps.layout import Layout
 from rlx2_jax.sweeps.plans import PlannedBatch, PlannedRun
@@ -119,9 +118,11 @@ class BatchRun:
             kept = {run.name: [] for run in self.runs}
             self.state = self.compiled.init(self.keys, self.hparams)
         steps = self.clock.steps
+        first = self._by_row(self.state.first_masks)
         for row, (run, record) in enumerate(zip(self.runs, self.records, strict=True)):
             rows = kept.get(run.name)
-            if told := record.open(min(steps, self.diverged.get(run.name, steps + 1) - 1), rows):
+            until = min(steps, self.diverged.get(run.name, steps + 1) - 1)
+            for told in record.open(until, rows, first.get(row)):
                 self.display.say(told)
             if row not in self.mine and rows is None:
                 rows = files.read_json_lines(workdir / "runs" / run.name / "metrics.jsonl")
@@ -179,21 +180,20 @@ class BatchRun:
         self.examine(np.isfinite(reports["return_mean"]))
         self._rates = rates
         clocks = self.clock.columns(rates)
-        actors = self.layout.local(self.state.agent.actor.params)
-        place = {row: k for k, row in enumerate(self.layout.local_rows(self.batch.rows))}
+        agent = self.state.agent
+        seen = self._by_row((agent.actor.params, programs.agent_masks(agent)))
 
         def add(row: int) -> None:
             report = {name: values[row] for name, values in reports.items()}
-            params = jax.tree.map(lambda x: x[place[row]], actors) if row in place else {}
-            self.records[row].add(plain_row(report) | clocks, params)
+            self.records[row].add(plain_row(report) | clocks, *seen.get(row, ({}, None)))
 
         going = [row for row, run in enumerate(self.runs) if run.name not in self.diverged]
         list(self.pool.map(add, going))
         self.evaluated(self)
 
-    def _masks(self) -> dict[int, tuple[tickets.Compressed, tickets.Networks]]:
-        """First and present ones of each row on this host's devices."""
-        local = self.layout.local((self.state.first_masks, programs.agent_masks(self.state.agent)))
+    def _by_row(self, tree: Any) -> dict[int, Any]:
+        """Part of a state, of each row on this host's devices."""
+        local = self.layout.local(tree)
         rows = self.layout.local_rows(self.batch.rows)
         return {row: jax.tree.map(lambda x, k=k: x[k], local) for k, row in enumerate(rows)}
 
@@ -213,7 +213,7 @@ class BatchRun:
     def finish(self, done: bool) -> None:
         """Write summaries and curves; a batch that is done needs its checkpoints no more."""
         nonfinite = self.layout.gather(self.state.nonfinite)
-        masks = self._masks() if done else {}
+        masks = self._by_row((self.state.first_masks, programs.agent_masks(self.state.agent))) if done else {}
 
         for row in self.mine:
             totals = Totals(

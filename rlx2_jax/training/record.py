@@ -13,10 +13,10 @@ import numpy as np
 from rlx2_jax import networks, policies
 from rlx2_jax.analysis import accounting
 from rlx2_jax.config import RunConfig
-from rlx2_jax.envs import JAX, Environment
+from rlx2_jax.envs import Environment
 from rlx2_jax.envs.labels import Labels
 from rlx2_jax.io import files, provenance
-from rlx2_jax.policies import tickets
+from rlx2_jax.policies import history, tickets
 from rlx2_jax.runtime import compilation
 from rlx2_jax.training import workdirs
 from rlx2_jax.training.events import Events
@@ -66,32 +66,41 @@ class Record:
         self._labels = Labels.of(env)
         self._account = accounting.account(config, *self._sizes)
         self._events: Events | None = None
+        self._masks: history.Recorder | None = None
         self._provenance = provenance.about()
         self._draw_from = time.monotonic() + FIRST_DRAWING
 
-    def open(self, env_steps: int, kept: Sequence[Row] | None = ()) -> str | None:
+    def open(
+        self, env_steps: int, kept: Sequence[Row] | None = (), first: tickets.Compressed | None = None
+    ) -> list[str]:
         """Begin at a step: what a directory holds of later ones is forgotten, what it held of earlier ones is kept.
 
         Args:
           env_steps: the step.
           kept: rows up to it, as a checkpoint has them (see `training.workdir.rewind`).
+          first: masks that the run began with; without them no masks are recorded over training.
 
         Returns:
-          A sentence, if the directory held others.
+          Sentences on what the directory held else, or lacks.
         """
         if self.directory is None:
             self.rows = list(kept or ())
-            return None
+            return []
         self.rows, told = workdirs.rewind(self.directory, env_steps, self.config.eval_every, kept)
         self._events = Events(self.directory / "tensorboard", env_steps)
-        return told
+        lacking = None
+        if first is not None:
+            describe = lambda steps: policies.describe(self.config, steps, None, self._sizes, self._labels)
+            self._masks = history.Recorder(self.directory / history.NAME, self.config, self._sizes, describe)
+            lacking = self._masks.begin(env_steps, first)
+        return [sentence for sentence in (told, lacking) if sentence]
 
     def history(self) -> list[Row]:
         """The rows as a resumed run reads them."""
         return files.plain(self.rows)
 
-    def add(self, row: Row, params: networks.Params) -> None:
-        """One evaluation, and the actor's parameters it was made with."""
+    def add(self, row: Row, params: networks.Params, masks: tickets.Networks | None = None) -> None:
+        """One evaluation, the actor's parameters it was made with, and the masks of both networks."""
         best = not self.rows or row["return_mean"] > max(r["return_mean"] for r in self.rows)
         self.rows.append(row)
         if self.directory is None:
@@ -104,6 +113,8 @@ class Record:
         self._events.flush()
         for name in policies.FILES.values() if best else (policies.NAME,):
             policies.save(self.directory / name, params, self.about())
+        if self._masks is not None and masks is not None:
+            self._masks.add(row["env_steps"], masks)
 
     def about(self) -> dict[str, Any]:
         """What is saved with the policy or the masks of the last row."""
@@ -123,12 +134,7 @@ class Record:
         began = time.monotonic()
         if self.directory is None or not self.rows or (began < self._draw_from and not last):
             return
-        c = self.config
-        title = (
-            f"{c.method} {c.agent} on {c.env}{'' if c.backend == JAX else f' ({c.backend})'}, seed {c.seed}, sparsity "
-            f"{100 * c.actor_sparsity:.3g} % / {100 * c.critic_sparsity:.3g} %"
-        )
-        curves.save(curves.draw_run(self.rows, title), self.directory / "curve.png")
+        curves.save(curves.draw_run(self.rows, curves.headline(self.config.to_dict())), self.directory / "curve.png")
         ended = time.monotonic()
         self._draw_from = ended + (ended - began) / DRAWING
 

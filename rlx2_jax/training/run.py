@@ -136,7 +136,7 @@ class _Run:
         plain = self.config.compute != "packed" and program.devices.sharding is None
         self.unpack = _same if plain else jax.jit(programs.unpack)
         self.pack = _same if plain else jax.jit(program.pack)
-        self.actor = jax.jit(_actor)
+        self.seen = jax.jit(_seen)
         self.state: Any = None
 
     def start(self, resume: bool) -> None:
@@ -153,7 +153,7 @@ class _Run:
         else:
             kept = []
             self.state = self.compiled.init(jax.random.PRNGKey(self.config.seed), self.program.hparams)
-        if told := self.record.open(self.clock.steps, kept):
+        for told in self.record.open(self.clock.steps, kept, jax.device_get(self.state.first_masks)):
             self.display.say(told)
 
     def _was_saved(self) -> bool:
@@ -180,7 +180,7 @@ class _Run:
         except FileError as error:
             raise error.adding(self._kept()) from None
         about = self.record.about() | {"env_steps": self.clock.steps}
-        return Result(self.summary, self.record.rows, policies.Policy(self.actor(self.state), about), finished)
+        return Result(self.summary, self.record.rows, policies.Policy(self.seen(self.state)[0], about), finished)
 
     def advance(self) -> np.ndarray:
         """Train for a chunk (see `loop.Executor`, as for the following)."""
@@ -209,7 +209,7 @@ class _Run:
         if not math.isfinite(row["return_mean"]):
             self._diverged("the evaluated policy's actions or their rewards are")
         row |= self.clock.columns(rates)
-        self.record.add(row, self.actor(self.state))
+        self.record.add(row, *self.seen(self.state))
         self.display.row(row)
         self.record.draw()
         if self.on_report is not None:
@@ -250,8 +250,7 @@ class _Run:
             **self.clock.seconds(),
         )
         if done:
-            masks = jax.jit(_masks)(self.state)
-            self.record.keep_masks(*jax.device_get((self.state.first_masks, masks)))
+            self.record.keep_masks(*jax.device_get((self.state.first_masks, self.seen(self.state)[1])))
         self.summary = self.record.close(totals, finished=done)
 
     def _diverged(self, what: str) -> NoReturn:
@@ -328,12 +327,9 @@ def _same(state: Any) -> Any:
     return state
 
 
-def _actor(state: programs.TrainState) -> Any:
-    return programs.unpack(state).agent.actor.params
-
-
-def _masks(state: programs.TrainState) -> Any:
-    return programs.agent_masks(state.agent)
+def _seen(state: programs.TrainState) -> tuple[Any, Any]:
+    """What an evaluation keeps: the actor's parameters, and the masks of both networks."""
+    return programs.unpack(state).agent.actor.params, programs.agent_masks(state.agent)
 
 
 def _check_memory(program: programs.Program) -> str:

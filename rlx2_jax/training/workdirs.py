@@ -5,6 +5,7 @@ metrics.jsonl     one object per evaluation
 tensorboard/      the same as TensorBoard events
 checkpoints/      whole-run state and rows so far (see `checkpoints`), with checksums/ and rejected/ beside it
 policy.npz        the policy at the last evaluation; policy_best.npz at the best one (see `policies`)
+topology.npz      the masks over training (see `policies.history`)
 masks.npz         the masks it began and ended with, once it is finished (see `tickets`)
 summary.json      what came out
 curve.png         what it looked like
@@ -25,12 +26,13 @@ from typing import Any
 from rlx2_jax.config import Config, RunConfig, resolve
 from rlx2_jax.errors import ConfigError, FileError, WorkdirError
 from rlx2_jax.io import files, lock
-from rlx2_jax.policies import tickets
+from rlx2_jax.policies import history, tickets
 
 FILES = (
     "metrics.jsonl",
     "policy.npz",
     "policy_best.npz",
+    history.NAME,
     tickets.NAME,
     "summary.json",
     "curve.png",

@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlx2_jax.envs import JAX
 from rlx2_jax.io import files
 
 Rows = Sequence[Mapping[str, Any]]
@@ -34,6 +35,13 @@ plain_text = matplotlib.rc_context({"text.parse_math": False})
 def legible(text: str) -> str:
     """A text as it was meant, from a command line or a file's name that Python could not decode."""
     return os.fsencode(text).decode("utf-8", "replace") if any("\ud800" <= c <= "\udfff" for c in text) else text
+
+
+def headline(config: Mapping[str, Any]) -> str:
+    """What a run is, in a line: method, agent, task, seed, sparsity of actor and critics."""
+    backend = "" if config["backend"] == JAX else f" ({config['backend']})"
+    shares = " / ".join(f"{100 * config[f'{name}_sparsity']:.3g} %" for name in ("actor", "critic"))
+    return f"{config['method']} {config['agent']} on {config['env']}{backend}, seed {config['seed']}, sparsity {shares}"
 
 
 @plain_text
@@ -73,7 +81,7 @@ def draw_run(rows: Rows, title: str) -> Figure:
         axis.set_xlabel("environment steps")
         if name != "return":
             axis.title.set_fontsize(10)
-            axis.legend(loc="upper left" if name == "buffer" else "best", frameon=False, fontsize="small")
+            axis.legend(loc="upper left" if name in ("buffer", "bias") else "best", frameon=False, fontsize="small")
     return figure
 
 
@@ -88,6 +96,8 @@ def _draw_diagnostics(axes: Mapping[str, Any], rows: Rows) -> None:
     axes["bias"].plot(steps, paid + column(rows, "value_bias"), color=COLORS[1], label="Q")
     axes["bias"].plot(steps, paid, color=COLORS[5], lw=1, ls="--", label="discounted return")
     axes["bias"].set(title="value at the start of episodes")
+    low, high = axes["bias"].get_ylim()
+    axes["bias"].set_ylim(low, high + 0.5 * (high - low))  # Room for the legend of both.
 
 
 FORMATS = (".png", ".pdf", ".svg")

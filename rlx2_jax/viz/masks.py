@@ -1,0 +1,322 @@
+"""Masks as pictures: which links a run had over its training, what its inputs are worth, how its layers are filled.
+
+A matrix is drawn as an image with a cell per weight: white where there is no link, else coloured by what became of the
+link since an earlier moment. Rows of a first layer are the entries of the observation, in their order and by their
+names; units are sorted by the number of their links in the last snapshot, so that what is much used stands together.
+Of twin critics the first is shown. Colours are told apart by those who do not see all of them (Okabe and Ito, 2008).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from rlx2_jax.errors import ConfigError
+from rlx2_jax.export import compaction, tracing
+from rlx2_jax.networks import masking
+from rlx2_jax.policies import Policy
+from rlx2_jax.policies.history import NETWORKS, History
+from rlx2_jax.viz.comparison import COLORS, STYLES
+from rlx2_jax.viz.curves import Rows, column, headline, plain_text, tidy
+
+PALETTE = {"absent": "#ffffff", "dropped": "#c9c9c9", "kept": "#0072B2", "new": "#D55E00"}
+"""Colour of a weight, by what became of its link."""
+
+MOMENTS = 5
+"""Pictures of the first layer in a strip, at most."""
+
+STACKED = 30
+"""Inputs up to which the pictures of a strip stand below each other, each with the names of all inputs."""
+
+NAMED = 40
+"""Inputs in a picture that are named, at most."""
+
+FILMS = (".gif", ".mp4")
+"""Endings of the files that an animation can be written to."""
+
+FPS = 5.0
+"""Snapshots per second of an animation."""
+
+
+class _Layer(NamedTuple):
+    """A matrix of a network over its history, as it is drawn."""
+
+    title: str
+    masks: np.ndarray
+    """`[snapshots, rows, columns]`, units sorted; a last layer is turned, so that outputs are its rows."""
+    rows: Sequence[str]
+    """Names of the rows; none where they are units."""
+    axes: tuple[str, str]
+    """What columns and rows are."""
+
+
+@plain_text
+def draw_strip(history: History, network: str = "actor") -> Figure:
+    """The first layer at a few times of training, and below it the other layers at the end.
+
+    Args:
+      history: of the run.
+      network: `actor` or `critic`.
+    """
+    first, *others = _layers(history, network)
+    shown = _moments(history)
+    stacked = len(first.rows) <= STACKED
+    tall = len(shown) * (0.7 + 0.13 * len(first.rows)) if stacked else min(2.0 + 0.04 * len(first.rows), 10.0)
+    figure = Figure(figsize=(10, tall + 4.2), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[tall, 3.7])
+    axes = above.subplots(*((len(shown), 1) if stacked else (1, len(shown))), squeeze=False, sharex=True).ravel()
+    for k, (axis, now) in enumerate(zip(axes, shown, strict=True)):
+        before = shown[max(k - 1, 0)]
+        _show(axis, first, before, now)
+        axis.set_title(_at(history, first, before, now, short=not stacked), fontsize="small")
+        axis.tick_params(labelleft=stacked or k == 0)
+        axis.set(xlabel=first.axes[0] if k == len(shown) - 1 or not stacked else "", ylabel=first.axes[1] * (k == 0))
+    for axis, layer in zip(below.subplots(1, len(others), squeeze=False)[0], others, strict=True):
+        _show(axis, layer, 0, shown[-1])
+        axis.set_title(f"{layer.title}\n{_at(history, layer, 0, shown[-1], short=True)}", fontsize="small")
+        axis.set(xlabel=layer.axes[0], ylabel=layer.axes[1])
+    above.suptitle(f"{network}: {first.title}", fontsize="medium")
+    below.suptitle("the other layers at the end, beside their start", fontsize="medium")
+    figure.suptitle(headline(history.about["config"]))
+    _legend(figure, "in the picture before")
+    return figure
+
+
+@plain_text
+def draw_inputs(history: History, policy: Policy | None = None) -> Figure:
+    """What reads each input, by name: links of actor and critic at the end, the actor's weights, links over training.
+
+    Args:
+      history: of the run.
+      policy: of the same run; with it, its weights are summed, and observations that no action depends on are told.
+    """
+    labels, inputs = history.labels, history.observation_size
+    counts = {name: _per_input(history, name) for name in NETWORKS}
+    order = np.argsort(-counts["actor"][-1], kind="stable")[:NAMED]
+    rows = [*order, *range(inputs, min(inputs + len(labels.action_names), inputs + NAMED // 2))]
+    unread = () if policy is None else _unread(policy)
+    names = [_named((*labels.observation_names, *labels.action_names)[i], i in unread) for i in rows]
+    weights = None if policy is None else np.abs(np.asarray(masking.kernels(policy.params)[0])).sum(1)
+    several = len(history.steps) > 1
+    columns = ["actor", "critic"] + ["weights"] * (weights is not None) + ["training"] * several
+    figure = Figure(figsize=(2 + 2.4 * len(columns), 1.9 + 0.17 * len(rows)), layout="constrained")
+    axes = dict(zip(columns, figure.subplots(1, len(columns), squeeze=False)[0], strict=True))
+    _bars(axes["actor"], counts["actor"][-1], rows, COLORS[0], "links of the actor")
+    _bars(axes["critic"], counts["critic"][-1], rows, COLORS[1], "links of a critic")
+    if weights is not None:
+        _bars(axes["weights"], weights, rows, COLORS[2], "sum of |w|, actor")
+    if several:
+        image = axes["training"].imshow(
+            counts["actor"][:, order].T, aspect="auto", cmap="cividis", extent=(0, 1, len(order) - 0.5, -0.5)
+        )
+        _over_snapshots(axes["training"], history)
+        axes["training"].set_title("links of the actor over training", fontsize="small")
+        figure.colorbar(image, ax=axes["training"], label="links")
+    for axis in axes.values():
+        axis.set_yticks(range(len(rows)), names if axis is axes["actor"] else [], fontsize=7)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+    silent = int((counts["actor"][-1] == 0).sum())
+    told = f"{len(order)} of {inputs} observations, those with most links first; {silent} have none"
+    figure.suptitle(f"{headline(history.about['config'])}\n{told}", fontsize="medium")
+    return figure
+
+
+@plain_text
+def draw_layers(history: History) -> Figure:
+    """Links of each layer over training, and how many of those at the start are still there; a row per network."""
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    grid = figure.subplots(len(NETWORKS), 2, sharex=True)
+    steps = np.asarray(history.steps)
+    for network, (links, first) in zip(NETWORKS, grid, strict=True):
+        for k, layer in enumerate(_layers(history, network)):
+            look = {"color": COLORS[k % len(COLORS)], "ls": STYLES[k // len(COLORS) % len(STYLES)], "marker": "o"}
+            count = layer.masks.sum((1, 2))
+            kept = (layer.masks & layer.masks[0]).sum((1, 2))
+            share = f"{count[-1]:,} of {layer.masks[0].size:,} ({100 * count[-1] / layer.masks[0].size:.3g} %)"
+            links.plot(steps, count, ms=3, **look)
+            first.plot(steps, 100 * kept / np.maximum(count[0], 1), ms=3, label=f"layer {k + 1}: {share}", **look)
+        links.set(title=f"links of the {network}", ylabel="links", yscale="log")
+        first.set(title=f"links of the {network} as at the start", ylabel="%", ylim=(0, 105))
+        first.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize="small", title="at the end")
+        for axis in (links, first):
+            tidy(axis)
+    for axis in grid[-1]:
+        axis.set_xlabel("environment steps")
+    figure.suptitle(headline(history.about["config"]))
+    return figure
+
+
+@plain_text
+def draw_buffer(rows: Rows, config: Mapping[str, Any]) -> Figure:
+    """Transitions kept, and the policy distance that they are dropped by, over training.
+
+    Args:
+      rows: lines of a run's `metrics.jsonl`.
+      config: of the run, as in `config.json`.
+    """
+    steps, distance = column(rows, "env_steps"), column(rows, "policy_distance")
+    measured = bool(np.isfinite(distance).any())
+    figure = Figure(figsize=(8, 3.2 + 2.4 * measured), layout="constrained")
+    size, *below = figure.subplots(1 + measured, 1, sharex=True, squeeze=False)[:, 0]
+    size.plot(steps, column(rows, "replay_size"), color=COLORS[0], marker="o", ms=3, label="kept")
+    for name, words, style in (("buffer_max", "most", "--"), ("buffer_min", "fewest", ":")):
+        if config.get(name) is not None:
+            size.axhline(config[name], color=COLORS[6], lw=1, ls=style, label=f"{words}: {config[name]:,}")
+    size.set(title="replay buffer", ylabel="transitions")
+    for axis in below:
+        axis.plot(steps, distance, color=COLORS[1], marker="o", ms=3, label="at the last check")
+        threshold = config.get("distance_threshold")
+        if config.get("dynamic_buffer") and threshold is not None:
+            label = f"threshold {threshold:g}: above it the oldest are dropped"
+            axis.axhline(threshold, color=COLORS[6], lw=1, ls="--", label=label)
+        axis.set(title="policy distance of the oldest transitions", ylabel="actions, squared")
+    for axis in (size, *below):
+        axis.set_ylim(0, 1.4 * axis.get_ylim()[1])  # Room for the legend.
+        axis.legend(loc="upper left", frameon=False, fontsize="small", ncols=3)
+        tidy(axis)
+    (size, *below)[-1].set_xlabel("environment steps")
+    figure.suptitle(headline(config))
+    return figure
+
+
+@plain_text
+def animate(history: History, network: str = "actor") -> Iterator[np.ndarray]:
+    """Pictures `[height, width, 3]`, uint8, of all layers: one for each snapshot, beside the snapshot before.
+
+    Args:
+      history: of the run.
+      network: `actor` or `critic`.
+    """
+    first, *others = _layers(history, network)
+    figure = Figure(figsize=(8, 6.4), layout="constrained", dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    above, below = figure.subfigures(2, 1, height_ratios=[1, 1.1])
+    axes = [above.subplots(), *below.subplots(1, len(others), squeeze=False)[0]]
+    images = [_show(axis, layer, 0, 0) for axis, layer in zip(axes, (first, *others), strict=True)]
+    for axis, layer in zip(axes, (first, *others), strict=True):
+        axis.set_title(layer.title, fontsize="small")
+        axis.set(xlabel=layer.axes[0], ylabel=layer.axes[1])
+    title = figure.suptitle(_moment_of(history, network, 0))
+    _legend(figure, "one snapshot before")
+    for now in range(len(history.steps)):
+        for image, layer in zip(images, (first, *others), strict=True):
+            image.set_data(_pixels(layer.masks[max(now - 1, 0)], layer.masks[now]))
+        title.set_text(_moment_of(history, network, now))
+        canvas.draw()
+        figure.set_layout_engine("none")  # All pictures are laid out as the first.
+        yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _layers(history: History, network: str) -> list[_Layer]:
+    """The matrices of a network, input to output; of the first critic where there are two."""
+    stacks = [
+        np.stack([mask[0] if mask.ndim == 3 else mask for mask in masks])
+        for masks in zip(*(history.masks(i, network) for i in range(len(history.steps))), strict=True)
+    ]
+    labels = history.labels
+    inputs = labels.observation_names + (labels.action_names if network == "critic" else ())
+    layers = []
+    for k, stack in enumerate(stacks):
+        rows, columns = stack.shape[1:]
+        into, out = (np.argsort(-stack[-1].sum(axis), kind="stable") for axis in (0, 1))
+        title = f"layer {k + 1} of {len(stacks)}, {rows:,} x {columns:,}"
+        if k == 0:
+            named = f"units, most links first ({int(stack[-1].any(0).sum()):,} of {columns:,} have any)"
+            layers.append(_Layer(title, stack[:, :, into], inputs, (named, "inputs")))
+        elif k == len(stacks) - 1:
+            turned = stack[:, out].transpose(0, 2, 1)
+            names = _outputs(labels.action_names, columns, network)
+            layers.append(_Layer(title, turned, names, ("units, most links first", "outputs")))
+        else:
+            layers.append(_Layer(title, stack[:, out][:, :, into], (), ("units out", "units in")))
+    return layers
+
+
+def _outputs(actions: Sequence[str], outputs: int, network: str) -> Sequence[str]:
+    if network == "critic":
+        return ("value",)
+    parts = ("",) if outputs == len(actions) else (" (mean)", " (log std)")
+    return [f"{name}{part}" for part, name in itertools.product(parts, actions)]
+
+
+def _moments(history: History) -> list[int]:
+    """A few snapshots, evenly over training, the first and the last among them."""
+    return sorted({history.before(math.floor(step)) for step in np.linspace(0, history.steps[-1], MOMENTS)})
+
+
+def _show(axis: Any, layer: _Layer, before: int, now: int) -> Any:
+    """Draw a layer's image; its rows have names, as many as can be read."""
+    image = axis.imshow(_pixels(layer.masks[before], layer.masks[now]), aspect="auto")
+    every = math.ceil(len(layer.rows) / NAMED) if layer.rows else 0
+    ticks = range(0, len(layer.rows), every) if every else ()
+    axis.set_yticks(ticks, [layer.rows[i] for i in ticks], fontsize=6)
+    axis.tick_params(length=2, labelsize=6)
+    return image
+
+
+def _pixels(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """RGB of a mask, by what became of each link."""
+    colors = np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in PALETTE.values()], np.uint8)
+    return colors[before.astype(int) + 2 * now - (before & now) + (now & ~before)]
+
+
+def _at(history: History, layer: _Layer, before: int, now: int, *, short: bool) -> str:
+    """What is seen of a layer at a moment, in words."""
+    mask, links = layer.masks[now], int(layer.masks[now].sum())
+    new = int((mask & ~layer.masks[before]).sum())
+    break_ = "\n" if short else ": "
+    told = f"step {history.steps[now]:,}{break_}{links:,} of {mask.size:,} links ({100 * links / mask.size:.3g} %)"
+    return told if before == now else f"{told}{',' if not short else break_.rstrip(':')} {new:,} new".replace("\n ", "\n")
+
+
+def _moment_of(history: History, network: str, now: int) -> str:
+    return f"{headline(history.about['config'])}\n{network} at step {history.steps[now]:,}"
+
+
+def _legend(figure: Figure, before: str) -> None:
+    words = {"kept": f"link, also {before}", "new": "link, new", "dropped": "link no more", "absent": "no link"}
+    patches = [Patch(facecolor=PALETTE[name], edgecolor="#888888", lw=0.5, label=label) for name, label in words.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+
+
+def _per_input(history: History, network: str) -> np.ndarray:
+    """Links of a network's first layer from each input, `[snapshots, inputs]`; of the first critic."""
+    masks = [history.masks(i, network)[0] for i in range(len(history.steps))]
+    return np.stack([(mask[0] if mask.ndim == 3 else mask).sum(-1) for mask in masks])
+
+
+def _unread(policy: Policy) -> tuple[int, ...]:
+    """Entries of the observation that no action depends on; none where the network cannot be traced."""
+    try:
+        program = tracing.trace(policy)
+    except ConfigError:
+        return ()
+    return compaction.compare(program, compaction.compact(program)).unread
+
+
+def _named(name: str, unread: bool) -> str:
+    return f"{name} (unread)" if unread else name
+
+
+def _bars(axis: Any, values: np.ndarray, rows: Sequence[int], color: str, title: str) -> None:
+    """A bar for each row that is among the values."""
+    places = [place for place, row in enumerate(rows) if row < len(values)]
+    axis.barh(places, [values[rows[place]] for place in places], color=color)
+    axis.set_title(title, fontsize="small")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="x", alpha=0.25)
+
+
+def _over_snapshots(axis: Any, history: History) -> None:
+    """Name the steps of snapshots along an axis from 0 to 1."""
+    count = len(history.steps)
+    ticks = sorted({0, count // 2, count - 1})
+    axis.set_xticks([(tick + 0.5) / count for tick in ticks], [f"{history.steps[tick]:,}" for tick in ticks], fontsize=7)
+    axis.set_xlabel("environment steps", fontsize="small")
