@@ -1,39 +1,87 @@
-"""Draw the learning curves of several runs in one picture: a panel per task and agent, seeds taken together.
+"""Draw runs: their learning curves in one picture, or what is inside one of them.
 
 python experiments/plot.py --workdirs=runs/hopper-rlx2,runs/hopper-dense --output=hopper.png
+python experiments/plot.py --workdir=runs/hopper --kind=masks --output=masks.gif
 
-The picture is PNG, PDF or SVG, as its name ends.
+The picture is PNG, PDF or SVG, as its name ends; masks over training are also GIF or MP4. Kinds:
+
+curves  returns, a panel per task and agent, seeds taken together; of any number of runs
+masks   which links there were at a few times of training, or as a film at every snapshot
+inputs  what reads each input, by name
+layers  links of each layer over training
+buffer  transitions kept, and policy distance
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from absl import flags
+from matplotlib.figure import Figure
 
+from rlx2_jax import policies
 from rlx2_jax.config import command_line
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.training import drawing
-from rlx2_jax.viz import comparison, curves
+from rlx2_jax.io import files
+from rlx2_jax.policies import history
+from rlx2_jax.training import drawing, workdirs
+from rlx2_jax.viz import comparison, curves, film, masks
+
+
+def _inputs(directory: Path) -> Figure:
+    return masks.draw_inputs(history.load(directory), policies.load(directory))
+
+
+def _buffer(directory: Path) -> Figure:
+    return masks.draw_buffer(drawing.read_rows(directory), workdirs.read_config(directory))
+
+
+INSIDE: Mapping[str, Callable[[Path], Figure]] = {
+    "masks": lambda directory: masks.draw_strip(history.load(directory), NETWORK.value),
+    "inputs": _inputs,
+    "layers": lambda directory: masks.draw_layers(history.load(directory)),
+    "buffer": _buffer,
+}
+"""What is drawn of one run."""
 
 WORKDIRS = flags.DEFINE_list("workdirs", [], "directories of the runs")
-OUTPUT = command_line.define_path("output", None, "file to write, which ends with .png, .pdf or .svg")
-TITLE = flags.DEFINE_string("title", None, "heading (default: task and agent)")
+WORKDIR = command_line.define_path("workdir", None, "directory of a run; needed for what is inside one")
+KIND = flags.DEFINE_enum("kind", "curves", ["curves", *INSIDE], "what to draw")
+NETWORK = flags.DEFINE_enum("network", "actor", [*history.NETWORKS], "whose masks")
+OUTPUT = command_line.define_path("output", None, "file to write: .png, .pdf or .svg; of masks also .gif or .mp4")
+TITLE = flags.DEFINE_string("title", None, "heading of curves (default: task and agent)")
 
 
 def main(argv: Sequence[str]) -> int | None:
     """Draw as the flags say."""
     del argv
-    if not WORKDIRS.value or OUTPUT.value is None:
-        raise ConfigError("nothing to draw; name runs with --workdirs and a file with --output.")
-    command_line.check_output(OUTPUT.value, OUTPUT.name, curves.FORMATS)
     # A run that is named twice is one run.
-    directories = {path.resolve(): path for path in command_line.paths(WORKDIRS)}
-    figure = comparison.draw(comparison.arrange([drawing.read_run(path) for path in directories.values()]), TITLE.value)
+    named = command_line.paths(WORKDIRS) + ([] if WORKDIR.value is None else [WORKDIR.value])
+    directories = [*{path.resolve(): path for path in named}.values()]
+    if not directories or OUTPUT.value is None:
+        raise ConfigError("nothing to draw; name runs with --workdirs and a file with --output.")
+    films = masks.FILMS if KIND.value == "masks" else ()
+    command_line.check_output(OUTPUT.value, OUTPUT.name, (*curves.FORMATS, *films))
+    if KIND.value != "curves" and len(directories) > 1:
+        raise ConfigError(f"--kind={KIND.value} draws one run, not {len(directories)}; name it with --workdir.")
+    data = _draw(directories, OUTPUT.value.suffix.lower())
     OUTPUT.value.parent.mkdir(parents=True, exist_ok=True)
-    curves.save(figure, OUTPUT.value)
+    files.write_bytes(OUTPUT.value, data)
     print(f"wrote {OUTPUT.value}")
     return 0
+
+
+def _draw(directories: Sequence[Path], ending: str) -> bytes:
+    """The bytes of a file of what the flags ask for."""
+    if KIND.value == "curves":
+        figure = comparison.draw(comparison.arrange([drawing.read_run(path) for path in directories]), TITLE.value)
+        return curves.render(figure, ending)
+    workdirs.read_config(directories[0])
+    if ending in masks.FILMS:
+        write = film.write_gif if ending == ".gif" else film.write_mp4
+        return write(masks.animate(history.load(directories[0]), NETWORK.value), masks.FPS)
+    return curves.render(INSIDE[KIND.value](directories[0]), ending)
 
 
 if __name__ == "__main__":

@@ -37,10 +37,13 @@ CLAIMS = {
     "1-quick-start": """
         assert result.finished and summary["score"] > 900
         assert 0.05 < summary["size_ratio"] < 0.15
+        assert np.count_nonzero(kernels["Dense_0"]) == kernels["Dense_0"].size and present.mean() < 0.1
     """,
     "2-sweeps": """
         assert result.finished and result.plan.compilations == 1 and len(result.table) == 9
         assert jax.device_count() == 2
+        score = lambda method: np.mean([row["score"] for row in result.table if row["method"] == method])
+        assert score("dense") > 800 and score("rlx2") > score("ss") + 100
         assert returns.shape == reports["return_mean"].shape and returns[:, -1].min() > 0.95
     """,
     "3-topology": """

@@ -56,9 +56,7 @@ Raises ValueError, or ConfigError, if these cannot be told; headers lack what th
 """
 
 
-def save(
-    path: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, compressed: bool = True
-) -> None:
+def save(path: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, compressed: bool = True) -> None:
     """Write arrays by name, and what they are; compressed, unless they are so already."""
     buffer, write = io.BytesIO(), np.savez_compressed if compressed else np.savez
     write(buffer, allow_pickle=False, **{ABOUT: np.asarray(json.dumps(dict(about)))}, **arrays)

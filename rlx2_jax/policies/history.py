@@ -118,7 +118,9 @@ def load(path: str | Path) -> History:
 class Recorder:
     """A run's history while it is made, in the run's directory."""
 
-    def __init__(self, path: Path, config: RunConfig, sizes: tuple[int, int], describe: Callable[[int], dict[str, Any]]):
+    def __init__(
+        self, path: Path, config: RunConfig, sizes: tuple[int, int], describe: Callable[[int], dict[str, Any]]
+    ):
         """Prepare; nothing is written before `begin`.
 
         Args:

@@ -1,4 +1,4 @@
-"""Runs as pictures of several take them (`viz.comparison`), from their directories."""
+"""Runs as pictures take them, from their directories."""
 
 from __future__ import annotations
 
@@ -7,10 +7,23 @@ from pathlib import Path
 from rlx2_jax.errors import WorkdirError
 from rlx2_jax.training import workdirs
 from rlx2_jax.viz import comparison
+from rlx2_jax.viz.curves import Rows
+
+
+def read_rows(workdir: str | Path) -> Rows:
+    """The evaluations of the run of a directory, of which there is one at least.
+
+    Raises:
+      WorkdirError: there is none yet.
+      FileError: they are damaged.
+    """
+    if rows := workdirs.read_rows(Path(workdir)):
+        return rows
+    raise WorkdirError(f"{workdir} holds no evaluation yet; let its run go on.")
 
 
 def read_run(workdir: str | Path) -> comparison.DrawnRun:
-    """The run of a directory, with what was evaluated of it so far.
+    """The run of a directory as one of several (see `viz.comparison`), with its evaluations so far.
 
     Raises:
       WorkdirError: the directory holds no run, or none that was evaluated.
@@ -18,8 +31,5 @@ def read_run(workdir: str | Path) -> comparison.DrawnRun:
     """
     directory = Path(workdir)
     config = workdirs.read_config(directory)
-    rows = workdirs.read_rows(directory)
-    if not rows:
-        raise WorkdirError(f"{directory} holds no evaluation yet; let its run go on.")
     what = {name: value for name, value in config.items() if name not in workdirs.HOW}
-    return comparison.DrawnRun(str(directory), what, rows)
+    return comparison.DrawnRun(str(directory), what, read_rows(directory))

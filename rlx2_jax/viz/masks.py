@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from rlx2_jax.envs.labels import Labels
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.export import compaction, tracing
 from rlx2_jax.networks import masking
@@ -38,11 +39,18 @@ STACKED = 30
 NAMED = 40
 """Inputs in a picture that are named, at most."""
 
+CELLS = 600
+"""Pixels of a matrix's image along each side, at least."""
+
 FILMS = (".gif", ".mp4")
 """Endings of the files that an animation can be written to."""
 
 FPS = 5.0
 """Snapshots per second of an animation."""
+
+
+DISTANCES = {"half_mse": "half mean squared\ndifference of actions", "l2": "mean distance\nof actions"}
+"""What the policy distance is, by `Config.distance`."""
 
 
 class _Layer(NamedTuple):
@@ -75,17 +83,20 @@ def draw_strip(history: History, network: str = "actor") -> Figure:
     for k, (axis, now) in enumerate(zip(axes, shown, strict=True)):
         before = shown[max(k - 1, 0)]
         _show(axis, first, before, now)
-        axis.set_title(_at(history, first, before, now, short=not stacked), fontsize="small")
+        break_ = ": " if stacked else "\n"
+        axis.set_title(f"step {history.steps[now]:,}{break_}{_links(first, before, now)}", fontsize="small")
         axis.tick_params(labelleft=stacked or k == 0)
-        axis.set(xlabel=first.axes[0] if k == len(shown) - 1 or not stacked else "", ylabel=first.axes[1] * (k == 0))
+        if k == len(shown) - 1 or not stacked:
+            axis.set_xlabel(first.axes[0] if stacked else "units", fontsize="small")
     for axis, layer in zip(below.subplots(1, len(others), squeeze=False)[0], others, strict=True):
         _show(axis, layer, 0, shown[-1])
-        axis.set_title(f"{layer.title}\n{_at(history, layer, 0, shown[-1], short=True)}", fontsize="small")
-        axis.set(xlabel=layer.axes[0], ylabel=layer.axes[1])
-    above.suptitle(f"{network}: {first.title}", fontsize="medium")
-    below.suptitle("the other layers at the end, beside their start", fontsize="medium")
+        axis.set_title(f"{layer.title}\n{_links(layer, 0, shown[-1])}", fontsize="small")
+        axis.set_xlabel(layer.axes[0], fontsize="small")
+        axis.set_ylabel(layer.axes[1], fontsize="small")
+    above.suptitle(f"{network}, {first.title}, each beside the one before", fontsize="medium")
+    below.suptitle(f"the other layers at step {history.steps[-1]:,}, beside step 0", fontsize="medium")
     figure.suptitle(headline(history.about["config"]))
-    _legend(figure, "in the picture before")
+    _legend(figure)
     return figure
 
 
@@ -102,7 +113,7 @@ def draw_inputs(history: History, policy: Policy | None = None) -> Figure:
     order = np.argsort(-counts["actor"][-1], kind="stable")[:NAMED]
     rows = [*order, *range(inputs, min(inputs + len(labels.action_names), inputs + NAMED // 2))]
     unread = () if policy is None else _unread(policy)
-    names = [_named((*labels.observation_names, *labels.action_names)[i], i in unread) for i in rows]
+    names = [f"{name} (unread)" if i in unread else name for i, name in ((i, _inputs(labels)[i]) for i in rows)]
     weights = None if policy is None else np.abs(np.asarray(masking.kernels(policy.params)[0])).sum(1)
     several = len(history.steps) > 1
     columns = ["actor", "critic"] + ["weights"] * (weights is not None) + ["training"] * several
@@ -142,7 +153,8 @@ def draw_layers(history: History) -> Figure:
             share = f"{count[-1]:,} of {layer.masks[0].size:,} ({100 * count[-1] / layer.masks[0].size:.3g} %)"
             links.plot(steps, count, ms=3, **look)
             first.plot(steps, 100 * kept / np.maximum(count[0], 1), ms=3, label=f"layer {k + 1}: {share}", **look)
-        links.set(title=f"links of the {network}", ylabel="links", yscale="log")
+        links.set(title=f"links of the {network}", ylabel="links", ylim=(0, None))
+        links.yaxis.set_major_formatter("{x:,.0f}")
         first.set(title=f"links of the {network} as at the start", ylabel="%", ylim=(0, 105))
         first.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize="small", title="at the end")
         for axis in (links, first):
@@ -176,7 +188,7 @@ def draw_buffer(rows: Rows, config: Mapping[str, Any]) -> Figure:
         if config.get("dynamic_buffer") and threshold is not None:
             label = f"threshold {threshold:g}: above it the oldest are dropped"
             axis.axhline(threshold, color=COLORS[6], lw=1, ls="--", label=label)
-        axis.set(title="policy distance of the oldest transitions", ylabel="actions, squared")
+        axis.set(title="policy distance of the oldest transitions", ylabel=DISTANCES.get(config.get("distance", ""), ""))
     for axis in (size, *below):
         axis.set_ylim(0, 1.4 * axis.get_ylim()[1])  # Room for the legend.
         axis.legend(loc="upper left", frameon=False, fontsize="small", ncols=3)
@@ -202,9 +214,10 @@ def animate(history: History, network: str = "actor") -> Iterator[np.ndarray]:
     images = [_show(axis, layer, 0, 0) for axis, layer in zip(axes, (first, *others), strict=True)]
     for axis, layer in zip(axes, (first, *others), strict=True):
         axis.set_title(layer.title, fontsize="small")
-        axis.set(xlabel=layer.axes[0], ylabel=layer.axes[1])
+        axis.set_xlabel(layer.axes[0], fontsize="small")
+        axis.set_ylabel(layer.axes[1], fontsize="small")
     title = figure.suptitle(_moment_of(history, network, 0))
-    _legend(figure, "one snapshot before")
+    _legend(figure)
     for now in range(len(history.steps)):
         for image, layer in zip(images, (first, *others), strict=True):
             image.set_data(_pixels(layer.masks[max(now - 1, 0)], layer.masks[now]))
@@ -221,7 +234,7 @@ def _layers(history: History, network: str) -> list[_Layer]:
         for masks in zip(*(history.masks(i, network) for i in range(len(history.steps))), strict=True)
     ]
     labels = history.labels
-    inputs = labels.observation_names + (labels.action_names if network == "critic" else ())
+    inputs = labels.observation_names if network == "actor" else _inputs(labels)
     layers = []
     for k, stack in enumerate(stacks):
         rows, columns = stack.shape[1:]
@@ -239,6 +252,11 @@ def _layers(history: History, network: str) -> list[_Layer]:
     return layers
 
 
+def _inputs(labels: Labels) -> tuple[str, ...]:
+    """What a critic reads."""
+    return (*labels.observation_names, *(f"action {name}" for name in labels.action_names))
+
+
 def _outputs(actions: Sequence[str], outputs: int, network: str) -> Sequence[str]:
     if network == "critic":
         return ("value",)
@@ -253,7 +271,9 @@ def _moments(history: History) -> list[int]:
 
 def _show(axis: Any, layer: _Layer, before: int, now: int) -> Any:
     """Draw a layer's image; its rows have names, as many as can be read."""
-    image = axis.imshow(_pixels(layer.masks[before], layer.masks[now]), aspect="auto")
+    rows, columns = layer.masks.shape[1:]
+    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    image = axis.imshow(_pixels(layer.masks[before], layer.masks[now]), aspect="auto", extent=extent)
     every = math.ceil(len(layer.rows) / NAMED) if layer.rows else 0
     ticks = range(0, len(layer.rows), every) if every else ()
     axis.set_yticks(ticks, [layer.rows[i] for i in ticks], fontsize=6)
@@ -262,27 +282,35 @@ def _show(axis: Any, layer: _Layer, before: int, now: int) -> Any:
 
 
 def _pixels(before: np.ndarray, now: np.ndarray) -> np.ndarray:
-    """RGB of a mask, by what became of each link."""
+    """RGB of a mask, by what became of each link; cells are made large, so that none is blurred when it is scaled."""
     colors = np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in PALETTE.values()], np.uint8)
-    return colors[before.astype(int) + 2 * now - (before & now) + (now & ~before)]
+    cells = colors[before.astype(int) + 2 * now - (before & now) + (now & ~before)]
+    for axis in (0, 1):
+        cells = cells.repeat(math.ceil(CELLS / cells.shape[axis]), axis)
+    return cells
 
 
-def _at(history: History, layer: _Layer, before: int, now: int, *, short: bool) -> str:
-    """What is seen of a layer at a moment, in words."""
+def _links(layer: _Layer, before: int, now: int) -> str:
+    """How many links a layer has, in words."""
     mask, links = layer.masks[now], int(layer.masks[now].sum())
-    new = int((mask & ~layer.masks[before]).sum())
-    break_ = "\n" if short else ": "
-    told = f"step {history.steps[now]:,}{break_}{links:,} of {mask.size:,} links ({100 * links / mask.size:.3g} %)"
-    return told if before == now else f"{told}{',' if not short else break_.rstrip(':')} {new:,} new".replace("\n ", "\n")
+    told = f"{links:,} links ({100 * links / mask.size:.3g} %)"
+    return told if before == now else f"{told}, {int((mask & ~layer.masks[before]).sum()):,} new"
 
 
 def _moment_of(history: History, network: str, now: int) -> str:
     return f"{headline(history.about['config'])}\n{network} at step {history.steps[now]:,}"
 
 
-def _legend(figure: Figure, before: str) -> None:
-    words = {"kept": f"link, also {before}", "new": "link, new", "dropped": "link no more", "absent": "no link"}
-    patches = [Patch(facecolor=PALETTE[name], edgecolor="#888888", lw=0.5, label=label) for name, label in words.items()]
+def _legend(figure: Figure) -> None:
+    words = {
+        "kept": "link, also before",
+        "new": "link, not before",
+        "dropped": "no link, but before",
+        "absent": "no link",
+    }
+    patches = [
+        Patch(facecolor=PALETTE[name], edgecolor="#888888", lw=0.5, label=label) for name, label in words.items()
+    ]
     figure.legend(handles=patches, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
 
 
@@ -301,10 +329,6 @@ def _unread(policy: Policy) -> tuple[int, ...]:
     return compaction.compare(program, compaction.compact(program)).unread
 
 
-def _named(name: str, unread: bool) -> str:
-    return f"{name} (unread)" if unread else name
-
-
 def _bars(axis: Any, values: np.ndarray, rows: Sequence[int], color: str, title: str) -> None:
     """A bar for each row that is among the values."""
     places = [place for place, row in enumerate(rows) if row < len(values)]
@@ -318,5 +342,7 @@ def _over_snapshots(axis: Any, history: History) -> None:
     """Name the steps of snapshots along an axis from 0 to 1."""
     count = len(history.steps)
     ticks = sorted({0, count // 2, count - 1})
-    axis.set_xticks([(tick + 0.5) / count for tick in ticks], [f"{history.steps[tick]:,}" for tick in ticks], fontsize=7)
+    axis.set_xticks(
+        [(tick + 0.5) / count for tick in ticks], [f"{history.steps[tick]:,}" for tick in ticks], fontsize=7
+    )
     axis.set_xlabel("environment steps", fontsize="small")
