@@ -21,7 +21,10 @@ SETUP = "import importlib.util\n\nif importlib.util.find_spec("
 """What a set-up cell begins with, after a word on what it is."""
 
 LONGEST = 12
-"""Lines of code in a cell, without those that import."""
+"""Lines in a cell that are not blank; but cells that import may have more."""
+
+WIDEST = 100
+"""Characters of a line, which a page has room for."""
 
 PICTURES = {
     "1-quick-start": 2,
@@ -43,7 +46,7 @@ CLAIMS = {
         assert result.finished and result.plan.compilations == 1 and len(result.table) == 9
         assert jax.device_count() == 2
         score = lambda method: np.mean([row["score"] for row in result.table if row["method"] == method])
-        assert score("dense") > 800 and score("rlx2") > score("ss") + 100
+        assert score("dense") > 600 and score("rlx2") > score("ss")
         assert returns.shape == reports["return_mean"].shape and returns[:, -1].min() > 0.95
     """,
     "3-topology": """
@@ -104,7 +107,9 @@ def test_cells_are_short_and_each_comes_after_words(path):
     kinds = nbformat.read(path, as_version=4).cells
     for before, cell in itertools.pairwise(kinds[1:]):
         if cell.cell_type == "code":
-            assert len(cell.source.splitlines()) <= LONGEST or "import" in cell.source
+            lines = [line for line in cell.source.splitlines() if line]
+            assert len(lines) <= LONGEST or "import" in cell.source, cell.source
+            assert max(map(len, lines)) <= WIDEST, cell.source
             assert before.cell_type == "markdown", cell.source
     assert kinds[-1].source.startswith("## What next")
 
