@@ -102,6 +102,13 @@ def test_a_notebook_is_kept_without_what_it_printed_and_begins_as_all_do(path):
     assert SETUP in setup.source and "%pip install" in setup.source
 
 
+def test_all_notebooks_are_opened_and_installed_from_one_repository():
+    text = "".join(path.read_text() for path in NOTEBOOKS)
+    opened = re.findall(r"colab\.research\.google\.com/github/([\w-]+/[\w-]+)/blob/main/experiments/notebooks/", text)
+    installed = re.findall(r"git\+https://github\.com/([\w-]+/[\w-]+)", text)
+    assert len(opened) == len(installed) == len(NOTEBOOKS) and len({*opened, *installed}) == 1
+
+
 @parametrised
 def test_cells_are_short_and_each_comes_after_words(path):
     kinds = nbformat.read(path, as_version=4).cells
