@@ -79,8 +79,10 @@ def _draw(directories: Sequence[Path], ending: str) -> bytes:
         return curves.render(figure, ending)
     workdirs.read_config(directories[0])
     if ending in masks.FILMS:
-        write = film.write_gif if ending == ".gif" else film.write_mp4
-        return write(masks.animate(history.load(directories[0]), NETWORK.value), masks.FPS)
+        pictures = masks.animate(history.load(directories[0]), NETWORK.value)
+        return (
+            film.write_gif(pictures, masks.FPS, flat=True) if ending == ".gif" else film.write_mp4(pictures, masks.FPS)
+        )
     return curves.render(INSIDE[KIND.value](directories[0]), ending)
 
 

@@ -12,7 +12,9 @@ from rlx2_jax.sweeps import sweep  # noqa: F401
 from rlx2_jax.training import run  # noqa: F401
 from rlx2_jax.viz import curves
 
-PLAIN = types.SimpleNamespace(draw_run=lambda rows, title: Figure(figsize=(1, 1)), save=curves.save)
+PLAIN = types.SimpleNamespace(
+    draw_run=lambda rows, title: Figure(figsize=(1, 1)), headline=curves.headline, save=curves.save
+)
 """In the place of the module `curves`: the picture of a run is empty; drawing takes longer than to train it."""
 
 ALONE = len(os.listdir("/proc/self/task")) == 1

@@ -458,7 +458,8 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_undisturbed(tmp_path):
     assert 0 < rows_written(killed) < rows_written(tmp_path / "whole")
     code, said = finish(start(*command, f"--workdir={killed}"))
     assert code == 0, said
-    for name in ("sweep.csv", "sweep.json", "runs/*/policy.npz", "runs/*/policy_best.npz", "runs/*/masks.npz"):
+    of_runs = (f"runs/*/{name}.npz" for name in ("policy", "policy_best", "masks", "topology"))
+    for name in ("sweep.csv", "sweep.json", *of_runs):
         found, expected = (sorted((tmp_path / where).glob(name)) for where in ("killed", "whole"))
         assert len(found) == len(expected) > 0
         for ours, theirs in zip(found, expected, strict=True):

@@ -212,6 +212,7 @@ def test_a_stopped_and_resumed_run_is_bit_identical_to_an_uninterrupted_one(fini
     ):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
     assert without_clocks(files.read_json_lines(tmp_path / "metrics.jsonl")) == without_clocks(whole.rows)
+    assert (tmp_path / "topology.npz").read_bytes() == (workdir / "topology.npz").read_bytes()
     # Its clocks go on, too.
     assert resumed.rows[-1]["wall_seconds"] > resumed.rows[0]["wall_seconds"]
     assert resumed.summary["wall_seconds"] > stopped.summary["wall_seconds"]
@@ -244,6 +245,7 @@ def test_a_killed_process_loses_at_most_the_steps_since_its_last_checkpoint(tmp_
     quiet(config, whole)
     rows = [without_clocks(files.read_json_lines(workdir / "metrics.jsonl")) for workdir in (killed, whole)]
     assert rows[0] == rows[1]
+    assert (killed / "topology.npz").read_bytes() == (whole / "topology.npz").read_bytes()
     chex.assert_trees_all_equal(final_state(killed, config), final_state(whole, config))
 
 

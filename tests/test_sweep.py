@@ -16,6 +16,8 @@ from rlx2_jax import policies
 from rlx2_jax.config import METHODS
 from rlx2_jax.errors import DivergedError, WorkdirError
 from rlx2_jax.io import files
+from rlx2_jax.networks import masking
+from rlx2_jax.policies import history, tickets
 from rlx2_jax.sweeps import plans, product, sweep, worker, workers
 from rlx2_jax.sweeps import table as sweep_table
 from rlx2_jax.training import programs, train
@@ -116,6 +118,7 @@ def test_each_run_leaves_what_a_single_run_leaves(column):
             "summary.json",
             "curve.png",
             "masks.npz",
+            "topology.npz",
         }
         assert {path.name for path in directory.iterdir()} == expected | {"tensorboard"}
         summary = json.loads((directory / "summary.json").read_text())
@@ -123,6 +126,11 @@ def test_each_run_leaves_what_a_single_run_leaves(column):
         assert summary["env_steps"] == 1200
         assert summary["updates"] == 1000
         assert json.loads((directory / "config.json").read_text()) == run.config.to_dict() | {"hidden": [16, 16]}
+        kept, ends = history.load(directory), tickets.load(directory)
+        assert kept.steps == ((0,) if run.config.topology == "fixed" else (0, 400, 800, 1200))
+        for network, tree in ends.final.items():
+            for found, mask in zip(kept.masks(-1, network), masking.kernels(tree), strict=True):
+                np.testing.assert_array_equal(found, mask)
         about = policies.load(directory / "policy.npz").about
         assert about["config"]["seed"] == run.config.seed
         assert about["env_steps"] == 1200

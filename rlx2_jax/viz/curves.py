@@ -60,7 +60,7 @@ def draw_run(rows: Rows, title: str) -> Figure:
     axes["return"].plot(steps, mean, color=COLORS[0], marker="o", ms=3, label="mean")
     axes["return"].plot([], [], color=COLORS[0], alpha=0.3, lw=7, label="± 1 std over episodes")
     axes["return"].set(title=legible(title), ylabel="return per episode")
-    axes["return"].legend(loc="lower right", frameon=False)
+    axes["return"].legend(loc="best", frameon=False)
 
     axes["links"].plot(steps, column(rows, "links_grown"), color=COLORS[2], label="links")
     axes["links"].set(title="links moved per point", ylim=(0, None))

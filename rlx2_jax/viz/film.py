@@ -185,13 +185,20 @@ def _painted(rollout: Rollout, size: Size) -> Any:
     return model
 
 
-def write_gif(pictures: Pictures, fps: float) -> bytes:
-    """A GIF that repeats for ever, of pictures that all have the colours of the first ones' palette."""
+def write_gif(pictures: Pictures, fps: float, *, flat: bool = False) -> bytes:
+    """A GIF that repeats for ever, of pictures that all have the colours of the first ones' palette.
+
+    Args:
+      pictures: one after another.
+      fps: of them per second.
+      flat: they are drawn in a few colours, which stay exact, and not lit.
+    """
     from PIL import Image
 
     first = Image.fromarray(next(pictures))
     # The palette that covers most colours: others make grey grounds pink.
-    palette = first.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    how = Image.Quantize.MEDIANCUT if flat else Image.Quantize.MAXCOVERAGE
+    palette = first.quantize(COLORS, how, dither=Image.Dither.NONE)
     reduced = lambda image: image.quantize(palette=palette, dither=Image.Dither.NONE)
     rest = [reduced(Image.fromarray(picture)) for picture in pictures]
     out = io.BytesIO()

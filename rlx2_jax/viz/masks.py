@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,9 @@ STACKED = 30
 
 NAMED = 40
 """Inputs in a picture that are named, at most."""
+
+FEWER = 18
+"""Those in a low one."""
 
 CELLS = 600
 """Pixels of a matrix's image along each side, at least."""
@@ -76,20 +80,21 @@ def draw_strip(history: History, network: str = "actor") -> Figure:
     first, *others = _layers(history, network)
     shown = _moments(history)
     stacked = len(first.rows) <= STACKED
-    tall = len(shown) * (0.7 + 0.13 * len(first.rows)) if stacked else min(2.0 + 0.04 * len(first.rows), 10.0)
-    figure = Figure(figsize=(10, tall + 4.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[tall, 3.7])
+    tall = 0.7 + len(shown) * (0.6 + 0.12 * len(first.rows)) if stacked else min(2.0 + 0.04 * len(first.rows), 10.0)
+    wide = max(8.0 if stacked else 10.0, 2.3 * len(others))
+    figure = Figure(figsize=(wide, tall + 4.1), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[tall, 3.6])
     axes = above.subplots(*((len(shown), 1) if stacked else (1, len(shown))), squeeze=False, sharex=True).ravel()
     for k, (axis, now) in enumerate(zip(axes, shown, strict=True)):
         before = shown[max(k - 1, 0)]
-        _show(axis, first, before, now)
-        break_ = ": " if stacked else "\n"
-        axis.set_title(f"step {history.steps[now]:,}{break_}{_links(first, before, now)}", fontsize="small")
+        _show(axis, first, before, now, NAMED)
+        told = f"step {history.steps[now]:,}: {_links(first, before, now)}"
+        axis.set_title(told if stacked else re.sub("(?<=[:,]) ", "\n", told), fontsize="small")
         axis.tick_params(labelleft=stacked or k == 0)
         if k == len(shown) - 1 or not stacked:
             axis.set_xlabel(first.axes[0] if stacked else "units", fontsize="small")
     for axis, layer in zip(below.subplots(1, len(others), squeeze=False)[0], others, strict=True):
-        _show(axis, layer, 0, shown[-1])
+        _show(axis, layer, 0, shown[-1], FEWER)
         axis.set_title(f"{layer.title}\n{_links(layer, 0, shown[-1])}", fontsize="small")
         axis.set_xlabel(layer.axes[0], fontsize="small")
         axis.set_ylabel(layer.axes[1], fontsize="small")
@@ -109,32 +114,24 @@ def draw_inputs(history: History, policy: Policy | None = None) -> Figure:
       policy: of the same run; with it, its weights are summed, and observations that no action depends on are told.
     """
     labels, inputs = history.labels, history.observation_size
-    counts = {name: _per_input(history, name) for name in NETWORKS}
-    order = np.argsort(-counts["actor"][-1], kind="stable")[:NAMED]
-    rows = [*order, *range(inputs, min(inputs + len(labels.action_names), inputs + NAMED // 2))]
+    actor, critic = (_per_input(history, name) for name in NETWORKS)
+    order = np.argsort(-actor[-1], kind="stable")[:NAMED]
     unread = () if policy is None else _unread(policy)
-    names = [f"{name} (unread)" if i in unread else name for i, name in ((i, _inputs(labels)[i]) for i in rows)]
-    weights = None if policy is None else np.abs(np.asarray(masking.kernels(policy.params)[0])).sum(1)
+    names = [labels.observation_names[i] + " (unread)" * (i in unread) for i in order]
+    bars = {"links of the actor": actor[-1, order], "links of a critic": critic[-1, order]}
+    if policy is not None:
+        bars["sum of |w|, actor"] = np.abs(np.asarray(masking.kernels(policy.params)[0])).sum(1)[order]
+    actions = critic[-1, inputs:][:NAMED]
     several = len(history.steps) > 1
-    columns = ["actor", "critic"] + ["weights"] * (weights is not None) + ["training"] * several
-    figure = Figure(figsize=(2 + 2.4 * len(columns), 1.9 + 0.17 * len(rows)), layout="constrained")
-    axes = dict(zip(columns, figure.subplots(1, len(columns), squeeze=False)[0], strict=True))
-    _bars(axes["actor"], counts["actor"][-1], rows, COLORS[0], "links of the actor")
-    _bars(axes["critic"], counts["critic"][-1], rows, COLORS[1], "links of a critic")
-    if weights is not None:
-        _bars(axes["weights"], weights, rows, COLORS[2], "sum of |w|, actor")
+    figure = Figure(figsize=(10.5, 2.6 + 0.17 * (len(order) + len(actions))), layout="constrained")
+    grid = figure.add_gridspec(2, len(bars) + several, height_ratios=[len(order) + 1, len(actions) + 1])
+    for k, (title, values) in enumerate(bars.items()):
+        _bars(figure.add_subplot(grid[0, k]), values, names if k == 0 else (), COLORS[k], title)
     if several:
-        image = axes["training"].imshow(
-            counts["actor"][:, order].T, aspect="auto", cmap="cividis", extent=(0, 1, len(order) - 0.5, -0.5)
-        )
-        _over_snapshots(axes["training"], history)
-        axes["training"].set_title("links of the actor over training", fontsize="small")
-        figure.colorbar(image, ax=axes["training"], label="links")
-    for axis in axes.values():
-        axis.set_yticks(range(len(rows)), names if axis is axes["actor"] else [], fontsize=7)
-        axis.set_ylim(len(rows) - 0.5, -0.5)
-    silent = int((counts["actor"][-1] == 0).sum())
-    told = f"{len(order)} of {inputs} observations, those with most links first; {silent} have none"
+        _draw_over_training(figure, figure.add_subplot(grid[0, len(bars)]), history, actor[:, order])
+    axis = figure.add_subplot(grid[1, :])
+    _bars(axis, actions, labels.action_names[:NAMED], COLORS[1], "links of a critic from actions")
+    told = f"{len(order)} of {inputs} observations, those with most links first; {(actor[-1] == 0).sum()} have none"
     figure.suptitle(f"{headline(history.about['config'])}\n{told}", fontsize="medium")
     return figure
 
@@ -177,18 +174,23 @@ def draw_buffer(rows: Rows, config: Mapping[str, Any]) -> Figure:
     measured = bool(np.isfinite(distance).any())
     figure = Figure(figsize=(8, 3.2 + 2.4 * measured), layout="constrained")
     size, *below = figure.subplots(1 + measured, 1, sharex=True, squeeze=False)[:, 0]
-    size.plot(steps, column(rows, "replay_size"), color=COLORS[0], marker="o", ms=3, label="kept")
-    for name, words, style in (("buffer_max", "most", "--"), ("buffer_min", "fewest", ":")):
-        if config.get(name) is not None:
-            size.axhline(config[name], color=COLORS[6], lw=1, ls=style, label=f"{words}: {config[name]:,}")
-    size.set(title="replay buffer", ylabel="transitions")
+    kept, most, fewest = column(rows, "replay_size"), config.get("buffer_max"), config.get("buffer_min")
+    size.plot(steps, kept, color=COLORS[0], marker="o", ms=3, label="kept")
+    # Far above all that was kept, the line would only press it down.
+    if most is not None and most < 2 * np.nanmax(kept, initial=0):
+        size.axhline(most, color=COLORS[6], lw=1, ls="--", label=f"most: {most:,}")
+    if fewest is not None:
+        size.axhline(fewest, color=COLORS[6], lw=1, ls=":", label=f"fewest: {fewest:,}")
+    size.set(title="replay buffer" + ("" if most is None else f", at most {most:,}"), ylabel="transitions")
     for axis in below:
         axis.plot(steps, distance, color=COLORS[1], marker="o", ms=3, label="at the last check")
         threshold = config.get("distance_threshold")
         if config.get("dynamic_buffer") and threshold is not None:
             label = f"threshold {threshold:g}: above it the oldest are dropped"
             axis.axhline(threshold, color=COLORS[6], lw=1, ls="--", label=label)
-        axis.set(title="policy distance of the oldest transitions", ylabel=DISTANCES.get(config.get("distance", ""), ""))
+        axis.set(
+            title="policy distance of the oldest transitions", ylabel=DISTANCES.get(config.get("distance", ""), "")
+        )
     for axis in (size, *below):
         axis.set_ylim(0, 1.4 * axis.get_ylim()[1])  # Room for the legend.
         axis.legend(loc="upper left", frameon=False, fontsize="small", ncols=3)
@@ -207,11 +209,11 @@ def animate(history: History, network: str = "actor") -> Iterator[np.ndarray]:
       network: `actor` or `critic`.
     """
     first, *others = _layers(history, network)
-    figure = Figure(figsize=(8, 6.4), layout="constrained", dpi=100)
+    figure = Figure(figsize=(max(8, 2 * len(others)), 6.4), layout="constrained", dpi=100)
     canvas = FigureCanvasAgg(figure)
     above, below = figure.subfigures(2, 1, height_ratios=[1, 1.1])
     axes = [above.subplots(), *below.subplots(1, len(others), squeeze=False)[0]]
-    images = [_show(axis, layer, 0, 0) for axis, layer in zip(axes, (first, *others), strict=True)]
+    images = [_show(axis, layer, 0, 0, FEWER) for axis, layer in zip(axes, (first, *others), strict=True)]
     for axis, layer in zip(axes, (first, *others), strict=True):
         axis.set_title(layer.title, fontsize="small")
         axis.set_xlabel(layer.axes[0], fontsize="small")
@@ -269,12 +271,16 @@ def _moments(history: History) -> list[int]:
     return sorted({history.before(math.floor(step)) for step in np.linspace(0, history.steps[-1], MOMENTS)})
 
 
-def _show(axis: Any, layer: _Layer, before: int, now: int) -> Any:
-    """Draw a layer's image; its rows have names, as many as can be read."""
+def _show(axis: Any, layer: _Layer, before: int, now: int, named: int) -> Any:
+    """Draw a layer's image; of its rows so many are named, at most."""
     rows, columns = layer.masks.shape[1:]
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    image = axis.imshow(_pixels(layer.masks[before], layer.masks[now]), aspect="auto", extent=extent)
-    every = math.ceil(len(layer.rows) / NAMED) if layer.rows else 0
+    room = axis.get_window_extent()
+    # Where a cell is smaller than a pixel, some of them would not be seen.
+    smooth = "auto" if room.width < 1.1 * columns or room.height < 1.1 * rows else "nearest"
+    pixels = _pixels(layer.masks[before], layer.masks[now])
+    image = axis.imshow(pixels, aspect="auto", extent=extent, interpolation=smooth)
+    every = math.ceil(len(layer.rows) / named) if layer.rows else 0
     ticks = range(0, len(layer.rows), every) if every else ()
     axis.set_yticks(ticks, [layer.rows[i] for i in ticks], fontsize=6)
     axis.tick_params(length=2, labelsize=6)
@@ -329,20 +335,24 @@ def _unread(policy: Policy) -> tuple[int, ...]:
     return compaction.compare(program, compaction.compact(program)).unread
 
 
-def _bars(axis: Any, values: np.ndarray, rows: Sequence[int], color: str, title: str) -> None:
-    """A bar for each row that is among the values."""
-    places = [place for place, row in enumerate(rows) if row < len(values)]
-    axis.barh(places, [values[rows[place]] for place in places], color=color)
+def _bars(axis: Any, values: np.ndarray, names: Sequence[str], color: str, title: str) -> None:
+    """A bar for each value, from above, beside its name if there are any."""
+    axis.barh(range(len(values)), values, color=color)
+    axis.set_yticks(range(len(values)), names or [""] * len(values), fontsize=7)
+    axis.set_ylim(len(values) - 0.5, -0.5)
     axis.set_title(title, fontsize="small")
+    axis.tick_params(axis="x", labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="x", alpha=0.25)
 
 
-def _over_snapshots(axis: Any, history: History) -> None:
-    """Name the steps of snapshots along an axis from 0 to 1."""
+def _draw_over_training(figure: Figure, axis: Any, history: History, links: np.ndarray) -> None:
+    """Links `[snapshots, inputs]` as an image."""
     count = len(history.steps)
+    image = axis.imshow(links.T, aspect="auto", cmap="cividis", interpolation="nearest")
     ticks = sorted({0, count // 2, count - 1})
-    axis.set_xticks(
-        [(tick + 0.5) / count for tick in ticks], [f"{history.steps[tick]:,}" for tick in ticks], fontsize=7
-    )
+    axis.set_xticks(ticks, [f"{history.steps[tick]:,}" for tick in ticks], fontsize=7)
     axis.set_xlabel("environment steps", fontsize="small")
+    axis.set_yticks([])
+    axis.set_title("links of the actor over training", fontsize="small")
+    figure.colorbar(image, ax=axis, label="links")
