@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 TAKEN = (
     "WORKSPACE.md",
     "CHANGELOG.md",
+    "experiments/notebooks/*.ipynb",
     *(f"experiments/results/*/*.{ending}" for ending in ("md", "png", "gif", "json")),
 )
 """Files beside `docs/` that are part of the site, by the same paths."""
@@ -47,7 +48,7 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **rest: Any) -> str:
     """Lead links to the places that things have in the site, and put in the table of settings."""
     up = "../" * (page.file.src_uri.count("/") + 1)
-    for taken in ("WORKSPACE.md", "CHANGELOG.md", "experiments/results/"):
+    for taken in ("WORKSPACE.md", "CHANGELOG.md", "experiments/notebooks/", "experiments/results/"):
         markdown = markdown.replace(f"]({up}{taken}", f"]({up.removeprefix('../')}{taken}")
     return RAW.sub(r"`\1`", markdown).replace(SETTINGS, settings_table())
 

@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 
 from rlx2_jax import policies
 from rlx2_jax.config import command_line
-from rlx2_jax.errors import ConfigError, WorkdirError
+from rlx2_jax.errors import ConfigError
 from rlx2_jax.io import files
 from rlx2_jax.policies import history
-from rlx2_jax.training import workdirs
+from rlx2_jax.training import drawing, workdirs
 from rlx2_jax.viz import comparison, curves, film, masks
 
 
@@ -34,7 +34,7 @@ def _inputs(directory: Path) -> Figure:
 
 
 def _buffer(directory: Path) -> Figure:
-    return masks.draw_buffer(_rows(directory), workdirs.read_config(directory))
+    return masks.draw_buffer(drawing.read_rows(directory), workdirs.read_config(directory))
 
 
 INSIDE: Mapping[str, Callable[[Path], Figure]] = {
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int | None:
 def _draw(directories: Sequence[Path], ending: str) -> bytes:
     """The bytes of a file of what the flags ask for."""
     if KIND.value == "curves":
-        figure = comparison.draw(comparison.arrange([_read(path) for path in directories]), TITLE.value)
+        figure = comparison.draw(comparison.arrange([drawing.read_run(path) for path in directories]), TITLE.value)
         return curves.render(figure, ending)
     workdirs.read_config(directories[0])
     if ending in masks.FILMS:
@@ -86,18 +86,6 @@ def _draw(directories: Sequence[Path], ending: str) -> bytes:
             else film.write_mp4(pictures, masks.FPS)
         )
     return curves.render(INSIDE[KIND.value](directories[0]), ending)
-
-
-def _rows(directory: Path) -> curves.Rows:
-    if rows := workdirs.read_rows(directory):
-        return rows
-    raise WorkdirError(f"{directory} holds no evaluation yet; let its run go on.")
-
-
-def _read(directory: Path) -> comparison.DrawnRun:
-    config = workdirs.read_config(directory)
-    what = {name: value for name, value in config.items() if name not in workdirs.HOW}
-    return comparison.DrawnRun(str(directory), what, _rows(directory))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import collections
 import functools
+import sys
+import types
 
 import chex
 import jax
@@ -10,8 +12,9 @@ import numpy as np
 import pytest
 
 from rlx2_jax import networks
-from rlx2_jax.config import Config, make_schedule, resolve, values
+from rlx2_jax.config import Config, Mechanisms, make_schedule, resolve, values
 from rlx2_jax.networks import masking
+from rlx2_jax.networks.kinds.mlp import MLP
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.replay import buffer
 from rlx2_jax.training import programs
@@ -512,6 +515,21 @@ def test_functions_of_a_run_see_nothing_of_its_data():
 def test_a_setting_that_makes_another_program_makes_other_functions(field):
     base = programs.make_program(small())
     assert programs.make_program(small(**{field: STATIC[field]})).chunk is not base.chunk
+
+
+def test_a_part_of_ones_own_that_is_defined_anew_makes_other_functions(monkeypatch):
+    """As in a notebook, whose cells are run again with changes."""
+    page = types.ModuleType("page_of_a_notebook")
+    monkeypatch.setitem(sys.modules, page.__name__, page)
+    page.network, page.method = (lambda features, initial: MLP(features)), Mechanisms()
+    config = small(network="page_of_a_notebook:network", method="page_of_a_notebook:method")
+    made = programs.make_program(config).chunk
+    assert programs.make_program(config).chunk is made
+    page.network = lambda features, initial: MLP(features, normalised=True)
+    anew = programs.make_program(config).chunk
+    assert anew is not made
+    page.method = Mechanisms(drop=lambda weight, gradient, key: abs(weight * gradient))
+    assert programs.make_program(config).chunk is not anew
 
 
 def test_numbers_of_links_make_another_packed_program():

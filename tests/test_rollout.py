@@ -2,6 +2,7 @@
 
 import base64
 import ctypes.util
+import html
 import io
 import json
 import os
@@ -195,6 +196,12 @@ def test_a_page_asks_for_nothing(cheetah):
     assert "default-src 'none'" in page
     # Not a word of what a browser could load something by.
     assert not re.search(r"https?:|//\w+\.|\bsrc=|\bhref=|@import|\burl\(|\bfetch\(|XMLHttp|WebSocket|\bimport\b", page)
+
+
+def test_a_frame_holds_the_page(cheetah):
+    frame = viewer.frame(cheetah, height=300)
+    assert html.unescape(re.search(r'srcdoc="([^"]*)"', frame).group(1)).encode() == viewer.page(cheetah)
+    assert "height: 300px" in frame and frame.count("<") == 4
 
 
 def test_no_text_leaves_the_data_of_a_page(cheetah):

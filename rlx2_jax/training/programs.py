@@ -38,7 +38,7 @@ from rlx2_jax.networks.structure import make_hparams, packable
 from rlx2_jax.policies import tickets
 from rlx2_jax.replay import buffer
 from rlx2_jax.replay.buffer import Replay
-from rlx2_jax.runtime import numerics
+from rlx2_jax.runtime import numerics, places
 from rlx2_jax.runtime.devices import DataParallel
 from rlx2_jax.training import reports, steps
 from rlx2_jax.training.state import Report, TrainState, agent_masks, finite, unpack
@@ -112,7 +112,7 @@ def make_program(config: Config) -> Program:
     devices = DataParallel(config.data_parallel)
     devices.check()
     env = envs.make(config.env, config.backend)
-    functions = _make_functions(static_part(config), env)
+    functions = _make_functions(static_part(config), env, _own_parts(config))
     trainer = functions["trainer"]
     ticket = tickets.load_for(config, env.observation_size, env.action_size)
     if ticket is not None:
@@ -137,13 +137,25 @@ def static_part(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, **empty | {"ticket": None, "buffer_max": buffer.ring_size(config.buffer_max)})
 
 
+def _own_parts(config: RunConfig) -> tuple[Any, ...]:
+    """Agent, network and method of a person's own, who may define them anew under the same names, as in a notebook."""
+    return tuple(places.imported(name, "name") for name in (config.agent, config.network, config.method) if ":" in name)
+
+
 PROGRAMS_KEPT = 16
 """Programs whose functions a process keeps."""
 
 
 @functools.lru_cache(PROGRAMS_KEPT)
-def _make_functions(config: RunConfig, env: envs.Environment) -> dict[str, Any]:
-    """Functions of `Program`, by name, and the trainer that they are made of."""
+def _make_functions(config: RunConfig, env: envs.Environment, own: tuple[Any, ...] = ()) -> dict[str, Any]:
+    """Functions of `Program`, by name, and the trainer that they are made of.
+
+    Args:
+      config: the static part of it.
+      env: its task.
+      own: as of `_own_parts`, by which other functions are made where other parts have the same names.
+    """
+    del own
     pool = max(config.reset_pool, config.num_envs, config.eval_episodes)
     if config.compute == "packed" and not packable(config):
         raise ConfigError(

@@ -9,6 +9,7 @@ meshes and height fields appear as their bounding boxes, tendons and sites not a
 from __future__ import annotations
 
 import base64
+import html
 import importlib.resources
 import json
 from collections.abc import Iterator
@@ -33,6 +34,18 @@ def page(rollout: Rollout) -> bytes:
     # No text of a task's or a person's may end the script element that it stands in.
     text = json.dumps(files.plain(contents(rollout)), separators=(",", ":")).replace("<", "\\u003c")
     return template.replace("@DATA@", text).encode()
+
+
+def frame(rollout: Rollout, height: int = 480) -> str:
+    """The page as a part of another one, such as a notebook: HTML for `IPython.display.HTML`.
+
+    Args:
+      rollout: what it shows.
+      height: of the part, in pixels; it is as wide as there is room.
+    """
+    # Not the frame alone, which IPython would advise to put in a file.
+    source = html.escape(page(rollout).decode())
+    return f'<div><iframe srcdoc="{source}" style="width: 100%; height: {height}px; border: 0"></iframe></div>'
 
 
 def contents(rollout: Rollout) -> dict[str, Any]:
