@@ -537,7 +537,7 @@ STUDIES: dict[str, Study] = {
         seeds=4,
         arms=_inputs,
         focus="rlx2",
-        settings=MUJOCO | {name: presets.PAPER_ROWS["td3/Ant-v3"][name] for name in SPARSITY_SETTINGS},
+        settings={**MUJOCO, **{name: presets.PAPER_ROWS["td3/Ant-v3"][name] for name in SPARSITY_SETTINGS}},
         published=DENSE_RETURNS,
         contrast=Contrast(("td3/Ant-v3", "td3/Ant-v4"), {"rlx2": 1, "ss": -1}),
     ),
