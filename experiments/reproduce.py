@@ -2,6 +2,7 @@
 
 python experiments/reproduce.py --study=table2 --smoke                                   every part of it, in small
 python experiments/reproduce.py --study=table2 --rows=td3/hopper --seeds=4 --scale=0.1   a row, a tenth of its length
+python experiments/reproduce.py --study=table2-mujoco --rows=td3/Hopper-v4               a row on the paper's own task
 python experiments/reproduce.py --study=table2 --report_only                             the report again
 
 Runs end up in <results>/<study>/runs.jsonl, and what they say in README.md beside it, with the commands that made them
@@ -100,6 +101,7 @@ def _wanted(study: registry.Study) -> list[registry.Run]:
     rows = ROWS.value or study.rows
     seeds = command_line.parse_seeds(SEEDS.value) or list(range(study.seeds))
     if SMOKE.value:
+        study = study._replace(settings={})  # Those are of long runs.
         given = {**registry.SMOKE, **given}
         rows, seeds = ROWS.value or [registry.SMOKE_ROW], command_line.parse_seeds(SEEDS.value) or [0, 1]
     return registry.runs(study, rows, seeds, given, ARMS.value, reading)

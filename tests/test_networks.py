@@ -15,7 +15,7 @@ from rlx2_jax.agents import make_agent
 from rlx2_jax.config import registry, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks import masking
-from rlx2_jax.networks.structure import make_hparams, nets, structure
+from rlx2_jax.networks.structure import make_hparams, nets, structure, templates
 from rlx2_jax.policies import tickets
 from rlx2_jax.training import compute, programs, train
 from tests.conftest import assert_sparse, random_batch, small
@@ -85,9 +85,11 @@ def test_activations_are_what_each_later_matrix_reads(network, twins):
     assert all(layer.shape[:-1] == ((2, 7) if twins else (7,)) for layer in hidden)
 
 
-@pytest.mark.parametrize("agent", ["td3", "sac"])
-def test_normalised_networks_learn_packed_what_they_learn_masked(agent):
-    config = small(network="layernorm", agent=agent, **SPARSE)
+@pytest.mark.parametrize(
+    ("agent", "which"), [("td3", "network"), ("sac", "network"), ("td3", "critic_network")], ids="-".join
+)
+def test_normalised_networks_learn_packed_what_they_learn_masked(agent, which):
+    config = small(**{which: "layernorm"}, agent=agent, **SPARSE)
     states = []
     for way in ("masked", "packed"):
         program = programs.make_program(dataclasses.replace(config, compute=way))
@@ -104,8 +106,19 @@ def test_normalised_networks_learn_packed_what_they_learn_masked(agent):
         chex.assert_trees_all_close(ours.params, theirs.params, rtol=2e-3, atol=5e-4)
 
 
+def test_critics_may_be_another_network_than_the_actor():
+    shapes = templates(resolve(small(critic_network="layernorm")), 5, 2)
+    assert "LayerNorm_0" in shapes["critic"] and "LayerNorm_0" not in shapes["actor"]
+    same = templates(resolve(small(network="layernorm")), 5, 2)
+    assert jax.tree.structure(shapes["critic"]) == jax.tree.structure(same["critic"])
+    assert resolve(small(critic_network="layernorm")).critic_network == "layernorm"
+    assert resolve(small(network="layernorm")).networks == "layernorm"
+
+
 def test_what_has_no_packed_form_is_computed_masked_and_says_so():
     lines = []
+    assert compute.choose(resolve(small(critic_network="simba")), lines.append).compute == "masked"
+    assert "no packed form of td3 with mlp and simba networks" in lines.pop()
     config = resolve(small(network="simba", compute="auto"))
     assert compute.choose(config, lines.append).compute == "masked"
     assert "no packed form of td3 with simba networks" in lines[0]
@@ -152,6 +165,8 @@ def flat(features, initial):
         ({"network": f"{__name__}:flat"}, "give it matrices"),
         ({"network": "simba", "hidden": (16, 8)}, "name one width for all"),
         ({"network": "layernorm", "method": "tiny"}, "method=tiny is a narrower mlp"),
+        ({"critic_network": "layernorm", "method": "tiny"}, "which the critic of agent=td3 with network=layernorm"),
+        ({"critic_network": "resnet"}, "unknown critic_network 'resnet'; valid: layernorm, mlp, simba, or"),
         ({"agent": "droq", "network": "simba"}, "use --network=mlp or layernorm"),
         ({"agent": "nowhere:Agent"}, r"cannot be imported: .*; write package\.module:Class"),
     ],

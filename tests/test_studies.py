@@ -8,13 +8,14 @@ import shutil
 import signal
 from unittest import mock
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from paper import STUDIES, figures, report, runner, runs, search, store
-from paper.registry import TABLE_2, Run, check
+from paper import STUDIES, comparisons, figures, published, registry, report, runner, runs, search, store
+from paper.registry import FACTORS, TABLE_2, Run, check
 
 from rlx2_jax import envs, policies
 from rlx2_jax.analysis import accounting, statistics
@@ -120,6 +121,7 @@ def test_the_3_step_agent_of_one_study_is_the_rlx2_of_another():
         ("mask-quality", {"topology"}),
         ("sparsity-curve", {"actor_sparsity", "critic_sparsity"}),
         ("layernorm", {"network"}),
+        ("delay", {"n_step", "n_step_delay"}),
     ],
 )
 def test_an_ablation_changes_what_it_is_about_and_nothing_else(study, about):
@@ -129,6 +131,129 @@ def test_an_ablation_changes_what_it_is_about_and_nothing_else(study, about):
     methods = {"tiny", "ss", "set", "rlx2"} if "method" in about else {"rlx2"}
     ablations = [values for values in found.values() if values["method"] in methods]
     assert {name for values in ablations for name in values if values[name] != focus[name]} == about
+
+
+MUJOCO = [name for name, study in STUDIES.items() if study.settings]
+
+
+@pytest.mark.parametrize("name", MUJOCO)
+def test_points_in_time_are_the_papers_own_on_its_own_tasks(name):
+    study = STUDIES[name]
+    for run in runs(study, study.rows, [0], {}):
+        c = run.config
+        assert (c.total_steps, c.num_envs, c.kernel_init) == (1_000_000, 2, "release")
+        assert (c.warmup_steps, c.evolve_interval, c.buffer_check_interval) == (25_000, 10_000, 10_000)
+        assert c.n_step_delay == 300_000 or name == "delay"
+        assert c.buffer_min == (100_000 if c.agent == "td3" else 200_000)
+        assert (c.eval_every, c.score_evaluations, c.eval_episodes) == (5000, 30, 10)
+
+
+def test_a_studys_settings_give_way_to_those_asked_for():
+    row = lambda **settings: runs(STUDIES["table2-mujoco"], ["td3/Hopper-v4"], [0], settings, ["rlx2"])[0].config
+    longer = row(total_steps=3_000_000, kernel_init="lecun", num_envs=20)
+    assert (longer.total_steps, longer.kernel_init, longer.num_envs) == (3_000_000, "lecun", 20)
+    assert (longer.n_step_delay, longer.evolve_interval) == (300_000, 10_000)
+    assert (row().actor_sparsity, row().critic_sparsity) == (0.98, 0.95)
+
+
+def test_rows_and_arms_on_the_papers_own_tasks_come_in_the_order_of_their_worth():
+    study = STUDIES["table2-mujoco"]
+    found = runs(study, study.rows, range(study.seeds), {})
+    tasks = ("Hopper-v4", "Ant-v3", "HalfCheetah-v4", "Walker2d-v4")
+    assert list(dict.fromkeys(run.row for run in found)) == [f"{a}/{t}" for a in ("td3", "sac") for t in tasks]
+    assert list(dict.fromkeys(run.arm for run in found)) == ["rlx2", "dense", "rigl", "ss", "set", "tiny"]
+    assert len(found) == 8 * 6 * 5
+    assert study.paper["td3/Ant-v3"] == TABLE_2["td3/ant"] and set(study.paper) == set(study.rows)
+
+
+def test_studies_on_the_papers_own_tasks_share_their_runs():
+    of = lambda study, arm: store.identity(runs(STUDIES[study], ["td3/Ant-v3"], [2], {}, [arm])[0].config)
+    for arm in ("dense", "ss", "rlx2"):
+        assert of("ant-inputs", arm) == of("table2-mujoco", arm)
+    assert of("delay", "dense") == of("beyond", "dense") == of("table2-mujoco", "dense")
+    assert of("delay", "from-0.3") == of("table2-mujoco", "rlx2") != of("delay", "from-0.1")
+    both = runs(STUDIES["ant-inputs"], STUDIES["ant-inputs"].rows, [0], {}, ["rlx2"])
+    assert {(run.config.actor_sparsity, run.config.critic_sparsity) for run in both} == {(0.96, 0.88)}
+
+
+def links(config):
+    """Links of an actor and of a critic."""
+    task = envs.make(config.env, config.backend)
+    found = structure(config, task.observation_size, task.action_size)
+    return sum(found["actor"].links), sum(found["critic"].links)
+
+
+@pytest.mark.parametrize("row", STUDIES["beyond"].rows)
+def test_every_arm_beyond_the_paper_has_half_of_its_size(row):
+    (paper,) = runs(STUDIES["table2-mujoco"], [row], [0], {}, ["rlx2"])
+    found = {run.arm: run.config for run in runs(STUDIES["beyond"], [row], [0], {})}
+    size = lambda config: sum(n * count for n, count in zip((2, 4), links(config), strict=True))
+    assert 2 * size(found["rlx2"]) == pytest.approx(size(paper.config), rel=2e-3)
+    for arm, config in found.items():
+        if config.method != "dense":
+            # What rounding of three matrices comes to, in two actors and four critics.
+            assert abs(size(config) - size(found["rlx2"])) <= 9, arm
+    actor, critic = links(found["critic-heavier"])
+    assert actor == pytest.approx(links(found["rlx2"])[0] / 2, abs=2) and critic > links(found["rlx2"])[1]
+
+
+def test_the_arithmetic_of_hopper_is_that_of_the_documents():
+    found = {run.arm: run.config for run in runs(STUDIES["beyond"], ["td3/Hopper-v4"], [0], {})}
+    heavier = found["critic-heavier"]
+    assert heavier.actor_sparsity == 0.995
+    assert 1 - heavier.critic_sparsity == pytest.approx(0.025 + 0.5 * 2 * 69_120 * 0.01 / (4 * 69_376), abs=1e-6)
+    actor, critic = links(found["rlx2"])
+    assert (actor, critic) == (691, 1734)
+    assert round(100 * 4 * critic / (2 * actor + 4 * critic)) == 83
+
+
+def test_each_factor_is_rlx2_with_one_change_and_together_they_are_all():
+    arms = {arm.name: arm for arm in STUDIES["beyond"].arms(1)}
+    for name, factor in FACTORS.items():
+        assert arms[name].settings == {"method": "rlx2", **factor.settings} and arms[name].fitted is factor.fitted
+    assert arms["together"].settings == {k: v for factor in FACTORS.values() for k, v in factor.settings.items()}
+    assert arms["together"].fitted is registry.critic_heavier
+    assert arms["dense-critic-norm"].settings == {"method": "dense", "critic_network": "layernorm"}
+
+
+def test_a_search_may_go_with_factors(monkeypatch):
+    monkeypatch.setattr(registry, "RECIPE", ("sparser", "5-step"))
+    arms = {arm.name: arm.settings for arm in STUDIES["beyond-frontier"].arms(1)}
+    thin = {"actor_sparsity": 0.99, "critic_sparsity": 0.99}
+    assert arms["rlx2@0.99"] == {"method": "sparser", "n_step": 5, **thin}
+    assert arms["dense"] == {"method": "dense"}
+
+
+def test_the_observations_that_are_always_zero_are_these():
+    for name, dead in registry.ALWAYS_ZERO.items():
+        env = envs.make(name)
+        state = env.reset(jax.random.PRNGKey(0))
+        seen = [state.observation]
+        for key in jax.random.split(jax.random.PRNGKey(1), 20):
+            state = env.step(state, jax.random.uniform(key, (env.action_size,), minval=-1))
+            seen.append(state.observation)
+        np.testing.assert_array_equal(np.flatnonzero((np.array(seen) == 0).all(0)), [*dead])
+
+
+def test_links_at_dead_inputs_are_counted_in_a_runs_masks(tmp_path):
+    (run,) = runs(STUDIES["ant-inputs"], ["td3/Ant-v3"], [0], {"hidden": (8,)}, ["rlx2"])
+    rng, trees = np.random.default_rng(0), []
+    for _ in range(2):
+        trees.append({})
+        for name, own in structure(run.config, 111, 8).items():
+            lead = (2,) if name == "critic" else ()
+            masks = trees[-1][name] = {}
+            for i, ((rows, columns), count) in enumerate(zip(own.shapes, own.links, strict=True)):
+                draw = lambda size=rows * columns, count=count: rng.permutation(size) < count
+                kernel = np.array([draw() for _ in range(2)] if lead else draw()).reshape(*lead, rows, columns)
+                masks[f"Dense_{i}"] = {"kernel": kernel}
+    about = policies.describe(run.config, 5, 1.0) | {"sizes": [111, 8]}
+    assert store.DEAD_INPUTS not in store.of_directory(run, "ant-inputs", tmp_path, diverged=False)
+    tickets.save(tmp_path / tickets.NAME, *trees, about)
+    found = store.of_directory(run, "ant-inputs", tmp_path, diverged=False)[store.DEAD_INPUTS]
+    first = lambda when, name: trees[when][name]["Dense_0"]["kernel"]
+    for name in ("actor", "critic"):
+        assert found[name] == [[int(first(w, name)[..., 27:111, :].sum()), int(first(w, name).sum())] for w in (0, 1)]
 
 
 def test_the_arms_of_tickets_and_buffers_are_these():
@@ -609,6 +734,88 @@ def test_a_run_that_diverged_at_once_leaves_a_report(tmp_path):
     assert "(1 diverged" in cells((tmp_path / "README.md").read_text(), "ss")[1]
 
 
+def test_dense_returns_stand_beside_published_ones(tmp_path):
+    scores = [3000.0, 3100.0, 3400.0]
+    store.append(tmp_path, [line("dense", k, s, "td3/Hopper-v4", "table2-mujoco") for k, s in enumerate(scores)])
+    store.append(tmp_path, [line("dense", 0, 4000.0, "sac/Hopper-v4", "table2-mujoco")])
+    text = report.markdown(tmp_path, "table2-mujoco", STUDIES["table2-mujoco"])
+    td3, sac = text.split("The dense agent beside published ones:")[1:]
+    assert cells(td3, "ours")[1:3] == ["3167", f"{np.std(scores, ddof=1):.0f}"]
+    assert cells(td3, "ours")[3].startswith("3 seeds, 60,000 steps, Hopper-v4, mean of the last 30 evaluations")
+    (theirs,) = published.DENSE_RETURNS["td3/Hopper-v4"]
+    assert cells(td3.partition("## ")[0], theirs.whose)[1:] == ["3299", "185", theirs.protocol]
+    assert cells(sac, "ours")[1:3] == ["4000", "-"]
+    assert cells(sac, "Haarnoja et al., 2018b")[1:3] == ["3250", "-"]
+    # And RLx2's size beside the paper's.
+    assert set(published.DENSE_RETURNS) <= set(STUDIES["table2-mujoco"].rows)
+
+
+def contrasted(**shares):
+    """Lines of a study of dead inputs: shares of a dense return of 1000, on both rows, four seeds each."""
+    found = []
+    for row, place in (("td3/Ant-v3", 0), ("td3/Ant-v4", 1)):
+        for arm, pair in {"dense": (1, 1), **shares}.items():
+            found += [line(arm, k, 1000.0 * pair[place] + 5 * k, row, "ant-inputs") for k in range(4)]
+    return found
+
+
+def test_a_prediction_about_two_rows_holds_if_the_interval_of_the_difference_says_so(tmp_path):
+    lines = contrasted(rlx2=(0.9, 0.6), ss=(0.5, 0.5001))
+    dead = {"actor": [[300, 400], [20, 400]], "critic": [[60, 80], [10, 80]]}
+    store.append(tmp_path, [each | ({"dead_inputs": dead} if each["row"] == "td3/Ant-v3" else {}) for each in lines])
+    text = report.markdown(tmp_path, "ant-inputs", STUDIES["ant-inputs"])
+    table = text.partition("## TD3 on Ant-v3 against Ant-v4, 60,000 steps")[2]
+    shares = [100 * (1000 * share + 7.5) / 1007.5 for share in (0.9, 0.6)]
+    rlx2, ss = cells(table, "rlx2"), cells(table, "ss")
+    numbers = [f"{shares[0]:.1f}", f"{shares[1]:.1f}", f"+{shares[0] - shares[1]:.1f}"]
+    assert [cell.split(" ")[0] for cell in rlx2[1:4]] == numbers
+    assert rlx2[4:] == ["rises", "yes"] and ss[4:] == ["falls", "undecided: the interval holds 0"]
+    before = text.partition("Links of the first layer")[2]
+    assert cells(before.partition("##")[0], "rlx2")[2:] == [
+        "300 of 400 (75.0 %)",
+        "20 of 400 (5.0 %)",
+        "60 of 80 (75.0 %)",
+        "10 of 80 (12.5 %)",
+    ]
+    shutil.rmtree(tmp_path)
+    store.append(tmp_path, contrasted(rlx2=(0.5, 0.8), ss=(0.2, 0.8)))
+    table = report.markdown(tmp_path, "ant-inputs", STUDIES["ant-inputs"]).partition(" against Ant-v4")[2]
+    assert (cells(table, "rlx2")[-1], cells(table, "ss")[-1]) == ("no, the contrary", "yes")
+
+
+def test_a_difference_of_shares_is_that_of_its_samples():
+    sample, dense = [np.array([3.0, 5.0]), np.array([1.0])], [np.array([4.0]), np.array([2.0, 8.0])]
+    assert comparisons._difference(sample, dense) == pytest.approx(4 / 4 - 1 / 5)
+
+
+def test_a_screening_lets_those_go_on_that_are_above_their_like_on_average(tmp_path):
+    scores = {
+        "td3/Hopper-v4": {"dense": 100, "dense-critic-norm": 120, "rlx2": 50, "sparser": 60, "5-step": 40},
+        "td3/Walker2d-v4": {"dense": 100, "dense-critic-norm": 80, "rlx2": 40, "sparser": 36, "5-step": 44},
+    }
+    screened = {"total_steps": 300_000, "schedule_scale": 0.3, "warmup_steps": 25_000}
+    lines = [
+        line(arm, seed, float(score + seed), row, "beyond", **screened)
+        for row, arms in scores.items()
+        for arm, score in arms.items()
+        for seed in (0, 1)
+    ]
+    store.append(tmp_path, [*lines, line("8-batches", 0, 70.0, "td3/Hopper-v4", "beyond", **screened)])
+    report.write(tmp_path, "beyond", STUDIES["beyond"])
+    text = (tmp_path / "README.md").read_text()
+    table = text.partition("## TD3, 300,000 steps: beside rlx2 and dense-critic-norm")[2]
+    assert len(table.split("## ")[0].splitlines()[2].split("|")) == 10
+    mean = 100 * np.mean([60.5 / 50.5, 36.5 / 40.5])
+    assert cells(table, "sparser")[5].startswith(f"{mean:.1f} [")
+    verdicts = {arm: cells(table, arm)[-1] for arm in ("sparser", "5-step", "rlx2", "dense", "8-batches")}
+    assert verdicts == {"sparser": "goes on", "5-step": "does not", "rlx2": "-", "dense": "-", "8-batches": "-"}
+    assert cells(table, "dense")[1].startswith("199.0 [")
+    # Runs of the final length are not screened.
+    store.append(tmp_path, [line(arm, 0, 9.0, "td3/Hopper-v4", "beyond") for arm in ("dense", "rlx2", "together")])
+    last = report.markdown(tmp_path, "beyond", STUDIES["beyond"]).partition("## TD3, 60,000 steps: beside rlx2")[2]
+    assert "screening" not in last.partition("## ")[0] and cells(last, "together")[1] == "100.0"
+
+
 def test_findings_are_taken_over_and_a_diverged_run_is_told(tmp_path):
     store.append(tmp_path, [line("rlx2", 0, 1.0), line("rlx2", 1, 2.0) | {"diverged": True}])
     (tmp_path / report.FINDINGS).write_text("It was the **buffer**.\n")
@@ -1032,6 +1239,12 @@ def test_bad_input_is_one_sentence_and_nothing_written(flags, sentence, tmp_path
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert sentence in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_on_the_papers_own_task_is_one_command(tmp_path):
+    done = launch_here("reproduce.py", "--study=table2-mujoco", "--rows=td3/Hopper-v4", "--dry_run", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == "30 runs, 30 of them not recorded yet\n"
 
 
 def test_a_dry_run_counts_and_writes_nothing(tmp_path):

@@ -11,6 +11,11 @@
 | `mask-quality` | masks found | the mask a run begins with, and those that RigL and RLx2 found, trained anew |
 | `frontier` | ultimate compression ratio | RLx2 at the sparsities that a search asks for (see `search`) |
 | `layernorm` | not in the paper | RLx2, and both with layer normalisation before each ReLU |
+| `table2-mujoco` | Table 2, on its own tasks | as `table2` |
+| `ant-inputs` | not in the paper | SS and RLx2 on Ant, with 84 observations that are always zero and without |
+| `delay` | section 4.2.1 | RLx2 whose three-step targets begin at once, early, as late as the paper's, and never |
+| `beyond` | not in the paper | RLx2 at half the paper's size, with one change each and with several |
+| `beyond-frontier` | ultimate compression ratio | `frontier` with the changes that `beyond` keeps |
 
 To add one, add it here; runs, records and reports follow.
 """
@@ -18,12 +23,15 @@ To add one, add it here; runs, records and reports follow.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from paper import search
+from paper.published import DENSE_RETURNS, Published
 from rlx2_jax import envs
-from rlx2_jax.config import PAPER_STEPS, Config, RunConfig, methods, presets, resolve
+from rlx2_jax.analysis import accounting
+from rlx2_jax.config import PAPER_STEPS, Config, RunConfig, methods, presets, registry, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks.structure import structure
 from rlx2_jax.training import workdirs
@@ -33,6 +41,9 @@ Settings = Mapping[str, Any]
 
 DENSE = "dense"
 """The arm that scores are measured by."""
+
+SPARSITY_SETTINGS = ("actor_sparsity", "critic_sparsity")
+"""Settings that say how sparse networks are."""
 
 
 class Arm(NamedTuple):
@@ -44,6 +55,26 @@ class Arm(NamedTuple):
     """The arm whose run, of the same seed, found the masks that this one begins with."""
     teacher: str | None = None
     """The arm whose run, of the same seed, this one imitates; None for reinforcement learning."""
+    fitted: Callable[[RunConfig], Settings] | None = None
+    """Further settings, made of the configuration that it would have without them."""
+
+
+class Contrast(NamedTuple):
+    """What a study says beforehand of two rows: how an arm's share of the dense return differs between them."""
+
+    rows: tuple[str, str]
+    """The first is compared with the second."""
+    predicted: Mapping[str, int]
+    """By arm: 1 if its share is larger on the first, -1 if it is smaller."""
+
+
+class Screening(NamedTuple):
+    """A rule, fixed before any run, by which arms of short runs go on to long ones."""
+
+    steps: int
+    """Length of the short runs."""
+    least: float
+    """An arm goes on if its score relative to the study's first reference, mean of the tasks, is above this."""
 
 
 class Study(NamedTuple):
@@ -66,6 +97,18 @@ class Study(NamedTuple):
     """What is drawn beside learning curves and bars: `buffer` or `sparsity`."""
     search: bool = False
     """Whether `search.search` chooses which arms are run, with how many seeds."""
+    settings: Mapping[str, Any] = {}
+    """What all its runs have where nothing else is asked for."""
+    of_row: Mapping[str, Settings] = {}
+    """The same of single rows, over those of Table 2."""
+    published: Mapping[str, tuple[Published, ...]] = {}
+    """Dense returns of others, by row."""
+    references: tuple[str, ...] = ()
+    """Arms beside the dense one that the others are measured by."""
+    screening: Screening | None = None
+    """How arms of short runs go on to long ones, if they do."""
+    contrast: Contrast | None = None
+    """What it says beforehand of two rows, if it does."""
 
 
 class Run(NamedTuple):
@@ -110,8 +153,30 @@ TABLE_2 = {
     "sac/ant": {"tiny": 49.6, "ss": 49.3, "set": 79.8, "rigl": 90.9, "rlx2": 105.6},
 }
 
+
+def _on_mujoco(by_row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same by rows on the paper's own tasks."""
+    return {presets.on_mujoco(row): values for row, values in by_row.items()}
+
+
 _TD3_ROWS = ("td3/hopper", "td3/walker2d", "td3/ant", "td3/halfcheetah")
 _SAC_ROWS = ("sac/hopper", "sac/walker2d", "sac/halfcheetah", "sac/ant")
+
+_FIRST_TASKS = ("Hopper-v4", "Ant-v3", "HalfCheetah-v4", "Walker2d-v4")
+"""The paper's own tasks in the order of what they are expected to tell."""
+
+MUJOCO: Settings = {
+    "total_steps": 1_000_000,
+    "schedule_scale": 1.0,
+    "kernel_init": "release",
+    "num_envs": 2,
+    "eval_every": 5000,
+    "score_evaluations": 30,
+}
+"""Protocol of the studies on MuJoCo's tasks: the paper's settings as its release has them, points in time unscaled
+(warm-up 25,000 steps, three-step targets after 300,000 updates, events every 10,000), and a million steps, as most have
+them since. The release steps one environment. TD3 updates its actor every second step, so an iteration here holds two,
+and two environments are the fewest."""
 
 
 def _by_row(**columns: tuple[float, ...]) -> dict[str, dict[str, float]]:
@@ -123,6 +188,36 @@ def _by_row(**columns: tuple[float, ...]) -> dict[str, dict[str, float]]:
 def _methods(steps: int) -> tuple[Arm, ...]:
     del steps
     return tuple(Arm(name, {"method": name}) for name in methods.METHODS)
+
+
+def _by_weight(steps: int) -> tuple[Arm, ...]:
+    """The same in the order in which runs are worth most."""
+    del steps
+    return tuple(Arm(name, {"method": name}) for name in ("rlx2", DENSE, "rigl", "ss", "set", "tiny"))
+
+
+ALWAYS_ZERO: Mapping[str, range] = {"Ant-v3": range(27, 111)}
+"""Observations that are always zero, by task: those of contact forces, as under MuJoCo 2.0."""
+
+
+def _inputs(steps: int) -> tuple[Arm, ...]:
+    del steps
+    return tuple(Arm(name, {"method": name}) for name in (DENSE, "ss", "rlx2"))
+
+
+DELAY_SHARES = (0, 0.1, 0.3)
+"""When three-step targets begin, as shares of a run. In a million steps the second is the paper's 300,000 of 3 million
+updates, scaled with the run, and the third the same, unscaled."""
+
+
+def _delays(steps: int) -> tuple[Arm, ...]:
+    of = lambda share: {"n_step_delay": round(share * steps)}
+    # An agent of one-step targets takes no notice; with the last delay its run is that of `table2-mujoco`.
+    return (
+        Arm(DENSE, {"method": "dense", **of(DELAY_SHARES[-1])}),
+        *(Arm(f"from-{share:g}", {"method": "rlx2", **of(share)}) for share in DELAY_SHARES),
+        Arm("never", {"method": "rlx2", "n_step": 1, **of(DELAY_SHARES[-1])}),
+    )
 
 
 def _topologies(steps: int) -> tuple[Arm, ...]:
@@ -181,6 +276,97 @@ def _frontier(steps: int) -> tuple[Arm, ...]:
     return (Arm(DENSE, {"method": "dense"}), *(_thinned("rlx2", sparsity) for sparsity in search.GRID))
 
 
+ACTOR_KEEPS = 0.5
+"""Share of the actor's links that it keeps where the critics get the others."""
+
+
+def critic_heavier(config: RunConfig) -> Settings:
+    """Sparsities with which the actor has fewer links and the critics more, of the same total size.
+
+    Size is Table 2's: links of online and target networks, of which there are n actors (2 of TD3, 1 of SAC) and 4
+    critics. With A and C weights when dense, densities a and c, and a share k of the actor's links kept,
+
+        n A a + 4 C c = n A k a + 4 C c',   so   c' = c + (1 - k) n A a / (4 C)
+
+    Hopper at half the paper's size: A = 69,120, C = 69,376, a = 0.01, c = 0.025, so a' = 0.005 and
+    c' = 0.025 + 0.5 * 2 * 69,120 * 0.01 / (4 * 69,376) = 0.02749: 8,318 links, of which the critics had 83 % and now
+    have 92 %.
+    """
+    counted = accounting.account(config, *_sizes(config.env, config.backend))
+    actors = 1 + registry.find(config.agent).passes.actor_target
+    actor = 1 - config.actor_sparsity
+    moved = (1 - ACTOR_KEEPS) * actors * counted.actor_weights_dense * actor
+    critic = 1 - config.critic_sparsity + moved / (4 * counted.critic_weights_dense)
+    return {"actor_sparsity": round(1 - ACTOR_KEEPS * actor, 6), "critic_sparsity": round(1 - critic, 6)}
+
+
+@functools.cache
+def _sizes(env: str, backend: str) -> tuple[int, int]:
+    task = envs.make(env, backend)
+    return task.observation_size, task.action_size
+
+
+class Factor(NamedTuple):
+    """One change of RLx2 that may carry it further."""
+
+    settings: Settings
+    """What it sets."""
+    fitted: Callable[[RunConfig], Settings] | None = None
+    """As of an arm."""
+
+
+FACTORS: dict[str, Factor] = {
+    "sparser": Factor({"method": "sparser"}),
+    "critic-norm": Factor({"critic_network": "layernorm"}),
+    "5-step": Factor({"n_step": 5}),
+    "8-batches": Factor({"score_batches": 8}),
+    "critic-heavier": Factor({}, critic_heavier),
+}
+"""From sparse to sparser; layer normalisation in the critics; a longer horizon than RLx2's three steps; grow scores
+that are means over several batches; links moved from the actor to the critics."""
+
+COMBINATIONS: tuple[tuple[str, ...], ...] = (tuple(FACTORS),)
+"""Which of them are tried together: all. What the screening keeps is a line more here."""
+
+RECIPE: tuple[str, ...] = ()
+"""Those of them that `beyond-frontier` searches with, none before `beyond` has kept any. It searches sparsities that
+actor and critics share, so `critic-heavier` is not for it."""
+
+
+def _with_factors(name: str, names: Sequence[str], settings: Settings) -> Arm:
+    """An arm with these factors and settings beside."""
+    chosen = [FACTORS[each] for each in names]
+    merged = {"method": "rlx2", **{k: v for factor in chosen for k, v in factor.settings.items()}, **settings}
+    return Arm(name, merged, fitted=next((factor.fitted for factor in chosen if factor.fitted), None))
+
+
+def _combined(names: Sequence[str]) -> str:
+    """Name of the arm with these factors."""
+    return "together" if len(names) == len(FACTORS) else "+".join(names)
+
+
+def _beyond(steps: int) -> tuple[Arm, ...]:
+    del steps
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        Arm("dense-critic-norm", {"method": "dense", **FACTORS["critic-norm"].settings}),
+        Arm("rlx2", {"method": "rlx2"}),
+        *(_with_factors(name, [name], {}) for name in FACTORS),
+        *(_with_factors(_combined(names), names, {}) for names in COMBINATIONS),
+    )
+
+
+def _beyond_frontier(steps: int) -> tuple[Arm, ...]:
+    del steps
+    return (
+        Arm(DENSE, {"method": "dense"}),
+        *(
+            _with_factors(f"rlx2@{sparsity:g}", RECIPE, {"actor_sparsity": sparsity, "critic_sparsity": sparsity})
+            for sparsity in search.GRID
+        ),
+    )
+
+
 _FIXED = {"method": "rlx2", "topology": "fixed"}
 """Without a ticket it is the mask that RLx2 begins with: that of the largest initial weights, which lie at random. One
 drawn beside them would keep weights half as large as all other arms begin with, and differ in more than its links."""
@@ -222,6 +408,11 @@ def _thinned(method: str, sparsity: float) -> Arm:
 
 def _short(transitions: int) -> str:
     return f"{transitions / 1e6:.3g}M" if transitions >= 1e6 else f"{transitions / 1e3:.3g}k"
+
+
+def _at_half_size(row: str) -> Settings:
+    """The sparsities with half the links that the paper has in a row."""
+    return {name: round((1 + presets.PAPER_ROWS[row][name]) / 2, 6) for name in SPARSITY_SETTINGS}
 
 
 STUDIES: dict[str, Study] = {
@@ -322,6 +513,84 @@ STUDIES: dict[str, Study] = {
         figure="sparsity",
         search=True,
     ),
+    "table2-mujoco": Study(
+        title="Table 2 on MuJoCo's tasks",
+        question="On the paper's own tasks and with its release's settings, which schemes keep the dense return?",
+        rows=tuple(f"{agent}/{task}" for agent in ("td3", "sac") for task in _FIRST_TASKS),
+        seeds=5,
+        arms=_by_weight,
+        focus="rlx2",
+        paper=_on_mujoco(TABLE_2),
+        settings=MUJOCO,
+        published=DENSE_RETURNS,
+    ),
+    "ant-inputs": Study(
+        title="Inputs that are always zero",
+        question=(
+            "Under MuJoCo 2.0, which the paper used, 84 of Ant's 111 observations were always zero (`Ant-v3` here); "
+            "`Ant-v4` leaves them out. At 96 % they give the actor 3,840 links instead of 2,980. A gradient grows no "
+            "link at an input that is always zero, so evolution moves the first layer to the 27 others, while a static "
+            "mask keeps three quarters of it where nothing comes in. Predicted: from `Ant-v4` to `Ant-v3` RLx2's share "
+            "of the dense return rises, and the static mask's falls."
+        ),
+        rows=("td3/Ant-v3", "td3/Ant-v4"),
+        seeds=4,
+        arms=_inputs,
+        focus="rlx2",
+        settings={**MUJOCO, **{name: presets.PAPER_ROWS["td3/Ant-v3"][name] for name in SPARSITY_SETTINGS}},
+        published=DENSE_RETURNS,
+        contrast=Contrast(("td3/Ant-v3", "td3/Ant-v4"), {"rlx2": 1, "ss": -1}),
+    ),
+    "delay": Study(
+        title="When three-step targets begin",
+        question=(
+            "Three-step targets begin at once, after a tenth of the run (at a million steps the paper's delay, scaled "
+            "with the run), after three tenths (there the paper's 300,000 updates, unscaled), or never: which should "
+            "be the default?"
+        ),
+        rows=("td3/Hopper-v4", "td3/Walker2d-v4", "td3/Ant-v3"),
+        seeds=4,
+        arms=_delays,
+        focus="from-0.3",
+        settings=MUJOCO,
+        published=DENSE_RETURNS,
+    ),
+    "beyond": Study(
+        title="Beyond the paper: half its size",
+        question=(
+            "Which changes of RLx2 keep the dense return with half the paper's links? "
+            "Screening, a rule written down before any run: TD3 on Hopper-v4 and Walker2d-v4, every arm, the seeds 0 "
+            "and 1, 300,000 steps, points in time times 0.3 but for the warm-up of 25,000 (`--total_steps=300000 "
+            "--schedule_scale=0.3 --warmup_steps=25000 --seeds=2`). A change goes on if its score relative to RLx2 of "
+            "the same size, mean of the two tasks, is above 1. Those that go on are tried together, to a million steps "
+            "with four seeds, beside RLx2 of that size and both dense agents; if none does, the best one goes on "
+            "alone. The aim is 97 % of dense; what is below is a result, too."
+        ),
+        rows=("td3/Hopper-v4", "td3/Walker2d-v4", "td3/HalfCheetah-v4", "td3/Ant-v3"),
+        seeds=4,
+        arms=_beyond,
+        focus=_combined(COMBINATIONS[-1]),
+        settings=MUJOCO,
+        of_row={row: _at_half_size(row) for row in presets.PAPER_ROWS},
+        published=DENSE_RETURNS,
+        references=("rlx2", "dense-critic-norm"),
+        screening=Screening(300_000, 1.0),
+    ),
+    "beyond-frontier": Study(
+        title="The largest sparsity that keeps the return, with what goes beyond the paper",
+        question=(
+            "Up to which sparsity of actor and critics, both alike, does RLx2 keep 97 % of the dense return with "
+            + (f"these changes of `beyond`: {', '.join(RECIPE)}?" if RECIPE else "none of the changes of `beyond`?")
+        ),
+        rows=("td3/Hopper-v4",),
+        seeds=5,
+        arms=_beyond_frontier,
+        focus="rlx2@0.95",
+        figure="sparsity",
+        search=True,
+        settings=MUJOCO,
+        published=DENSE_RETURNS,
+    ),
 }
 
 
@@ -359,7 +628,8 @@ def runs(
       study: one of `STUDIES`.
       rows: `agent/env` each, with the sparsities of Table 2 where it has the row.
       seeds: of each arm of each row.
-      settings: what all runs have, over the row's own; the length of the paper's runs if no `total_steps` is named.
+      settings: what all runs have, over the study's and the row's own; the length of the paper's runs if none of them
+        names `total_steps`.
       arms: these alone; empty for all.
       reading: further settings of all runs, which give way to those of an arm (see `presets.READINGS`).
 
@@ -375,6 +645,8 @@ def runs(
             raise ConfigError(f"rows={row}: name an agent and a task, such as td3/hopper.")
         values = {
             **presets.PRESETS.get(row, {"agent": agent, "env": env, "total_steps": PAPER_STEPS}),
+            **study.settings,
+            **study.of_row.get(row, {}),
             **(reading or {}),
             **settings,
         }
@@ -391,9 +663,20 @@ def runs(
                 continue
             if arms and (lacking := [name for name in (arm.ticket, arm.teacher) if name and name not in arms]):
                 raise ConfigError(f"arm {arm.name} begins with what {lacking[0]} leaves; name both.")
-            configs = [resolve(dataclasses.replace(base, **arm.settings, seed=seed)) for seed in seeds]
+            configs = [configured(dataclasses.replace(base, seed=seed), arm) for seed in seeds]
             found += [Run(row, arm.name, config, arm.ticket, arm.teacher, conditions) for config in configs]
     return found
+
+
+def configured(base: Config, arm: Arm) -> RunConfig:
+    """The configuration of an arm's run.
+
+    Raises:
+      ConfigError: one that cannot be.
+    """
+    config = dataclasses.replace(base, **arm.settings)
+    resolved = resolve(config)
+    return resolved if arm.fitted is None else resolve(dataclasses.replace(config, **arm.fitted(resolved)))
 
 
 def check(runs: Sequence[Run]) -> None:
@@ -412,7 +695,7 @@ def _conditions(base: Config, arms: Sequence[Arm]) -> dict[str, Any]:
 
     def resolved(config: Config) -> list[RunConfig] | None:
         try:
-            return [resolve(dataclasses.replace(config, **arm.settings)) for arm in arms]
+            return [configured(config, arm) for arm in arms]
         except ConfigError:
             return None
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from paper import figures, search, store
-from paper.registry import DENSE, Study
+from paper import comparisons, figures, search, store, tables
+from paper.registry import DENSE, SPARSITY_SETTINGS, Study
 from paper.store import Line
 from rlx2_jax.analysis import accounting, statistics
 from rlx2_jax.analysis.statistics import Estimate
@@ -32,7 +32,8 @@ SCALED = ("warmup_steps", "evolve_interval", "n_step_delay", "buffer_check_inter
 """Points in time, named in every section."""
 
 
-SPARSITIES = ("actor_sparsity", "critic_sparsity")
+PAPER_COSTS = accounting.TABLE_2 | {presets.on_mujoco(row): costs for row, costs in accounting.TABLE_2.items()}
+"""Size and FLOPs that the paper tells, by row."""
 
 DISTANCES = {
     "half_mse": "half the squared error per action dimension to the noise-free action stored",
@@ -96,7 +97,7 @@ class Group(NamedTuple):
     def has_own_sparsities(self) -> bool:
         """Whether the sparsities, where an arm does not say, are the row's own."""
         row = presets.PRESETS.get(self.row, {})
-        return all(self.sparsity(name) == row.get(name, getattr(Config(), name)) for name in SPARSITIES)
+        return all(self.sparsity(name) == row.get(name, getattr(Config(), name)) for name in SPARSITY_SETTINGS)
 
     def sparsity(self, name: str) -> float:
         """Value of `actor_sparsity` or `critic_sparsity` that arms have where they set none of their own."""
@@ -205,16 +206,17 @@ def markdown(directory: Path, name: str, study: Study) -> str:
     """The text of README.md."""
     lines = store.read(directory)
     layout = _layout(lines)
+    mains = [section.group for section, _, _ in layout]
     parts = [
         f"# {study.title}",
         study.question,
         f"Made of [runs.jsonl](runs.jsonl) ({len(lines)} runs) by "
         f"`python experiments/reproduce.py --study={name} --report_only`.",
-        READING.format(ours=_tasks([section.group for section, _, _ in layout])),
+        READING.format(ours=_tasks(mains)),
     ]
     for section, stem, title in layout:
         parts += _section(section, study, stem, title)
-    parts += _across([section.group for section, _, _ in layout], study)
+    parts += [*_across(mains, study), *comparisons.across(mains, study)]
     findings = directory / FINDINGS
     if findings.exists():
         parts += ["## What was found", findings.read_text(encoding="utf-8").strip()]
@@ -231,11 +233,12 @@ def _layout(lines: Sequence[Line]) -> list[tuple[Section, str, str]]:
 
 def _section(section: Section, study: Study, stem: str, title: str) -> list[str]:
     group = section.group
-    shown = [f"![learning curves and scores]({stem}.png)"]
+    pictures = [f"![learning curves and scores]({stem}.png)"]
     if study.figure == "buffer" or (study.figure == "sparsity" and _by_sparsity(group, group.arms(study))):
-        shown.append(f"![{study.figure}]({stem}-{study.figure}.png)")
+        pictures.append(f"![{study.figure}]({stem}-{study.figure}.png)")
     searched = [_search(group)] if study.search else []
-    parts = [f"## {title}", _conditions(group), *shown, *searched, _table(group, study)]
+    parts = [f"## {title}", _conditions(group), *pictures, *searched, _table(group, study)]
+    parts += [*comparisons.published(group, study), *comparisons.dead_inputs(group, study)]
     if section.variants:
         parts += [
             f"### {title}: variants",
@@ -261,15 +264,15 @@ def _variants(section: Section, study: Study) -> str:
                     section.differing(variant),
                     name,
                     _count(lines),
-                    _shown(statistics.estimate(statistics.mean, sample)),
-                    _shown(statistics.estimate(statistics.mean, above) if above else None),
-                    _shown(_relative(statistics.ratio, sample, above) if above else None, 100, 1),
+                    tables.shown(statistics.estimate(statistics.mean, sample)),
+                    tables.shown(statistics.estimate(statistics.mean, above) if above else None),
+                    tables.shown(tables.relative(statistics.ratio, sample, above) if above else None, 100, 1),
                     _p_value(sample, above),
-                    _shown(_relative(statistics.ratio, sample, dense), 100, 1),
+                    tables.shown(tables.relative(statistics.ratio, sample, dense), 100, 1),
                     _each(sample),
                 ]
             )
-    return _markdown_table(rows)
+    return tables.markdown(rows)
 
 
 def _search(group: Group) -> str:
@@ -285,7 +288,7 @@ def _search(group: Group) -> str:
             [
                 f"{100 * step.sparsity:g} %",
                 str(step.ratio.n),
-                _shown(step.ratio, 100, 1),
+                tables.shown(step.ratio, 100, 1),
                 verdict if step.decided else f"{verdict}, by the ratio alone: {why}",
             ]
         )
@@ -301,7 +304,7 @@ def _search(group: Group) -> str:
     if any(not step.decided for step in found.steps):
         end += " Not all steps are decided by their intervals: more seeds may change this."
     end += f" Searched with the {len(seeds)} seeds there are."
-    return "\n\n".join([_markdown_table(rows), end]) if found.steps else end
+    return "\n\n".join([tables.markdown(rows), end]) if found.steps else end
 
 
 def _on_brax(group: Group) -> bool:
@@ -314,15 +317,16 @@ def _tasks(groups: Sequence[Group]) -> str:
         return "ours on Brax's, which are others"
     if any(map(_on_brax, groups)):
         return "some of ours on Brax's, which are others"
-    return "ours on later versions of them, for fewer steps"
+    fewer = all(group.config["total_steps"] < PAPER_STEPS for group in groups)
+    return "ours on later versions of them" + (", for fewer steps" if fewer else "")
 
 
 def _conditions(group: Group) -> str:
     c = group.config
     physics = f"Brax `{c['backend']}`" if _on_brax(group) else f"Engine `{c['backend']}`"
-    said_elsewhere = {*SCALED, *SPARSITIES, "backend", "total_steps", "num_envs"}
+    said_elsewhere = {*SCALED, *SPARSITY_SETTINGS, "backend", "total_steps", "num_envs"}
     special = [f"`{name}={value}`" for name, value in group.conditions.items() if name not in said_elsewhere]
-    actor, critic = (f"{100 * group.sparsity(name):g} %" for name in SPARSITIES)
+    actor, critic = (f"{100 * group.sparsity(name):g} %" for name in SPARSITY_SETTINGS)
     settings = f"; sparse ones at {actor} in the actor and {critic} in the critics, unless named"
     settings += f"; settings of all arms: {', '.join(special)}" if special else ""
     if group.kind == store.CLONING:
@@ -365,37 +369,30 @@ def _table(group: Group, study: Study) -> str:
     for name, lines in arms.items():
         sample = samples[name]
         of_focus, of_dense = (None if other == name else samples.get(other) for other in (focus, DENSE))
-        relative = None if of_dense is None else _relative(statistics.ratio, sample, of_dense)
+        relative = None if of_dense is None else tables.relative(statistics.ratio, sample, of_dense)
         better = None if of_focus is None else statistics.estimate(statistics.improvement, of_focus, sample)
         rows.append(
             [
                 f"**{name}**" if name == focus else name,
                 _count(lines),
-                _shown(statistics.estimate(statistics.mean, sample)),
-                _shown(statistics.estimate(statistics.iqm, sample)),
-                _shown(relative, 100, 1),
+                tables.shown(statistics.estimate(statistics.mean, sample)),
+                tables.shown(statistics.estimate(statistics.iqm, sample)),
+                tables.shown(relative, 100, 1),
                 f"{paper[name]:g}" if name in paper else "-",
                 _difference(relative, paper.get(name)),
-                _shown(better, 1, 2),
+                tables.shown(better, 1, 2),
                 _p_value(sample, of_focus),
                 _p_value(sample, of_dense),
                 *_costs(lines[0], bool(paper)),
                 _each(sample),
             ]
         )
-    return _markdown_table(rows)
+    return tables.markdown(rows)
 
 
 def _focus(group: Group, study: Study) -> str:
     """The arm that a group is about."""
     return study.focus if group.kind == store.LEARNING else f"clone-{study.focus}"
-
-
-def _relative(
-    statistic: Callable[..., np.ndarray], sample: statistics.Sample, reference: statistics.Sample
-) -> Estimate | None:
-    """A ratio to other scores; None where those are no measure."""
-    return statistics.estimate(statistic, sample, reference) if statistics.is_measure(reference) else None
 
 
 def _p_value(sample: statistics.Sample, other: statistics.Sample | None) -> str:
@@ -419,7 +416,7 @@ def _across(found: Sequence[Group], study: Study) -> list[str]:
     alike: dict[str, list[Group]] = {}
     for group in found:
         if DENSE in group.arms(study) and group.kind == store.LEARNING:
-            own = SPARSITIES if group.has_own_sparsities else ()
+            own = SPARSITY_SETTINGS if group.has_own_sparsities else ()
             same = {k: v for k, v in group.conditions.items() if k not in own}
             agent = group.row.partition("/")[0]
             # A row with other arms, such as one that is not complete, would leave the table those they share.
@@ -454,13 +451,13 @@ def _together(members: Sequence[Group], study: Study) -> str:
             [
                 name,
                 str(sum(map(len, samples))),
-                "100" if name == DENSE else _shown(_relative(statistics.ratio, samples, dense), 100, 1),
+                "100" if name == DENSE else tables.shown(tables.relative(statistics.ratio, samples, dense), 100, 1),
                 f"{np.mean([p for p in paper if p is not None]):.1f}" if None not in paper else "-",
-                "-" if name == DENSE else _shown(_relative(statistics.iqm_ratio, samples, dense), 100, 1),
-                _shown(better, 1, 2),
+                "-" if name == DENSE else tables.shown(tables.relative(statistics.iqm_ratio, samples, dense), 100, 1),
+                tables.shown(better, 1, 2),
             ]
         )
-    return _markdown_table(rows)
+    return tables.markdown(rows)
 
 
 def _provenance(lines: Sequence[Line]) -> str:
@@ -472,7 +469,7 @@ def _provenance(lines: Sequence[Line]) -> str:
         counted[key] = counted.get(key, 0) + 1
     rows = [["runs", "command", "commit", "device", "compute", "versions"]]
     rows += [[str(count), *key] for key, count in counted.items()]
-    return _markdown_table(rows)
+    return tables.markdown(rows)
 
 
 def _pictures(section: Section, study: Study, title: str) -> dict[str, Figure]:
@@ -525,7 +522,7 @@ def _by_sparsity(group: Group, arms: Mapping[str, Sequence[Line]]) -> dict[str, 
     for name, lines in arms.items():
         relative = None
         if name != DENSE and DENSE in arms:
-            relative = _relative(statistics.ratio, group.sample(name), group.sample(DENSE))
+            relative = tables.relative(statistics.ratio, group.sample(name), group.sample(DENSE))
         if relative is not None:
             found.setdefault(lines[0]["method"], {})[lines[0]["actor_sparsity"]] = relative
     return found
@@ -569,26 +566,10 @@ def _each(sample: statistics.Sample) -> str:
 
 def _costs(line: Line, compared: bool) -> list[str]:
     """Size and FLOPs of a run; those of RLx2, which alone the paper tells, beside the paper's if they are compared."""
-    paper = accounting.TABLE_2.get(line["row"]) if compared and line["arm"] == "rlx2" else None
-    shown = []
+    paper = PAPER_COSTS.get(line["row"]) if compared and line["arm"] == "rlx2" else None
+    found = []
     for name in ("size", "flops_train", "flops_test"):
         ours = line[f"{name}_ratio"]
         beside = "" if paper is None else f" ({getattr(paper, name):.3f})"
-        shown.append("-" if ours is None else f"{ours:.3f}{beside}")
-    return shown
-
-
-def _shown(found: Estimate | None, factor: float = 1, digits: int | None = None) -> str:
-    """A number and its interval, which one run has not; with three digits unless told."""
-    if found is None:
-        return "-"
-    numbers = [factor * number for number in (found.value, found.low, found.high)]
-    if digits is None:
-        digits = max(0, 2 - int(np.log10(max(map(abs, numbers), default=1) or 1)))
-    value, low, high = (f"{number:.{digits}f}" for number in numbers)
-    return f"{value} [{low}, {high}]" if found.fewest > 1 else value
-
-
-def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+        found.append("-" if ours is None else f"{ours:.3f}{beside}")
+    return found

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from paper.registry import Run
+from paper.registry import ALWAYS_ZERO, Run
 from rlx2_jax.config import Config, RunConfig, resolve
 from rlx2_jax.errors import ConfigError, FileError
 from rlx2_jax.io import archives, files, lock
+from rlx2_jax.networks import masking
+from rlx2_jax.policies import tickets
 from rlx2_jax.training import workdirs
 
 FILE = "runs.jsonl"
@@ -44,6 +46,10 @@ DIGITS = 6
 
 COPIED = ("size_ratio", "flops_train_ratio", "flops_test_ratio", "updates_per_second", "wall_seconds")
 """What is kept of a summary as it is."""
+
+DEAD_INPUTS = "dead_inputs"
+"""Of a task with observations that are always zero: for each network, when a run began and when it ended, how many
+links of the first layer come from those, and how many it has. Both critics count together."""
 
 PROVENANCE = ("command", "commit", "device", "versions", "compute")
 
@@ -131,11 +137,23 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
             "steps": [row[unit] for row in rows],
             **{name: [_rounded(row.get(name)) for row in rows] for name in COLUMNS if any(name in row for row in rows)},
         },
+        **({DEAD_INPUTS: dead} if (dead := _links_at_dead_inputs(c.env, directory)) else {}),
         "conditions": dict(run.conditions),
         "provenance": {name: summary.get(name) for name in PROVENANCE},
         # Of masks to begin with, what they are and not where they lay.
         "config": workdirs.checkpoint_identity(c) | {workdirs.COMPUTE: c.compute},
     }
+
+
+def _links_at_dead_inputs(env: str, directory: Path) -> dict[str, list[list[int]]]:
+    """What `DEAD_INPUTS` says of a run; nothing where its task has no such inputs, or it left no masks."""
+    if env not in ALWAYS_ZERO or not (directory / tickets.NAME).exists():
+        return {}
+    masks = tickets.load(directory)
+    layers = {name: [masking.kernels(tree[name])[0] for tree in (masks.initial, masks.final)] for name in masks.final}
+    # Observations come before actions among a critic's inputs.
+    count = lambda layer: [int(layer[..., [*ALWAYS_ZERO[env]], :].sum()), int(layer.sum())]
+    return {name: [count(layer) for layer in pair] for name, pair in layers.items()}
 
 
 def known(root: Path) -> dict[str, Line]:

@@ -33,10 +33,11 @@ that come after n_step_delay)`, 1.80 in the paper's 3 million steps. With densit
     SAC, d = 1   (4 + m) a + 12 c     4 a + 12 c              0.36 d_actor + 0.75 d_critic
 
 The dense agent has the same shape and one-step targets. A topology event takes the gradient of its
-network's loss once more, that of the weights dense; spread over `evolve_interval` updates this is
-counted, 3e-5 of the dense total at the paper's interval. Not counted are elementwise operations,
-and acting, evaluation and buffer checks: about three passes of the actor per environment step,
-where an update makes 11.5 or 16 for each of 256 transitions, so 0.1 percent.
+network's loss once more on each of its `score_batches`, that of the weights dense; spread over
+`evolve_interval` updates this is counted, 3e-5 of the dense total at the paper's interval. Not
+counted are elementwise operations, and acting, evaluation and buffer checks: about three passes of
+the actor per environment step, where an update makes 11.5 or 16 for each of 256 transitions, so 0.1
+percent.
 
 A method of one's own whose number of links changes is counted as if it had those of its end all along:
 one that is pruned from dense computes more than is told here.
@@ -217,7 +218,7 @@ def _train(config: RunConfig, actor: _Network, critic: _Network, *, dense: bool,
         if passes.entropy_between and config.n_step != 1:
             between = (config.n_max - 1) * max(0.0, 1 - one_step_share)
         if config.topology != "fixed":
-            event_rate = config.evolve_until / config.evolve_interval
+            event_rate = config.score_batches * config.evolve_until / config.evolve_interval
     a, c = actor.total_links, critic.total_links
     a_inputs, c_inputs = (a - actor.links[0], c - critic.links[0]) if exact else (a, c)
     critic_loss = (1 + between) * a + 2 * c + 2 * (c + c + c_inputs)

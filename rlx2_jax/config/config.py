@@ -4,8 +4,8 @@ Both are flat and frozen, with the same fields, each of which is a command-line 
 second of the first; `values` says what programs see of it.
 
 Numbers are the paper's ("Training a Sparse Deep Reinforcement Learning Model from Scratch", Tan et al., 2023), at its
-3 million steps. Fields that default to None are derived, all but `ticket`, where None is none; those that are points in
-time scale with the length of the run.
+3 million steps. Fields that default to None are derived, all but `ticket`, where None is none, and `critic_network`,
+where it is `network`; those that are points in time scale with the length of the run.
 """
 
 from __future__ import annotations
@@ -75,6 +75,13 @@ class Config:
     network: str = declare(
         "mlp", "networks", choices=registry.NETWORKS, own="package.module:function", group=Group.AGENT
     )
+    critic_network: str | None = declare(
+        None,
+        "the critics' networks",
+        choices=registry.NETWORKS,
+        own="package.module:function",
+        unset="as the actor's",
+    )
     hidden: tuple[int, ...] = declare((256, 256), "widths of the hidden layers", group=Group.AGENT)
     batch_size: int = declare(256, "transitions per update", within=AT_LEAST_1, group=Group.AGENT)
     gamma: float = declare(0.99, "discount per step", within=SHARE)
@@ -94,7 +101,7 @@ class Config:
 
     # Method: a name, and each of its mechanisms alone
     method: str = declare(
-        "rlx2", "training scheme", choices=methods.METHODS.keys(), own="package.module:name", group=Group.SPARSITY
+        "rlx2", "training scheme", choices=methods.NAMES, own="package.module:name", group=Group.SPARSITY
     )
     actor_sparsity: float = declare(
         0.9, "share of the actor's weights that is absent", within=SPARSITY, group=Group.SPARSITY
@@ -124,6 +131,7 @@ class Config:
         "optimiser calls between topology events, of which an iteration makes one at most (paper: 10000, scaled)",
         within=AT_LEAST_1,
     )
+    score_batches: int = declare(1, "batches whose mean gradient is what links grow by", within=AT_LEAST_1)
     evolve_until: float = declare(1.0, "share of training after which the topology is fixed", within=SHARE)
 
     # Multi-step targets (section 4.2.1)
@@ -237,6 +245,15 @@ class Config:
         """Share of the weights of `actor` or `critic` that is absent: none, where the method is a dense one."""
         dense = methods.find(self.method).kind == "dense"
         return 0.0 if dense else getattr(self, f"{network}_sparsity")
+
+    def network_of(self, network: str) -> str:
+        """The kind of network that `actor` or `critic` is."""
+        return self.network if network == "actor" or self.critic_network is None else self.critic_network
+
+    @property
+    def networks(self) -> str:
+        """The kinds of both networks, in words."""
+        return " and ".join(dict.fromkeys(map(self.network_of, ("actor", "critic"))))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""

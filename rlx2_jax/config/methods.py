@@ -9,8 +9,12 @@
 | rigl | Erdős-Rényi | gradient growth (Evci et al., 2020) | 1-step | fixed |
 | rlx2 | Erdős-Rényi | gradient growth | delayed 3-step | dynamic capacity |
 
-They are one program, in which the method is data. One of your own is another program: `package.module:name`, where the
-name is `Mechanisms` that hold parts of `rlx2_jax.sparse`.
+They are one program, in which the method is data. Another of the package is a program of its own: `sparser`, RLx2 from
+sparse to sparser, as GraNet prunes while links move (Liu et al., 2021). It begins with twice as many links as it ends
+with, in each matrix that can hold them, and between 20 and 80 % of training their number falls along a cubic (Zhu and
+Gupta, 2017). A run that ends at 99 % begins at 98 %, and never has more links than RLx2 at 98 %, to the rounding of a
+matrix's number. One of your own is another program, too: `package.module:name`, where the name is `Mechanisms` that
+hold parts of `rlx2_jax.sparse`.
 
     def saliency(weight, gradient, key):
         return abs(weight * gradient)
@@ -26,7 +30,7 @@ from collections.abc import Callable
 
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.runtime import places
-from rlx2_jax.sparse import criteria, densities, structures, trees
+from rlx2_jax.sparse import criteria, densities, schedules, structures, trees
 from rlx2_jax.sparse.criteria import Criterion
 from rlx2_jax.sparse.densities import Density
 from rlx2_jax.sparse.schedules import Schedule
@@ -69,6 +73,9 @@ class Mechanisms:
     """How far numbers of links are on their way from `start`, by time, 1 at its end; None where they never change."""
     start: Density = _ALL
     """Densities at the beginning, where they change."""
+    start_times: int | None = None
+    """How many times as many links as at the end each matrix begins with, at most all of them, where their number
+    changes; None for what `start` says."""
     density: Callable[[float], Density] = densities.erdos_renyi
     """Densities of a sparsity, which is the setting of the network."""
     structure: Structure = structures.unstructured
@@ -87,6 +94,14 @@ METHODS: dict[str, Mechanisms] = {
 }
 """The compared methods by name."""
 
+FURTHER: dict[str, Mechanisms] = {
+    "sparser": Mechanisms("sparse", "gradient", 3, True, start_times=2, progress=schedules.cubic(0.2, 0.8)),
+}
+"""Those of the package that are programs of their own, by name."""
+
+NAMES = (*METHODS, *FURTHER)
+"""Names of all of the package's methods."""
+
 
 def find(name: str) -> Mechanisms:
     """The mechanisms of a method.
@@ -94,20 +109,22 @@ def find(name: str) -> Mechanisms:
     Raises:
       ConfigError: there is none of that name, or what is there is none.
     """
-    return METHODS[name] if name in METHODS else _imported(name)
+    return METHODS[name] if name in METHODS else own(name) or _imported(name)
 
 
 def own(name: str) -> Mechanisms | None:
-    """The mechanisms of a method of one's own, which is one that is named by its place; None of any other.
+    """The mechanisms of a method that is a program of its own; None of one that is not.
+
+    It is a further one of the package, or one of a person's own, which is named by its place.
 
     Raises:
       ConfigError: there is no method at that place.
     """
-    return _imported(name) if ":" in name else None
+    return FURTHER.get(name) or (_imported(name) if ":" in name else None)
 
 
 STATIC = ("method", "topology")
-"""Settings that make another program of a method of one's own; of the compared methods they are data."""
+"""Settings that make another program of a method that is one of its own; of the compared methods they are data."""
 
 
 def _imported(name: str) -> Mechanisms:

@@ -27,7 +27,7 @@ PACKED_DEPTH = 15
 
 
 def resolve(config: Config) -> RunConfig:
-    """Check a configuration and fill in every field left at None but the ticket.
+    """Check a configuration and fill in every field left at None but the ticket and the critics' networks.
 
     Change settings before resolving, not after: what is filled in belongs to the method and the length it was filled in
     for. Resolving twice changes nothing.

@@ -19,7 +19,7 @@ from rlx2_jax.networks.masking import Masks
 from rlx2_jax.networks.modules import Params
 from rlx2_jax.runtime import numerics, places
 from rlx2_jax.sparse import SparseError, criteria, events, schedules, trees
-from rlx2_jax.sparse.densities import Density
+from rlx2_jax.sparse.densities import Density, Shapes
 from rlx2_jax.sparse.methods import Method
 
 
@@ -31,11 +31,23 @@ def method(own: Mechanisms, config: Config, density: Density) -> Method:
         drop=own.drop,
         grow=own.grow or (criteria.uniform if config.topology == "random" else criteria.gradient),
         progress=own.progress,
-        start=own.start,
+        start=own.start if own.start_times is None else _multiple(density, own.start_times),
         structure=own.structure,
         where=lambda path, leaf: masking.is_kernel(path) and own.where(path, leaf),
         stacked=lambda path, leaf: max(0, leaf.ndim - 2),
     )
+
+
+def _multiple(density: Density, times: int) -> Density:
+    """So many times the densities, or the numbers of links, at most all."""
+
+    def start(shapes: Shapes) -> dict[str, Any]:
+        found = density(shapes)
+        most = {path: 1.0 if isinstance(found[path], float) else math.prod(shape) for path, shape in shapes.items()}
+        least = lambda value, most: min(value, most) if isinstance(value, float | int) else jnp.minimum(value, most)
+        return {path: least(times * found[path], most[path]) for path in shapes}
+
+    return start
 
 
 def with_links(own: Mechanisms, config: Config, params: Params, links: Sequence[Any]) -> Method:

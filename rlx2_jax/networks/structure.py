@@ -59,10 +59,10 @@ def nets(config: Config, action_size: int) -> dict[str, Net]:
     """
     kind = registry.find(config.agent)
     initial = kind.release_init if config.kernel_init == "release" else config.kernel_init
-    module = lambda outputs: modules.make(config.network, (*config.hidden, outputs), initial)
+    module = lambda name, outputs: modules.make(config.network_of(name), (*config.hidden, outputs), initial)
     return {
-        "actor": Net(module(kind.actor_outputs(action_size))),
-        "critic": Net(kind.critic_module(module(1)), twins=True),
+        "actor": Net(module("actor", kind.actor_outputs(action_size))),
+        "critic": Net(kind.critic_module(module("critic", 1)), twins=True),
     }
 
 
@@ -118,8 +118,8 @@ def _structure(c: Config, name: str, net: Net, inputs: int) -> Structure:
     tiny = methods.find(c.method).kind == "tiny"
     if tiny and not net.plain:
         raise ConfigError(
-            f"method=tiny is a narrower mlp, which the {name} of agent={c.agent} with network={c.network} is not; use "
-            "method=dense and narrower hidden layers."
+            f"method=tiny is a narrower mlp, which the {name} of agent={c.agent} with network={c.network_of(name)} is "
+            "not; use method=dense and narrower hidden layers."
         )
     if max(map(math.prod, shapes)) > NEVER:
         raise ConfigError(f"hidden={c.hidden} makes a matrix of over {NEVER} weights; use narrower layers.")

@@ -69,7 +69,7 @@ def choose(config: RunConfig, say: Callable[[str], None], cache: Path | None = N
         say(f"compute: masked, because packed compute takes {PACKED_DEPTH} hidden layers")
         return masked
     if not packable(config):
-        say(f"compute: masked, because there is no packed form of {config.agent} with {config.network} networks")
+        say(f"compute: masked, because there is no packed form of {config.agent} with {config.networks} networks")
         return masked
     density, even = _density(config), _break_even(_default_cache() if cache is None else cache)
     which = "packed" if density < even else "masked"

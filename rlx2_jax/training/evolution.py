@@ -66,7 +66,7 @@ def evolve(
     moment: Moment,
     key: jax.Array,
 ) -> tuple[AgentState, Events, jax.Array | None]:
-    """One topology event of one network, by the dense gradient on a fresh batch.
+    """One topology event of one network, by the dense gradient on a fresh batch, or its mean over several.
 
     Args:
       trainer: of the run.
@@ -82,7 +82,9 @@ def evolve(
     hparams, multi_step = moment.hparams, moment.multi_step
     _, calls, end = moment.calls(name)
     sample_key, gradient_key, grow_key = jax.random.split(key, 3)
-    batch = trainer.sample(replay, sample_key, (trainer.config.batch_size,), hparams, multi_step)
+    # Losses are means over their batch, so the mean gradient of several batches is that of one as large as all.
+    size = trainer.config.score_batches * trainer.config.batch_size
+    batch = trainer.sample(replay, sample_key, (size,), hparams, multi_step)
     # Scores are dense gradients, so a packed network is unpacked for the event.
     network = getattr(agent, name)
     masked = network.masked()

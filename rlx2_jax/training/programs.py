@@ -159,7 +159,7 @@ def _make_functions(config: RunConfig, env: envs.Environment, own: tuple[Any, ..
     pool = max(config.reset_pool, config.num_envs, config.eval_episodes)
     if config.compute == "packed" and not packable(config):
         raise ConfigError(
-            f"compute=packed has no form of {config.agent} with network={config.network}; use compute=masked."
+            f"compute=packed has no form of {config.agent} with network={config.networks}; use compute=masked."
         )
     trainer = Trainer(
         config=config,
