@@ -29,18 +29,29 @@ from rlx2_jax.training import drawing, workdirs
 from rlx2_jax.viz import comparison, curves, film, masks
 
 
-def _inputs(directory: Path) -> Figure:
+def _masks(directory: Path, network: str) -> Figure:
+    return masks.draw_strip(history.load(directory), network)
+
+
+def _inputs(directory: Path, network: str) -> Figure:
+    del network
     return masks.draw_inputs(history.load(directory), policies.load(directory))
 
 
-def _buffer(directory: Path) -> Figure:
+def _layers(directory: Path, network: str) -> Figure:
+    del network
+    return masks.draw_layers(history.load(directory))
+
+
+def _buffer(directory: Path, network: str) -> Figure:
+    del network
     return masks.draw_buffer(drawing.read_rows(directory), workdirs.read_config(directory))
 
 
-INSIDE: Mapping[str, Callable[[Path], Figure]] = {
-    "masks": lambda directory: masks.draw_strip(history.load(directory), NETWORK.value),
+INSIDE: Mapping[str, Callable[[Path, str], Figure]] = {
+    "masks": _masks,
     "inputs": _inputs,
-    "layers": lambda directory: masks.draw_layers(history.load(directory)),
+    "layers": _layers,
     "buffer": _buffer,
 }
 """What is drawn of one run."""
@@ -85,7 +96,7 @@ def _draw(directories: Sequence[Path], ending: str) -> bytes:
             if ending == ".gif"
             else film.write_mp4(pictures, masks.FPS)
         )
-    return curves.render(INSIDE[KIND.value](directories[0]), ending)
+    return curves.render(INSIDE[KIND.value](directories[0], NETWORK.value), ending)
 
 
 if __name__ == "__main__":

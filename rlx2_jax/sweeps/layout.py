@@ -156,7 +156,10 @@ def compile_batch(
     }
     # Hosts compile in the same order.
     threads = 1 if jax.process_count() > 1 else None
-    return compile_functions(functions, template, keys, hparams, times, began=began, say=say, threads=threads)
+    quick = program.config.compute == "packed"
+    return compile_functions(
+        functions, template, keys, hparams, times, began=began, say=say, quick=quick, threads=threads
+    )
 
 
 def _specs(axes: Axes) -> Any:

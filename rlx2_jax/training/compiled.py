@@ -39,6 +39,7 @@ def compile_functions(
     *,
     began: float,
     say: Callable[[str], None],
+    quick: bool,
     threads: int | None = None,
 ) -> Compiled:
     """Compile each function once.
@@ -51,10 +52,12 @@ def compile_functions(
       schedule: of a run, or of a batch.
       began: when the work on them began, by `time.perf_counter`.
       say: see `compilation.compile_parts`.
+      quick: whether to compile in less time, see `compilation.quick_options`.
       threads: see there.
     """
     step = (template, hparams, schedule)
     arguments = {"chunk": step, "report": step, "renew": (template,), "init": (key, hparams), "finite": (template,)}
     parts = {name: compilation.Part(function, arguments[name]) for name, function in functions.items()}
-    compiled, seconds = compilation.compile_parts(parts, say, threads)
+    options = compilation.quick_options() if quick else None
+    compiled, seconds = compilation.compile_parts(parts, say, threads, options)
     return Compiled(**compiled, template=template, seconds=time.perf_counter() - began, parts=seconds)

@@ -315,7 +315,10 @@ def _compile(program: programs.Program, say: Callable[[str], None]) -> Compiled:
         "init": jax.jit(program.init),
         "finite": jax.jit(programs.finite),
     }
-    return compile_functions(functions, template, key, program.hparams, program.schedule, began=began, say=say)
+    quick = program.config.compute == "packed"
+    return compile_functions(
+        functions, template, key, program.hparams, program.schedule, began=began, say=say, quick=quick
+    )
 
 
 def _placed(shapes: Any, program: programs.Program) -> Any:

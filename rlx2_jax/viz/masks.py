@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 
 from rlx2_jax.envs.labels import Labels
@@ -83,7 +83,7 @@ def draw_strip(history: History, network: str = "actor") -> Figure:
     tall = 0.7 + len(shown) * (0.6 + 0.12 * len(first.rows)) if stacked else min(2.0 + 0.04 * len(first.rows), 10.0)
     wide = max(8.0 if stacked else 10.0, 2.3 * len(others))
     figure = Figure(figsize=(wide, tall + 4.1), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[tall, 3.6])
+    above, below = _halves(figure, tall, 3.6)
     axes = above.subplots(*((len(shown), 1) if stacked else (1, len(shown))), squeeze=False, sharex=True).ravel()
     for k, (axis, now) in enumerate(zip(axes, shown, strict=True)):
         before = shown[max(k - 1, 0)]
@@ -211,7 +211,7 @@ def animate(history: History, network: str = "actor") -> Iterator[np.ndarray]:
     first, *others = _layers(history, network)
     figure = Figure(figsize=(max(8, 2 * len(others)), 6.4), layout="constrained", dpi=100)
     canvas = FigureCanvasAgg(figure)
-    above, below = figure.subfigures(2, 1, height_ratios=[1, 1.1])
+    above, below = _halves(figure, 1.0, 1.1)
     axes = [above.subplots(), *below.subplots(1, len(others), squeeze=False)[0]]
     images = [_show(axis, layer, 0, 0, FEWER) for axis, layer in zip(axes, (first, *others), strict=True)]
     for axis, layer in zip(axes, (first, *others), strict=True):
@@ -269,6 +269,12 @@ def _outputs(actions: Sequence[str], outputs: int, network: str) -> Sequence[str
 def _moments(history: History) -> list[int]:
     """A few snapshots, evenly over training, the first and the last among them."""
     return sorted({history.before(math.floor(step)) for step in np.linspace(0, history.steps[-1], MOMENTS)})
+
+
+def _halves(figure: Figure, above: float, below: float) -> tuple[SubFigure, SubFigure]:
+    """Parts of a figure, one above the other, of so large shares."""
+    grid = figure.add_gridspec(2, 1, height_ratios=[above, below])
+    return figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
 
 
 def _show(axis: Any, layer: _Layer, before: int, now: int, named: int) -> Any:
