@@ -28,6 +28,8 @@ from rlx2_jax.policies import history
 from rlx2_jax.training import workdirs
 from rlx2_jax.viz import comparison, curves, film, masks
 
+NETWORK = flags.DEFINE_enum("network", "actor", [*history.NETWORKS], "whose masks")
+
 
 def _inputs(directory: Path) -> Figure:
     return masks.draw_inputs(history.load(directory), policies.load(directory))
@@ -48,7 +50,6 @@ INSIDE: Mapping[str, Callable[[Path], Figure]] = {
 WORKDIRS = flags.DEFINE_list("workdirs", [], "directories of the runs")
 WORKDIR = command_line.define_path("workdir", None, "directory of a run; needed for what is inside one")
 KIND = flags.DEFINE_enum("kind", "curves", ["curves", *INSIDE], "what to draw")
-NETWORK = flags.DEFINE_enum("network", "actor", [*history.NETWORKS], "whose masks")
 OUTPUT = command_line.define_path("output", None, "file to write: .png, .pdf or .svg; of masks also .gif or .mp4")
 TITLE = flags.DEFINE_string("title", None, "heading of curves (default: task and agent)")
 

@@ -83,7 +83,8 @@ def draw_strip(history: History, network: str = "actor") -> Figure:
     tall = 0.7 + len(shown) * (0.6 + 0.12 * len(first.rows)) if stacked else min(2.0 + 0.04 * len(first.rows), 10.0)
     wide = max(8.0 if stacked else 10.0, 2.3 * len(others))
     figure = Figure(figsize=(wide, tall + 4.1), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[tall, 3.6])
+    halves: Any = figure.subfigures(2, 1, height_ratios=[tall, 3.6])
+    above, below = halves
     axes = above.subplots(*((len(shown), 1) if stacked else (1, len(shown))), squeeze=False, sharex=True).ravel()
     for k, (axis, now) in enumerate(zip(axes, shown, strict=True)):
         before = shown[max(k - 1, 0)]
@@ -211,7 +212,8 @@ def animate(history: History, network: str = "actor") -> Iterator[np.ndarray]:
     first, *others = _layers(history, network)
     figure = Figure(figsize=(max(8, 2 * len(others)), 6.4), layout="constrained", dpi=100)
     canvas = FigureCanvasAgg(figure)
-    above, below = figure.subfigures(2, 1, height_ratios=[1, 1.1])
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1, 1.1])
+    above, below = halves
     axes = [above.subplots(), *below.subplots(1, len(others), squeeze=False)[0]]
     images = [_show(axis, layer, 0, 0, FEWER) for axis, layer in zip(axes, (first, *others), strict=True)]
     for axis, layer in zip(axes, (first, *others), strict=True):
