@@ -264,7 +264,8 @@ def _check_links(masks: Sequence[np.ndarray], about: Mapping[str, Any], network:
 
 
 def _of_ticket(ticket: tickets.Ticket) -> History:
-    first, last = (_packed(masks) for masks in (ticket.initial, ticket.final))
-    steps = [0, ticket.about.get("updates", ticket.about["env_steps"])]
-    moved = int(not np.array_equal(first, last))
-    return History(tuple(steps[: 1 + moved]), np.stack([first, last][: 1 + moved]), ticket.about)
+    first, last = _packed(ticket.initial), _packed(ticket.final)
+    if np.array_equal(first, last):
+        return History((0,), first[None], ticket.about)
+    end = ticket.about.get("updates", ticket.about["env_steps"])
+    return History((0, end), np.stack([first, last]), ticket.about)
