@@ -117,7 +117,7 @@ def test_critics_may_be_another_network_than_the_actor():
 
 def test_what_has_no_packed_form_is_computed_masked_and_says_so():
     lines = []
-    assert compute.choose(resolve(small(critic_network="simba")), lines.append).compute == "masked"
+    assert compute.choose(resolve(small(critic_network="simba", compute="auto")), lines.append).compute == "masked"
     assert "no packed form of td3 with mlp and simba networks" in lines.pop()
     config = resolve(small(network="simba", compute="auto"))
     assert compute.choose(config, lines.append).compute == "masked"

@@ -138,8 +138,14 @@ def static_part(config: RunConfig) -> RunConfig:
 
 
 def _own_parts(config: RunConfig) -> tuple[Any, ...]:
-    """Agent, network and method of a person's own, who may define them anew under the same names, as in a notebook."""
-    return tuple(places.imported(name, "name") for name in (config.agent, config.network, config.method) if ":" in name)
+    """Agent, networks and method of a person's own, who may define them anew under the same names, as in a notebook."""
+    kinds = {
+        config.agent: "Class",
+        config.network: "function",
+        config.network_of("critic"): "function",
+        config.method: "name",
+    }
+    return tuple(places.imported(name, kind) for name, kind in kinds.items() if ":" in name)
 
 
 PROGRAMS_KEPT = 16

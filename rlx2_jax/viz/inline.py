@@ -1,9 +1,8 @@
 """Figures of Matplotlib inside an HTML page: SVG that takes the page's colours and letters, and loads nothing.
 
 Matplotlib writes SVG as a file of its own. An element of a page has neither that file's head nor its metadata, which
-hold addresses; its width is the page's; ids that nothing refers to are gone, and the others are of this picture alone,
-because Matplotlib makes them of a hash that the picture's name goes into. Letters stay letters, so they can be searched
-and read aloud. Text, axes and grid are drawn in two colours that stand for variables of the page, `--ink` and `--line`,
+hold addresses; its width is the page's; ids that nothing refers to are gone, and the others are the picture's name and a
+number. Letters stay letters, so they can be searched and read aloud. Text, axes and grid are drawn in two colours that stand for variables of the page, `--ink` and `--line`,
 so that one picture does on light and on dark grounds.
 """
 
@@ -64,8 +63,7 @@ def element(figure: Figure, name: str, told: str) -> str:
     text = file.getvalue()
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = text.replace("xlink:href=", "href=")
-    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
-    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
+    text = _numbered(text, name)
     for color, variable in VARIABLES.items():
         text = text.replace(color, variable)
     (box,) = re.findall(r'<svg[^>]* viewBox="([^"]*)"', text)
@@ -74,3 +72,11 @@ def element(figure: Figure, name: str, told: str) -> str:
     body = re.sub(r"\n\s*", "\n", body)
     width = round(INCH * figure.get_figwidth())  # Wider, its letters would be larger than the page's.
     return f'<svg viewBox="{box}" style="max-width:{width}px" role="img" aria-label="{html.escape(told)}">{body}'
+
+
+def _numbered(text: str, name: str) -> str:
+    """The same with other ids: those of Matplotlib's come from where things lie in memory, among others."""
+    used = dict.fromkeys(re.findall(r'(?:url\(|href=")#([^")]+)', text))
+    ids = {old: f"{name}-{number}" for number, old in enumerate(used)}
+    text = re.sub(r' id="([^"]*)"', lambda found: f' id="{ids[found[1]]}"' if found[1] in ids else "", text)
+    return re.sub(r'(url\(|href=")#([^")]+)', lambda found: f"{found[1]}#{ids[found[2]]}", text)
