@@ -1,9 +1,9 @@
 """Figures of Matplotlib inside an HTML page: SVG that takes the page's colours and letters, and loads nothing.
 
 Matplotlib writes SVG as a file of its own. An element of a page has neither that file's head nor its metadata, which
-hold addresses; its width is the page's; ids that nothing refers to are gone, and the others are the picture's name and a
-number. Letters stay letters, so they can be searched and read aloud. Text, axes and grid are drawn in two colours that stand for variables of the page, `--ink` and `--line`,
-so that one picture does on light and on dark grounds.
+hold addresses; its width is the page's; ids that nothing refers to are gone, and the others are the picture's name and
+a number. Letters stay letters, so they can be searched and read aloud. Text, axes and grid are drawn in two colours
+that stand for variables of the page, `--ink` and `--line`, so that one picture does on light and on dark grounds.
 """
 
 from __future__ import annotations
