@@ -34,7 +34,7 @@ config = Config(
     env=sys.argv[1], hidden=(16, 16), total_steps=1200, num_envs=4, batch_size=16, episode_length=20,
     eval_every=600, eval_episodes=2, reset_pool=8, compute="packed",
 )
-finished = train(config, "run", show_progress=False).finished
+finished = train(config, "run").finished
 policy = load_policy("run")
 export.save(policy, "deploy", formats=["c", "numpy"])
 if sys.argv[1] != "probe/action":
