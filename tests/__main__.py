@@ -28,9 +28,9 @@ STAGES = (
     Stage(0.1, (Check("style", ("ruff", "check", ".")),)),
     Stage(0.1, (Check("format", ("ruff", "format", "--check", ".")),)),
     # The types need one core for a minute, at whose end the tests have both.
-    Stage(9, (Check("types", ("mypy",)), Check("default tests", ("pytest",)))),
+    Stage(11, (Check("types", ("mypy",)), Check("default tests", ("pytest",)))),
     Stage(
-        22,
+        32,
         (Check("slow tests: learning, attacks, hosts, studies", ("pytest", "-m", "slow", "--dist", "worksteal")),),
     ),
 )
