@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rlx2_jax.config import RunConfig
 from rlx2_jax.policies import Policy
-from rlx2_jax.policies.history import History
+from rlx2_jax.policies.history import NETWORKS, History
 from rlx2_jax.viz import comparison, masks
 from rlx2_jax.viz.curves import Rows, column, tidy
 
@@ -167,12 +167,8 @@ def _told(title: str, steps: np.ndarray, values: Mapping[str, np.ndarray]) -> st
     return f"{title}: {'; '.join(parts)}."
 
 
-BOTH = ("actor", "critic")
-"""Networks that columns come for."""
-
-
 def _both(what: str) -> dict[str, str]:
-    return {f"{network}_{what}": f"{network}{'s' * (network == 'critic')}" for network in BOTH}
+    return {f"{network}_{what}": f"{network}{'s' * (network == 'critic')}" for network in NETWORKS}
 
 
 CURVES: Sequence[Panel] = (
