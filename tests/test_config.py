@@ -247,6 +247,14 @@ def test_many_environments_need_no_other_setting():
         assert config.buffer_min >= (config.n_max + 2) * config.num_envs
 
 
+def test_evaluations_are_as_far_apart_as_the_physics_makes_them_dear():
+    every = lambda env, **changes: resolve(Config(env=env, **changes)).eval_every
+    assert every("Hopper-v4", backend="mujoco") == 5_000
+    assert every("Hopper-v4", backend="mjx") == every("halfcheetah") == every("playground/CheetahRun") == 25_000
+    assert every("halfcheetah", total_steps=20_000) == 5_000, "four, however short"
+    assert every("inverted_pendulum") == 1_250, "twenty of a task that is learned in minutes"
+
+
 def test_points_in_time_scale_with_the_length_of_the_run():
     at = lambda **changes: resolve(Config(env="hopper", **changes))
     paper = at(total_steps=3_000_000)
@@ -254,7 +262,7 @@ def test_points_in_time_scale_with_the_length_of_the_run():
     assert paper.evolve_interval == paper.buffer_check_interval == 10_000
     assert paper.n_step_delay == 300_000
     assert (paper.buffer_max, paper.buffer_min) == (1_000_000, 100_000)
-    assert paper.score_evaluations == 30
+    assert (paper.eval_every, paper.score_evaluations) == (25_000, 12)
     tenth = at(total_steps=300_000)
     for name in ("warmup_steps", "evolve_interval", "n_step_delay", "buffer_check_interval", "buffer_min"):
         assert getattr(tenth, name) == getattr(paper, name) / 10

@@ -165,12 +165,15 @@ _SAC_ROWS = ("sac/hopper", "sac/walker2d", "sac/halfcheetah", "sac/ant")
 _FIRST_TASKS = ("Hopper-v4", "Ant-v3", "HalfCheetah-v4", "Walker2d-v4")
 """The paper's own tasks in the order of what they are expected to tell."""
 
+EVAL_EVERY = 5000
+"""Environment steps between the evaluations of a study's runs at most, whatever simulates them: their curves compare."""
+
 MUJOCO: Settings = {
     "total_steps": 1_000_000,
     "schedule_scale": 1.0,
     "kernel_init": "release",
     "num_envs": 2,
-    "eval_every": 5000,
+    "eval_every": EVAL_EVERY,
     "score_evaluations": 30,
 }
 """Protocol of the studies on MuJoCo's tasks: the paper's settings as its release has them, points in time unscaled
@@ -651,7 +654,7 @@ def runs(
             **settings,
         }
         base = dataclasses.replace(Config(), **values)
-        steps = resolve(dataclasses.replace(base, method="dense")).total_steps
+        steps = configured(base, Arm(DENSE, {"method": DENSE})).total_steps
         offered = study.arms(steps)
         conditions = {**_conditions(base, offered), "total_steps": steps}
         if unknown := sorted(set(arms) - {arm.name for arm in offered}):
@@ -676,6 +679,9 @@ def configured(base: Config, arm: Arm) -> RunConfig:
     """
     config = dataclasses.replace(base, **arm.settings)
     resolved = resolve(config)
+    if config.eval_every is None and resolved.eval_every > EVAL_EVERY:
+        config = dataclasses.replace(config, eval_every=EVAL_EVERY)
+        resolved = resolve(config)
     return resolved if arm.fitted is None else resolve(dataclasses.replace(config, **arm.fitted(resolved)))
 
 

@@ -186,7 +186,7 @@ class Config:
     eval_every: int | None = declare(
         None,
         "steps between evaluations",
-        unset="5000, or a 4th of the run, quick tasks a 20th",
+        unset="5000, JAX physics 25000; at most a 4th of a run",
         host=Host.LOOP,
         group=Group.OUTPUT,
     )

@@ -19,6 +19,12 @@ PAPER_STEPS = 3_000_000
 QUICK_TASKS = ("inverted_pendulum", "InvertedPendulum-v4", "InvertedPendulum-v5")
 """Tasks, beside probes, that are learned in minutes."""
 
+EVAL_EVERY = {"mujoco": 5_000}
+"""Environment steps between evaluations by backend, `JAX_EVAL_EVERY` with the others."""
+
+JAX_EVAL_EVERY = 25_000
+"""The same where physics is a JAX program."""
+
 LEAST_KEPT = 5_000
 """Environment steps between checkpoints, at least: a short run would save for as long as it trains."""
 
@@ -103,6 +109,16 @@ def _schedule_scale(c: Config, asked: int) -> float:
     return scale
 
 
+def _eval_every(c: Config, asked: int) -> int:
+    """Steps between two evaluations of 10,000 steps each, such that they take about a fifth of a run's time or less.
+
+    MuJoCo's C library plays them on all cores many times faster than a run trains. Physics in JAX is as slow there as in
+    training: a run looks five times less often, and short ones of slow tasks only four times.
+    """
+    most = EVAL_EVERY.get(envs.choose_backend(c.env, c.backend), JAX_EVAL_EVERY)
+    return min(most, math.ceil(asked / (20 if _is_quick(c) else 4)))
+
+
 class _Length(NamedTuple):
     """Environment steps of a run and of its parts."""
 
@@ -116,8 +132,7 @@ class _Length(NamedTuple):
 
 def _length(c: Config, asked: int) -> _Length:
     """Whole iterations make a chunk, whole chunks an evaluation, whole evaluations the run."""
-    # An evaluation may take as many steps as are trained between two: short runs of slow tasks make few of them.
-    eval_every = min(5000, math.ceil(asked / (20 if _is_quick(c) else 4))) if c.eval_every is None else c.eval_every
+    eval_every = _eval_every(c, asked) if c.eval_every is None else c.eval_every
     chunk_steps = min(1000, eval_every) if c.chunk_steps is None else c.chunk_steps
     require(
         0 < chunk_steps <= eval_every <= asked,
