@@ -278,6 +278,13 @@ def test_the_arms_of_tickets_and_buffers_are_these():
     assert sizes == {"dense": None, "dynamic": None, **fixed, "unlimited": 3_000_000}
 
 
+def test_runs_of_every_study_are_evaluated_as_often_whatever_simulates_them():
+    at = lambda study, row, **settings: runs(STUDIES[study], [row], [0], settings, ["rlx2"])[0].config.eval_every
+    assert at("table2", "td3/hopper") == at("table2-mujoco", "td3/Hopper-v4") == at("table2", "sac/ant") == 5000
+    assert at("table2", "td3/hopper", eval_every=25_000) == 25_000, "what is asked for is taken as asked"
+    assert at("table2", "td3/hopper", total_steps=8_000) == 2_000
+
+
 def test_only_what_changes_a_run_is_a_condition():
     (plain,) = runs(STUDIES["table2"], ["td3/hopper"], [0], {"total_steps": 500_000}, ["rlx2"])
     derived = {"total_steps": 500_000, "eval_every": plain.config.eval_every, "kernel_init": "release"}
