@@ -166,7 +166,7 @@ _FIRST_TASKS = ("Hopper-v4", "Ant-v3", "HalfCheetah-v4", "Walker2d-v4")
 """The paper's own tasks in the order of what they are expected to tell."""
 
 EVAL_EVERY = 5000
-"""Environment steps between the evaluations of a study's runs at most, whatever simulates them: their curves compare."""
+"""Environment steps between evaluations of a study's runs, at most: curves compare whatever simulates the task."""
 
 MUJOCO: Settings = {
     "total_steps": 1_000_000,

@@ -112,7 +112,7 @@ def _schedule_scale(c: Config, asked: int) -> float:
 def _eval_every(c: Config, asked: int) -> int:
     """Steps between two evaluations of 10,000 steps each, such that they take about a fifth of a run's time or less.
 
-    MuJoCo's C library plays them on all cores many times faster than a run trains. Physics in JAX is as slow there as in
+    MuJoCo's C library plays them many times faster than a run trains. Physics in JAX is as slow there as in
     training: a run looks five times less often, and short ones of slow tasks only four times.
     """
     most = EVAL_EVERY.get(envs.choose_backend(c.env, c.backend), JAX_EVAL_EVERY)
