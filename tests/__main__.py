@@ -28,10 +28,10 @@ STAGES = (
     Stage(0.1, (Check("style", ("ruff", "check", ".")),)),
     Stage(0.1, (Check("format", ("ruff", "format", "--check", ".")),)),
     # The types need one core for a minute, at whose end the tests have both.
-    Stage(11, (Check("types", ("mypy",)), Check("default tests", ("pytest",)))),
+    Stage(11, (Check("types", ("mypy",)), Check("default tests", ("pytest", "--durations=20")))),
     Stage(
         32,
-        (Check("slow tests: learning, attacks, hosts, studies", ("pytest", "-m", "slow", "--dist", "worksteal")),),
+        (Check("slow tests: learning, attacks, hosts, studies", ("pytest", "-m", "slow", "--durations=20")),),
     ),
 )
 

@@ -60,7 +60,7 @@ hypothesis.settings.register_profile("tests", max_examples=60, deadline=None, de
 hypothesis.settings.load_profile("tests")
 
 
-LONG = (
+LONGEST = (
     "data_parallel",
     "tickets",
     "packed",
@@ -89,7 +89,34 @@ LONG = (
     "benchmark_sparse",
     "public",
 )
-"""Files of tests that take longest, in the order of their length."""
+"""Files whose tests of the default set take longest, in the order of their length."""
+
+LONGEST_SLOW = (
+    "other_python",
+    "notebooks",
+    "studies",
+    "sweep_launcher",
+    "learning",
+    "attacks",
+    "mujoco",
+    "package",
+    "envs",
+    "settings",
+    "documents",
+    "export",
+    "sparse_digits",
+    "kernels",
+    "data_parallel",
+    "rollout",
+    "own_methods",
+    "packed",
+    "droq",
+    "program",
+    "cloning",
+    "benchmark_env",
+    "page",
+)
+"""The same of the slow set; what waits for packages to be fetched comes first."""
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -100,10 +127,11 @@ def pytest_terminal_summary(terminalreporter):
                 terminalreporter.write_line(value)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Begin with the longest files: a worker takes whole ones, so that what their tests share is made once."""
-    rank = {f"test_{name}.py": place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: rank.get(item.path.name, len(LONG)))
+    longest = LONGEST_SLOW if config.option.markexpr == "slow" else LONGEST
+    rank = {f"test_{name}.py": place for place, name in enumerate(longest)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(longest)))
 
 
 @pytest.fixture(autouse=True, scope="session")

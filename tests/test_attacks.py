@@ -77,22 +77,13 @@ RARE = 0.9
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("where", "value"),
-    [
-        ("reward", np.nan),
-        ("reward", np.inf),
-        ("reward", -np.inf),
-        ("observation", np.nan),
-        ("observation", np.inf),
-        ("first observation", np.nan),
-    ],
-)
-def test_values_that_are_not_finite_never_reach_what_is_learned(monkeypatch, value, where):
-    """They are counted, and the networks stay finite, wherever in the task they come from."""
-    spoil = lambda s: jnp.where(s > RARE, value, s)
+@pytest.mark.parametrize("where", ["reward", "observation", "first observation"])
+def test_values_that_are_not_finite_never_reach_what_is_learned(monkeypatch, where):
+    """NaN and both infinities are counted, and the networks stay finite, wherever in the task they come from."""
+    value = lambda s: jnp.select([s > 0.97, s > 0.94], [jnp.inf, -jnp.inf], jnp.nan)
+    spoil = lambda s: jnp.where(s > RARE, value(s), s)
     odd = {
-        "reward": Odd(reward=lambda s, a: jnp.where(s > RARE, value, 1 - (a - s / 2) ** 2)),
+        "reward": Odd(reward=lambda s, a: jnp.where(s > RARE, value(s), 1 - (a - s / 2) ** 2)),
         "observation": Odd(observed=spoil),
         "first observation": Odd(first=spoil),
     }[where]
@@ -212,11 +203,10 @@ print(taken, refused)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not native.instruction_sets(), reason="the native kernels were not built")
-@pytest.mark.parametrize("seed", range(2))
-def test_kernels_refuse_nonsense_and_never_crash(seed):
+def test_kernels_refuse_nonsense_and_never_crash():
     """Random index arrays, sizes and offsets below the door that checks, in a process whose death is a failure."""
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", NONSENSE, str(seed), "200"],
+        [sys.executable, "-X", "faulthandler", "-c", NONSENSE, "0", "300"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -311,7 +301,7 @@ def kill_at(directory, count):
 CHECKPOINTS = (
     KILLED
     + """
-import json
+import json, shutil
 from pathlib import Path
 import numpy as np
 from rlx2_jax.io.checkpoints import Checkpoints
@@ -333,10 +323,14 @@ def forked(function):
         traceback.print_exc()
         os._exit(1)
 
-def save(directory, count):
-    with Checkpoints(directory, {}) as checkpoints:
+def begin():
+    with Checkpoints(root / "begun", {}) as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, state(step), {"step": step})
+
+def save(directory, count):
+    shutil.copytree(root / "begun", directory)
+    with Checkpoints(directory, {}) as checkpoints:
         left = kill_at(str(directory), count)
         checkpoints.save(3, state(3), {"step": 3})
         if count > 10**6:
@@ -352,6 +346,7 @@ def restore(directory):
     with Checkpoints(directory, {}) as checkpoints:
         assert checkpoints.restore(template, lambda line: None)[0] == 4
 
+assert forked(begin) == 0
 assert forked(lambda: save(root / "whole", 10**7)) == 0
 count = int((root / "count").read_text())
 part, parts = int(sys.argv[2]), int(sys.argv[3])
@@ -418,7 +413,7 @@ def test_a_kill_at_any_file_operation_of_a_run_changes_nothing_of_its_end(tmp_pa
     code, said = run("whole", 10**9, False)
     assert code == 0, said
     operations = int(said.split()[-1])
-    for k in range(4):
+    for k in range(2):
         kills = 0
         while True:
             saved = any((tmp_path / f"k{k}" / "checksums").glob("*.json"))
@@ -438,15 +433,15 @@ def rows_written(workdir):
 
 @pytest.mark.slow
 def test_a_sweep_killed_at_random_moments_ends_as_if_undisturbed(tmp_path):
-    """Two runs of forty rows in one program, ten kills: the same bytes in the table and in every policy."""
-    config = small(total_steps=40_000, checkpoint_every=1000, eval_every=1000)
+    """Two runs of sixteen rows in one program, five kills: the same bytes in the table and in every policy."""
+    config = small(total_steps=16_000, checkpoint_every=1000, eval_every=1000)
     given = flags_of(config)
     flags = [f for f in given if not f.startswith(("--method=", "--seed="))]
     command = ("sweep.py", *flags, "--methods=set,rlx2", "--seeds=1", cached())
     code, said = finish(start(*command, f"--workdir={tmp_path / 'whole'}"))
     assert code == 0, said
     killed, rng = tmp_path / "killed", random.Random(2)
-    for _ in range(10):
+    for _ in range(5):
         enough, deadline = rows_written(killed) + rng.randint(1, 2), time.monotonic() + SECONDS
         process = start(*command, f"--workdir={killed}")
         while rows_written(killed) < enough and process.poll() is None:

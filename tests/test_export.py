@@ -117,8 +117,9 @@ def test_what_8_bits_change_is_measured_on_the_tasks_own_observations_and_return
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sparsity", [0.9, 0.98])
-@pytest.mark.parametrize(("agent", "network"), TRAINABLE)
+@pytest.mark.parametrize(
+    ("agent", "network", "sparsity"), [(*pair, (0.9, 0.98)[i % 2]) for i, pair in enumerate(TRAINABLE)]
+)
 def test_ten_thousand_observations_of_a_task(agent, network, sparsity, tmp_path):
     """Of a random walk; a tenth of them also a thousand times as large, where float32 itself may be off by more."""
     policy = untrained(tmp_path, agent, network, sparsity, hidden=(256, 256))

@@ -342,16 +342,3 @@ def test_presets_are_the_rows_of_table_2_and_compose():
     assert config.seed == 7
     assert len(presets.ROWS) == 8
     assert presets.make_config() == presets.make_config(("rlx2",)) == Config()
-
-
-@pytest.mark.slow
-def test_a_brax_run_is_quiet_and_leaves_no_log_file(tmp_path):
-    done = launch(
-        "train.py", "--env=halfcheetah", "--total_steps=2000", "--eval_episodes=2", "--hidden=16,16", "--workdir=run",
-        "--episode_length=50", cached(), cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    for noise in ("Warning", "warp", "jaxopt", "MUJOCO", "settotalmass"):
-        assert noise not in done.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["run"]

@@ -358,7 +358,7 @@ def test_the_default_engine_is_the_devices_own():
     assert isinstance(envs.make("Hopper-v4").engine, mujoco.Engine)
 
 
-@pytest.mark.parametrize("compute", ["masked", "packed"])
+@pytest.mark.parametrize("compute", ["masked", pytest.param("packed", marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, compute):
     config = small(env="Hopper-v4", compute=compute, checkpoint_every=400)
     whole = train(config, tmp_path / "whole", show_progress=False)

@@ -119,6 +119,7 @@ def policies_of(directory):
     ]
 
 
+@pytest.mark.slow
 def test_a_registered_environment_reaches_the_workers_if_they_can_import_it(place, tmp_path):
     config = small(env="mine")
     envs.register("mine", lambda: Point())

@@ -75,6 +75,7 @@ def assert_poses_of_brax(name, backend, steps):
     """Frames are Brax's own of its links, and those that its coordinates give, where the joints hold."""
     env = envs.make(name, backend)
     episode = episodes.record(env, shaken(env.action_size), KEY, steps)
+    assert episode.finite
     found = episodes.frames(env, episode)
     simulated = episode.states.physics.pipeline_state
     links = env.mj_model.nbody - 1

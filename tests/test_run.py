@@ -220,7 +220,11 @@ def test_a_stopped_and_resumed_run_is_bit_identical_to_an_uninterrupted_one(fini
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "env"), [(signal.SIGKILL, -signal.SIGKILL, "Hopper-v4"), (signal.SIGTERM, 1, "probe/action")]
+    ("number", "code", "env"),
+    [
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, "Hopper-v4", marks=pytest.mark.slow),
+        (signal.SIGTERM, 1, "probe/action"),
+    ],
 )
 def test_a_killed_process_loses_at_most_the_steps_since_its_last_checkpoint(tmp_path, number, code, env):
     config = small(env=env, checkpoint_every=400, total_steps=4800, evolve_interval=400, seed=3)

@@ -20,8 +20,8 @@ from tests.conftest import ROOT, small
 SPARSE = {"actor_sparsity": 0.6, "critic_sparsity": 0.5}
 KEY = jax.random.PRNGKey(0)
 FEW = {
-    "total_steps": 60, "warmup_steps": 40, "eval_every": 60, "chunk_steps": 20, "batch_size": 4, "buffer_max": 60,
-    "buffer_min": 20, "n_step_delay": 8, "evolve_interval": 4, "buffer_check_interval": 20, "eval_episodes": 2,
+    "total_steps": 40, "warmup_steps": 24, "eval_every": 40, "chunk_steps": 8, "batch_size": 4, "buffer_max": 40,
+    "buffer_min": 16, "n_step_delay": 8, "evolve_interval": 4, "buffer_check_interval": 16, "eval_episodes": 2,
 }  # fmt: skip
 
 
@@ -91,8 +91,7 @@ STRANGE = "JAX_ENABLE_X64=1 JAX_NUMPY_DTYPE_PROMOTION=strict JAX_NUMPY_RANK_PROM
 @pytest.mark.parametrize(
     ("agent", "settings"),
     [
-        ("td3", STRANGE),
-        ("sac", STRANGE),
+        ("sac", STRANGE),  # TD3 is above, in this process.
         ("td3", "JAX_DEFAULT_PRNG_IMPL=rbg"),
         ("sac", "JAX_DEFAULT_PRNG_IMPL=unsafe_rbg"),
         ("td3", "JAX_DISABLE_JIT=1"),

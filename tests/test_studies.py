@@ -1191,7 +1191,7 @@ def test_a_study_in_small_from_the_command_line_to_its_report_and_on(tmp_path):
     ("study", "flags"),
     [
         *((name, ()) for name in STUDIES if name != "table2"),
-        ("tickets", ("--parallel=processes", "--arms=dense,dynamic,winning,clone-dynamic,clone-winning")),
+        ("tickets", ("--parallel=processes", "--arms=dense,clone-dynamic,clone-winning")),
     ],
 )
 def test_every_other_study_in_small(study, flags, tmp_path):

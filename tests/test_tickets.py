@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlx2_jax import policies
@@ -88,6 +88,7 @@ def masks_of(config, observation_size, action_size, rng):
 
 
 @given(settings_and_sizes(), st.integers(0, 2**32 - 1))
+@settings(max_examples=20)
 def test_what_is_saved_is_what_is_loaded(tmp_path_factory, what, seed):
     rng = np.random.default_rng(seed)
     initial, final, third = (masks_of(*what, rng) for _ in range(3))
@@ -319,6 +320,7 @@ def test_a_ticket_run_resumes_exactly_also_when_the_ticket_was_moved_but_not_wit
         quiet(dataclasses.replace(config, ticket_weights="release"), tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_the_masks_of_every_run_also_when_it_was_stopped(tmp_path, monkeypatch):
     configs = product(small(actor_sparsity=0.6, critic_sparsity=0.5), methods=["dense", "rlx2", "set"])
     with monkeypatch.context() as patch:
@@ -335,7 +337,7 @@ def test_a_sweep_leaves_the_masks_of_every_run_also_when_it_was_stopped(tmp_path
         assert_zero_off_mask(policies.load(together / "policy.npz").params, tickets.load(together).final["actor"])
 
 
-def test_runs_of_a_sweep_share_a_program_exactly_when_they_share_a_ticket(found, tmp_path):
+def test_configurations_share_a_program_exactly_when_they_share_a_ticket(found, tmp_path):
     shutil.copytree(found["td3"], tmp_path / "copy")
     paths = [str(found["td3"]), str(tmp_path / "copy")]
     one = product(from_ticket(found), seeds=[0, 1])
@@ -344,11 +346,15 @@ def test_runs_of_a_sweep_share_a_program_exactly_when_they_share_a_ticket(found,
     plan = plans.lay_out(both, fields=["ticket"])
     assert plan.compilations == 2
     assert not any("/" in run.name for run in plan.runs)
-    result = sweep(one, tmp_path / "sweep", show_progress=False)
-    for run in result.plan.runs:
-        assert same(tickets.load(tmp_path / "sweep" / "runs" / run.name).final, tickets.load(found["td3"]).final)
     with pytest.raises(ConfigError, match="other numbers of links"):
         plans.lay_out(product(from_ticket(found), sparsities=["0.6/0.5", "0.7/0.5"]))
+
+
+@pytest.mark.slow
+def test_runs_of_a_sweep_keep_the_ticket_that_they_share(found, tmp_path):
+    result = sweep(product(from_ticket(found), seeds=[0, 1]), tmp_path, show_progress=False)
+    for run in result.plan.runs:
+        assert same(tickets.load(tmp_path / "runs" / run.name).final, tickets.load(found["td3"]).final)
 
 
 @pytest.mark.slow
