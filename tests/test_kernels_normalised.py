@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from rlx2_jax import kernels
 from rlx2_jax.kernels import packing
-from rlx2_jax.networks import forms
 from rlx2_jax.runtime import native
-from tests.test_kernels import CALL_ERRORS, NATIVE, needs_native, random_network, value_and_gradients
+from tests.test_kernels import CALL_ERRORS, NATIVE, links_of, needs_native, random_network, value_and_gradients
 
 
 class LinenMLP(nn.Module):
@@ -39,9 +38,10 @@ def random_normalised(seed, sizes, density, twins=False, spare=0):
             "scale": jnp.asarray(1 + scale / 2, jnp.float32),
             "bias": jnp.asarray(offset, jnp.float32),
         }
-    return params, forms.links_of(mask, [count + spare for count in counts], spare=spare > 0)
+    return params, links_of(mask, tuple(count + spare for count in counts), spare > 0)
 
 
+@jax.jit
 def vector_of(params, links):
     """Linen's parameters, or their gradient, in the layout of a vector."""
     parts = []

@@ -86,7 +86,8 @@ def test_activations_are_what_each_later_matrix_reads(network, twins):
 
 
 @pytest.mark.parametrize(
-    ("agent", "which"), [("td3", "network"), ("sac", "network"), ("td3", "critic_network")], ids="-".join
+    ("agent", "which"),
+    [("td3", "critic_network"), *(pytest.param(a, "network", marks=pytest.mark.slow) for a in ("td3", "sac"))],
 )
 def test_normalised_networks_learn_packed_what_they_learn_masked(agent, which):
     config = small(**{which: "layernorm"}, agent=agent, **SPARSE)

@@ -23,6 +23,7 @@ from tests.test_run import final_state, quiet, without_clocks
 
 KEY = jax.random.PRNGKey(0)
 SPARSE = {"actor_sparsity": 0.6, "critic_sparsity": 0.5}
+BOTH = ["td3", pytest.param("sac", marks=pytest.mark.slow)]
 
 
 def chunk_of(config, state=None, chunks=1):
@@ -38,7 +39,7 @@ def chunk_of(config, state=None, chunks=1):
     return jax.jit(programs.unpack)(start)
 
 
-@pytest.mark.parametrize("agent", ["td3", "sac"])
+@pytest.mark.parametrize("agent", BOTH)
 def test_packing_a_whole_state_is_exact_both_ways(agent):
     state = chunk_of(small(agent=agent, **SPARSE), chunks=2)
     program = programs.make_program(small(agent=agent, compute="packed", **SPARSE))
@@ -48,7 +49,7 @@ def test_packing_a_whole_state_is_exact_both_ways(agent):
 
 
 @pytest.mark.parametrize(
-    "method", ["tiny", "rlx2", *(pytest.param(m, marks=pytest.mark.slow) for m in ("dense", "ss", "set", "rigl"))]
+    "method", ["rlx2", *(pytest.param(m, marks=pytest.mark.slow) for m in ("dense", "tiny", "ss", "set", "rigl"))]
 )
 def test_every_method_starts_the_same_and_stays_on_its_links(method):
     config = small(method=method, **SPARSE)
@@ -70,7 +71,7 @@ def test_every_method_starts_the_same_and_stays_on_its_links(method):
         assert not jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda a, b: (a == b).all(), before, now))
 
 
-@pytest.mark.parametrize("agent", ["td3", "sac"])
+@pytest.mark.parametrize("agent", BOTH)
 def test_packed_learns_what_masked_learns_until_rounding_tells(agent):
     """From one state, through updates, an event of each network and multi-step targets."""
     config = small(agent=agent, **SPARSE)
