@@ -21,7 +21,7 @@ SPARSE = {"actor_sparsity": 0.6, "critic_sparsity": 0.5}
 KEY = jax.random.PRNGKey(0)
 FEW = {
     "total_steps": 40, "warmup_steps": 24, "eval_every": 40, "chunk_steps": 8, "batch_size": 4, "buffer_max": 40,
-    "buffer_min": 16, "n_step_delay": 8, "evolve_interval": 4, "buffer_check_interval": 16, "eval_episodes": 2,
+    "buffer_min": 20, "n_step_delay": 8, "evolve_interval": 4, "buffer_check_interval": 16, "eval_episodes": 2,
 }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def test_a_process_with_settings_trains_and_evaluates(agent, settings, tmp_path)
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=300,
+        timeout=1200,
         env={**os.environ, **dict(setting.split("=") for setting in settings.split())},
     )
     assert done.returncode == 0, done.stderr
