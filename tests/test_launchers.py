@@ -171,6 +171,17 @@ def test_the_full_help_has_every_flag_and_the_short_one_no_other(launcher):
         assert named[1] == named[0]
 
 
+def test_a_flag_that_bears_the_name_of_a_setting_is_helped_with_in_its_launchers_own_words():
+    for launcher, words in {
+        "plot.py": "--network                  <actor|critic>: whose masks",
+        "evaluate.py": "--seed                     seed of the episodes; the run's own are other ones",
+    }.items():
+        text = launch_here(launcher, "--help").stdout
+        assert words in text
+        assert "settings" not in text
+        assert not re.findall(r"^\w[\w ]*:$", text, re.MULTILINE)
+
+
 def test_seeds_that_are_no_decimal_digits_are_refused(tmp_path):
     assert_refused(launch_here("sweep.py", "--seeds=²", cwd=tmp_path), "seeds=²: write 4 for the seeds 0 to 3")
 

@@ -346,6 +346,14 @@ def test_auto_decides_by_the_density_of_a_run_on_average(tmp_path, monkeypatch):
         assert said == [f"compute: {which}, because {share} and packed is faster below {100 * even:.2g} % here"]
 
 
+def test_a_dense_run_is_masked_even_where_packed_was_measured_faster_at_any_density(tmp_path, monkeypatch):
+    monkeypatch.setattr(compute, "measure_break_even", lambda seconds: 1.33)
+    said = []
+    dense = resolve(small(method="dense", compute="auto"))
+    assert compute.choose(dense, said.append, tmp_path / "compute.json").compute == "masked"
+    assert said == ["compute: masked, because 100 % of the weights are links and packed is faster below 100 % here"]
+
+
 BAD = {
     "no module": ({"method": "no_such_module:x"}, r"no_such_module:x cannot be imported: ModuleNotFoundError \("),
     "no name": ({"method": f"{NAME}:missing"}, rf"{NAME}:missing cannot be imported: AttributeError \("),

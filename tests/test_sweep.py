@@ -209,11 +209,13 @@ def test_a_workers_run_that_diverged_is_done_for_good(tmp_path, monkeypatch):
     code = worker.main()
     assert code == workers.DIVERGED
     laid_out = plans.lay_out(product(small()), parallel="processes")
-    watch = workers._Watch(laid_out, tmp_path, Display(1, False), None)
+    display = mock.Mock(Display)
+    watch = workers._Watch(laid_out, tmp_path, display, None)
     (run,) = laid_out.runs
     assert not watch.done(run.name)
     assert watch.ended(workers.End(workers.Task(run.name, run.config, watch.directory(run.name)), code, "diverged"))
     assert watch.lines[0]["diverged"]
+    display.say.assert_called_once_with(f"{run.name}: diverged; 1 of 1 runs are done")
     # And at the next start.
     assert workers._Watch(laid_out, tmp_path, Display(1, False), None).done(run.name)
 

@@ -285,7 +285,10 @@ def workers_of(process):
 @pytest.mark.slow
 def test_processes_share_plan_table_and_resume(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    end(start(whole, *PROCESSES))
+    said = end(start(whole, *PROCESSES))
+    scores = {line["run"]: float(line["score"]) for line in table(whole)}
+    assert all(f"{run}: score {score:.1f}; " in said for run, score in scores.items())
+    assert "; 2 of 2 runs are done" in said
     assert [line["finished"] for line in table(whole)] == ["True", "True"]
     parent = start(killed, *PROCESSES, "--total_steps=1200")
     wait_for(killed, "runs/*/checksums/*.json", parent)

@@ -322,7 +322,9 @@ def _help(program: str, *, full: bool) -> str:
     """Help of this launcher: all its flags, or, of the configuration's, those that people need most, on a screen."""
     document = (sys.modules["__main__"].__doc__ or "").strip()
     mine = _launchers_flags(program)
-    settings = [field for field in dataclasses.fields(Config) if field.name in mine]
+    # A launcher has all settings or none; a flag of its own may bear the name of one.
+    settings = dataclasses.fields(Config)
+    settings = settings if all(field.name in mine for field in settings) else ()
     names = {field.name for field in settings}
     first = [name for name in mine if name not in names and not name.startswith("sweep.")]
     usage = f"usage: {os.path.basename(program)} [--flag=value ...]"

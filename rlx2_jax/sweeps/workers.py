@@ -214,7 +214,7 @@ class _Watch:
         return self.standings[name].finished or name in self.diverged
 
     def ended(self, end: End) -> bool:
-        """Note how a worker ended, and say so unless its run is done; false if it is to be continued."""
+        """Note how a worker ended, and say so; false if its run is to be continued."""
         name = end.task.name
         standing = self.standings[name] = self._standing(name)
         if end.code == DIVERGED:
@@ -223,6 +223,10 @@ class _Watch:
             self.standings[name] = self._standing(name)
         self.look([name], always=True)
         if self.done(name):
+            score = next(line["score"] for line in self.lines if line["run"] == name)
+            told = "diverged" if name in self.diverged else "done" if score is None else f"score {score:.1f}"
+            count = sum(self.done(run.name) for run in self.plan.runs)
+            self.display.say(f"{name}: {told}; {count:,} of {len(self.plan.runs):,} runs are done")
             return True
         further = "" if end.code == REFUSED else "; the same command continues the run"
         self.display.say(f"{name}: its worker {end.how}{further}")

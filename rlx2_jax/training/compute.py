@@ -71,14 +71,20 @@ def choose(config: RunConfig, say: Callable[[str], None], cache: Path | None = N
     if not packable(config):
         say(f"compute: masked, because there is no packed form of {config.agent} with {config.networks} networks")
         return masked
-    density, even = _density(config), _break_even(_default_cache() if cache is None else cache)
+    # Where all weights are links packed compute has only its indices to lose by; that it won was a busy machine.
+    density, even = _density(config), min(1.0, _break_even(_default_cache() if cache is None else cache))
     which = "packed" if density < even else "masked"
     when = "" if methods.find(config.method).progress is None else " on average over the run"
     say(
-        f"compute: {which}, because {100 * density:.2g} % of the weights are links{when} and packed is faster below "
-        f"{100 * even:.2g} % here"
+        f"compute: {which}, because {_percent(density)} of the weights are links{when} and packed is faster below "
+        f"{_percent(even)} here"
     )
     return dataclasses.replace(config, compute=which)
+
+
+def _percent(share: float) -> str:
+    """A share to two digits, never as a power of ten."""
+    return f"{float(f'{100 * share:.2g}'):g} %"
 
 
 def _density(config: RunConfig) -> float:
