@@ -31,6 +31,12 @@ LEFT_OUT = ("findings.md",)
 RAW = re.compile(r"\[([^\]]+)\]\([^)]+\.jsonl\)")
 """Links to recorded runs, which are too large for a site and stay in the repository."""
 
+INLINE = re.compile(r"<code>[^<]*</code>")
+"""Code in a sentence; blocks of code have elements inside."""
+
+FLAG = re.compile(r"--\w+")
+"""A flag's name."""
+
 SETTINGS = "<!-- settings -->"
 """Where the table of settings goes."""
 
@@ -51,6 +57,11 @@ def on_page_markdown(markdown: str, page: Any, **rest: Any) -> str:
     for taken in ("WORKSPACE.md", "CHANGELOG.md", "experiments/notebooks/", "experiments/results/"):
         markdown = markdown.replace(f"]({up}{taken}", f"]({up.removeprefix('../')}{taken}")
     return RAW.sub(r"`\1`", markdown).replace(SETTINGS, settings_table())
+
+
+def on_page_content(html: str, page: Any, **rest: Any) -> str:
+    """Keep the hyphens that a flag begins with beside its name, where a browser would end a line between them."""
+    return INLINE.sub(lambda code: FLAG.sub(r'<span class="flag">\g<0></span>', code[0]), html)
 
 
 def settings_table() -> str:

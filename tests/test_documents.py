@@ -29,6 +29,9 @@ from tests.test_sweep_launcher import free_port
 DOCUMENTS = [ROOT / "README.md", ROOT / "WORKSPACE.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"experiments/(\w+\.py)((?:\s+--[^\s`]+)*)")
+WIDEST = 98
+"""Characters of a line of code, which a page of the site has room for."""
+
 TRAINS = re.compile(r"runs/|\btrain\(|make_train|sweep\(")
 """Code that trains, or reads what was trained."""
 
@@ -39,6 +42,12 @@ def shown(path):
 
 def blocks(path, language):
     return [code for found, code in FENCE.findall(path.read_text()) if found == language]
+
+
+def test_code_fits_the_pages_of_the_site():
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        for _, code in FENCE.findall(path.read_text()):
+            assert all(len(line) <= WIDEST for line in code.splitlines()), f"{shown(path)}: {code}"
 
 
 def test_readme_is_short_and_shows_what_a_newcomer_needs():
@@ -227,6 +236,9 @@ def test_the_site_is_made_without_a_warning_and_fetches_nothing_from_elsewhere(t
         fetched = Fetched()
         fetched.feed(page.read_text())
         assert fetched.addresses
+        assert not re.search(r"<code>[^<]*--\w", page.read_text()), (
+            f"a line may end within a flag's hyphens: {page.name}"
+        )
         for address in fetched.addresses:
             assert not re.match(r"(\w+:)?//", address), f"{page.name} fetches {address}"
             local = address.partition("?")[0].partition("#")[0]

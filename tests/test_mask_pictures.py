@@ -82,6 +82,11 @@ def assert_legible(figure):
         boxes = sorted((box for box in boxes if box.width), key=lambda box: box.y0)
         for below, above in itertools.pairwise(boxes):
             assert below.y1 <= above.y0 + 1, "names overlap"
+        ticks = [tick.label1 for tick in axis.xaxis.get_major_ticks() if tick.label1.get_visible()]
+        low, high = sorted(axis.get_xlim())
+        below = [label.get_window_extent() for label in ticks if low <= label.get_position()[0] <= high]
+        for one, other in itertools.pairwise(sorted((box for box in below if box.width), key=lambda box: box.x0)):
+            assert one.x1 < other.x0, "numbers overlap"
         for box in boxes:
             assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, "cut off"
     for one, other in itertools.combinations(titles, 2):
@@ -106,6 +111,9 @@ def test_masks_that_never_moved_and_runs_without_a_policy_distance_have_pictures
     assert recorded.steps == (0,)
     for figure in (*figures(recorded, policy), masks.draw_inputs(recorded), masks.draw_buffer(ROWS, config)):
         assert_legible(figure)
+    assert "beside" not in "".join(part.get_suptitle() for part in masks.draw_strip(recorded).subfigs)
+    for axis in masks.draw_layers(recorded).axes:  # Lines, not a point at step 0 of an axis that says nothing.
+        assert all(len(line.get_xdata()) == 2 for line in axis.lines) and not axis.get_xticks().size
     undisturbed = masks.draw_buffer([row | {"policy_distance": None} for row in ROWS], config)
     assert_legible(undisturbed)
     assert len(undisturbed.axes) == 1
@@ -151,6 +159,15 @@ def test_inputs_are_counted_by_name_and_those_that_nothing_reads_are_told(tmp_pa
         assert name.endswith("(unread)") or weight > 0
     assert sum(name.endswith("(unread)") for name in names) >= 1
     assert widths("links of a critic from actions") == critic[0, 5:].sum(1).tolist()
+
+
+@pytest.mark.parametrize("sparsity", [0, 0.6])
+def test_colours_of_links_from_each_input_have_a_range_that_holds_them(tmp_path, sparsity):
+    recorded, policy, _ = of(tmp_path / "file", actor_sparsity=sparsity)
+    links = np.stack([masks_of[0].sum(-1) for masks_of in (recorded.matrices(i, "actor") for i in range(4))])
+    (image,) = (image for axis in masks.draw_inputs(recorded, policy).axes for image in axis.images)
+    low, high = image.get_clim()
+    assert (low, high) == ((0, links.max()) if sparsity == 0 else (links.min(), links.max())) and low < high
 
 
 def test_a_film_has_a_picture_for_each_snapshot(tmp_path):

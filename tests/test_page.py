@@ -16,12 +16,13 @@ import pytest
 from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from rlx2_jax.analysis import accounting
 from rlx2_jax.config import METHODS, Config, command_line, presets, resolve, written
 from rlx2_jax.errors import ConfigError, WorkdirError
 from rlx2_jax.training import recorded
-from rlx2_jax.viz import page, panels, viewer
+from rlx2_jax.viz import inline, page, panels, viewer
 from rlx2_jax.viz.rollout import roll_out
 from tests.conftest import ROOT, cached, launch_here, small
 from tests.test_rollout import saved
@@ -146,6 +147,33 @@ def command(content):
     """The command that makes a run again."""
     (text,) = re.findall(r'<pre class="wrap"><code>(.*?)</code>', content.decode())
     return shlex.split(html.unescape(re.sub(r"</?span[^>]*>", "", text)))
+
+
+def test_links_of_one_critic_are_those_of_the_first(run, few):
+    masks = recorded.read(run).masks
+    first, last = (masks.masks(i, "critic") for i in (0, -1))
+    rows = re.findall(r"one critic, matrix \d.*?<td>([^<]*)</td></tr>", recorded.page(run).decode())
+    assert rows == [page._percent((a[0] & b[0]).sum() / b[0].sum()) for a, b in zip(first, last, strict=True)]
+    assert rows != [page._percent((a & b).sum() / b.sum()) for a, b in zip(first, last, strict=True)]
+
+
+@pytest.mark.parametrize(("values", "length"), [([-0.00125, 0.00125], 9), ([-123456, -100], 300_000), ([1, 7e7], 7e6)])
+def test_no_letter_of_a_panel_is_cut_off(values, length):
+    for wide, unit in ((False, "share of hidden units"), (True, "environment steps per second")):
+        with inline.look():
+            figure, axis = panels._empty(wide=wide)
+            axis.plot([length / 2, length], values)
+            panels._finish(axis, unit, legend=False)
+        box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
+
+
+def test_a_panel_of_nothing_but_zeros_has_a_scale_of_whole_numbers():
+    with inline.look():
+        _, axis = panels._empty()
+        axis.plot([1, 2], [0, 0])
+        panels._finish(axis, "links", legend=False)
+    assert axis.get_ylim() == (0, 1)
 
 
 def test_the_command_on_a_page_makes_its_run_again(run, whole):

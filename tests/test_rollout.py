@@ -199,6 +199,16 @@ def test_a_page_asks_for_nothing(cheetah):
     assert not re.search(r"https?:|//\w+\.|\bsrc=|\bhref=|@import|\burl\(|\bfetch\(|XMLHttp|WebSocket|\bimport\b", page)
 
 
+def test_a_page_is_light_or_dark_as_its_reader_has_it(cheetah):
+    page = viewer.page(cheetah).decode()
+    light, dark = re.findall(r":root \{(.*?)\}", page, re.DOTALL)
+    defined = [dict(re.findall(r"(--\w+): (#[0-9a-f]{6});", part)) for part in (light, dark)]
+    assert defined[0].keys() == defined[1].keys() and not set(defined[0].values()) & set(defined[1].values())
+    assert {*re.findall(r"--\w+", page)} == defined[0].keys()
+    # No other colour stands in the page: all follow these.
+    assert not re.search(r"[\s\"']#[0-9a-f]{3,6}\b", page.replace(light, "").replace(dark, ""))
+
+
 def test_a_frame_holds_the_page(cheetah):
     frame = viewer.frame(cheetah, height=300)
     assert html.unescape(re.search(r'srcdoc="([^"]*)"', frame).group(1)).encode() == viewer.page(cheetah)

@@ -150,9 +150,10 @@ def draw_buffer(
     kept.set(xlabel="environment steps", ylabel="transitions kept", yscale="log")
     far.axhline(threshold, color="black", lw=0.8, ls="--", label="threshold")
     far.set(xlabel="environment steps", ylabel="policy distance of the oldest", ylim=(0, None))
-    for axis, corner in ((kept, "lower right"), (far, "upper right")):
-        axis.legend(loc=corner, frameon=False, fontsize=8)
+    for axis in (kept, far):
         tidy(axis)
+    handles = [*kept.get_legend_handles_labels()[0], far.get_legend_handles_labels()[0][-1]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
     return figure
 
 

@@ -20,7 +20,8 @@ hold parts of `rlx2_jax.sparse`.
         return abs(weight * gradient)
 
     mine = Mechanisms(drop=saliency)
-    gradual = Mechanisms(progress=sparse.cubic(0, 0.8), fraction=sparse.constant(0))  # Zhu and Gupta, 2017, from dense
+    # Zhu and Gupta, 2017, from dense
+    gradual = Mechanisms(progress=sparse.cubic(0, 0.8), fraction=sparse.constant(0))
 """
 
 from __future__ import annotations

@@ -75,13 +75,17 @@ class History(NamedTuple):
         places = _places(self.about["shapes"])
         return [_bits(self.packed[snapshot, start:end], shape) for name, shape, start, end in places if name == network]
 
+    def matrices(self, snapshot: int, network: str) -> list[np.ndarray]:
+        """Boolean masks of one network's matrices `[in, out]`, input to output; of twin critics the first's."""
+        return [mask[0] if mask.ndim == 3 else mask for mask in self.masks(snapshot, network)]
+
     def before(self, step: int) -> int:
         """The last snapshot that was taken at a step, or before it: the masks that the run had then."""
         return max(int(np.searchsorted(self.steps, step, "right")) - 1, 0)
 
     def links(self, network: str) -> np.ndarray:
         """Links of each matrix at each snapshot, `[snapshots, matrices]`; of the first critic where there are two."""
-        return np.array([[_one(mask).sum() for mask in self.masks(i, network)] for i in range(len(self.steps))])
+        return np.array([[mask.sum() for mask in self.matrices(i, network)] for i in range(len(self.steps))])
 
 
 def load(path: str | Path) -> History:
@@ -210,11 +214,6 @@ def _bytes(shapes: Shapes) -> int:
 
 def _bits(packed: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.unpackbits(packed, count=math.prod(shape)).astype(bool).reshape(shape)
-
-
-def _one(mask: np.ndarray) -> np.ndarray:
-    """A network's mask, or the first critic's."""
-    return mask[0] if mask.ndim == 3 else mask
 
 
 def _arrays(

@@ -2,8 +2,9 @@
 
     from rlx2_jax import sparse
 
-    tx = sparse.rigl(optax.adam(3e-4), density=sparse.erdos_renyi(0.9), every=100, until=75_000)  # 0.9: the sparsity
-    params, state = sparse.init(tx, params)                     # sparse from the first step
+    density = sparse.erdos_renyi(0.9)        # at 90 % sparsity
+    tx = sparse.rigl(optax.adam(3e-4), density=density, every=100, until=75_000)
+    params, state = sparse.init(tx, params)  # sparse from the first step
     updates, state = tx.update(gradients, state, params, key=key)
     params = optax.apply_updates(params, updates)
 
@@ -13,13 +14,13 @@ A criterion of your own is a function of one leaf, and takes the place of any ot
         \"\"\"What the loss would change by, to first order, if the connection went.\"\"\"
         return jnp.abs(weight * gradient)
 
-    tx = sparse.rigl(optax.adam(3e-4), density=sparse.erdos_renyi(0.9), until=75_000, drop=saliency)
+    tx = sparse.rigl(optax.adam(3e-4), density=density, until=75_000, drop=saliency)
 
 So are densities, structures, schedules and which leaves are sparse (`Method`). Mixtures by module are optax's:
 
     tx = optax.multi_transform(
         {"still": sparse.static(optax.adam(3e-4), density=sparse.uniform(0.5)),
-         "moving": sparse.rigl(optax.adam(3e-4), density=sparse.erdos_renyi(0.9), until=75_000)},
+         "moving": sparse.rigl(optax.adam(3e-4), density=density, until=75_000)},
         labels,
     )
 

@@ -63,7 +63,7 @@ def draw_run(rows: Rows, title: str) -> Figure:
     axes["return"].legend(loc="best", frameon=False)
 
     axes["links"].plot(steps, column(rows, "links_grown"), color=COLORS[2], label="links")
-    axes["links"].set(title="links moved per point", ylim=(0, None))
+    axes["links"].set(title="links moved per point", ylim=(0, max(1, axes["links"].get_ylim()[1])))
     axes["buffer"].plot(steps, column(rows, "replay_size"), color=COLORS[3], label="transitions")
     distance = axes["buffer"].twinx()
     distance.plot(steps, column(rows, "policy_distance"), color=COLORS[4], lw=1, ls="--")

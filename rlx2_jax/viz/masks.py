@@ -98,8 +98,10 @@ def draw_strip(history: History, network: str = "actor") -> Figure:
         axis.set_title(f"{layer.title}\n{_links(layer, 0, shown[-1])}", fontsize="small")
         axis.set_xlabel(layer.axes[0], fontsize="small")
         axis.set_ylabel(layer.axes[1], fontsize="small")
-    above.suptitle(f"{network}, {first.title}, each beside the one before", fontsize="medium")
-    below.suptitle(f"the other layers at step {history.steps[-1]:,}, beside step 0", fontsize="medium")
+    several = len(history.steps) > 1
+    above.suptitle(f"{network}, {first.title}{', each beside the one before' * several}", fontsize="medium")
+    end = f"the other layers at step {history.steps[-1]:,}{', beside step 0' * several}"
+    below.suptitle(end, fontsize="medium")
     figure.suptitle(headline(history.about["config"]))
     _legend(figure)
     return figure
@@ -138,15 +140,22 @@ def draw_inputs(history: History, policy: Policy | None = None) -> Figure:
 
 @plain_text
 def draw_layers(history: History) -> Figure:
-    """Links of each layer over training, and how many of those at the start are still there; a row per network."""
+    """Links of each layer over training, and how many of those at the start are still there; a row per network.
+
+    Of masks that never changed there is one snapshot; their lines have no steps.
+    """
     figure = Figure(figsize=(11, 6), layout="constrained")
     grid = figure.subplots(len(NETWORKS), 2, sharex=True)
-    steps = np.asarray(history.steps)
+    moved = len(history.steps) > 1
+    steps = np.asarray(history.steps if moved else (0, 1))
     for network, (links, first) in zip(NETWORKS, grid, strict=True):
         for k, layer in enumerate(_layers(history, network)):
-            look = {"color": COLORS[k % len(COLORS)], "ls": STYLES[k // len(COLORS) % len(STYLES)], "marker": "o"}
+            # One line may lie on another, which is seen between its dashes.
+            look = {"color": COLORS[k % len(COLORS)], "ls": STYLES[k % len(STYLES)], "marker": "o" if moved else ""}
             count = layer.masks.sum((1, 2))
             kept = (layer.masks & layer.masks[0]).sum((1, 2))
+            if not moved:
+                count, kept = count.repeat(2), kept.repeat(2)
             share = f"{count[-1]:,} of {layer.masks[0].size:,} ({100 * count[-1] / layer.masks[0].size:.3g} %)"
             links.plot(steps, count, ms=3, **look)
             first.plot(steps, 100 * kept / np.maximum(count[0], 1), ms=3, label=f"layer {k + 1}: {share}", **look)
@@ -156,8 +165,11 @@ def draw_layers(history: History) -> Figure:
         first.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize="small", title="at the end")
         for axis in (links, first):
             tidy(axis)
+            axis.locator_params(axis="x", nbins=6)
     for axis in grid[-1]:
-        axis.set_xlabel("environment steps")
+        axis.set_xlabel("environment steps" if moved else "no link has moved since step 0")
+        if not moved:
+            axis.set_xticks([])
     figure.suptitle(headline(history.about["config"]))
     return figure
 
@@ -231,10 +243,8 @@ def animate(history: History, network: str = "actor") -> Iterator[np.ndarray]:
 
 def _layers(history: History, network: str) -> list[_Layer]:
     """The matrices of a network, input to output; of the first critic where there are two."""
-    stacks = [
-        np.stack([mask[0] if mask.ndim == 3 else mask for mask in masks])
-        for masks in zip(*(history.masks(i, network) for i in range(len(history.steps))), strict=True)
-    ]
+    snapshots = (history.matrices(i, network) for i in range(len(history.steps)))
+    stacks = [np.stack(masks) for masks in zip(*snapshots, strict=True)]
     labels = history.labels
     inputs = labels.observation_names if network == "actor" else _inputs(labels)
     layers = []
@@ -328,8 +338,7 @@ def _legend(figure: Figure) -> None:
 
 def _per_input(history: History, network: str) -> np.ndarray:
     """Links of a network's first layer from each input, `[snapshots, inputs]`; of the first critic."""
-    masks = [history.masks(i, network)[0] for i in range(len(history.steps))]
-    return np.stack([(mask[0] if mask.ndim == 3 else mask).sum(-1) for mask in masks])
+    return np.stack([history.matrices(i, network)[0].sum(-1) for i in range(len(history.steps))])
 
 
 def _unread(policy: Policy) -> tuple[int, ...]:
@@ -355,7 +364,9 @@ def _bars(axis: Any, values: np.ndarray, names: Sequence[str], color: str, title
 def _draw_over_training(figure: Figure, axis: Any, history: History, links: np.ndarray) -> None:
     """Links `[snapshots, inputs]` as an image."""
     count = len(history.steps)
-    image = axis.imshow(links.T, aspect="auto", cmap="cividis", interpolation="nearest")
+    # Where all have as many, as those of a full layer, there is no range to spread colours over.
+    lowest = 0 if links.min() == links.max() else None
+    image = axis.imshow(links.T, aspect="auto", cmap="cividis", interpolation="nearest", vmin=lowest)
     ticks = sorted({0, count // 2, count - 1})
     axis.set_xticks(ticks, [f"{history.steps[tick]:,}" for tick in ticks], fontsize=7)
     axis.set_xlabel("environment steps", fontsize="small")

@@ -316,7 +316,7 @@ def _layers(run: RecordedRun) -> str:
     for network, own in structure(run.config, *run.sizes).items():
         kept: Sequence[str] = [""] * len(own.shapes)
         if run.masks is not None:
-            first, last = (run.masks.masks(i, network) for i in (0, len(run.masks.steps) - 1))
+            first, last = (run.masks.matrices(i, network) for i in (0, len(run.masks.steps) - 1))
             kept = [_percent((a & b).sum() / max(1, b.sum())) for a, b in zip(first, last, strict=True)]
         name = "one critic" if network == "critic" else network
         for i, (shape, links) in enumerate(zip(own.shapes, own.links, strict=True)):

@@ -21,7 +21,7 @@ LOOKS = (*zip(comparison.COLORS, comparison.STYLES, strict=False),)
 SIZE = 4.3, 2.5
 """Inches of a picture, of which two or three stand side by side."""
 
-MARGINS = 0.7, 0.42, 0.1, 0.08
+MARGINS = 0.82, 0.45, 0.22, 0.08
 """Inches left of, below, right of and above the axes."""
 
 MARKED = 40
@@ -139,6 +139,8 @@ def _finish(axis: Any, unit: str, *, legend: bool) -> None:
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_formatter(_spelled)
     axis.margins(y=0.12)
+    if not any(np.nan_to_num(line.get_ydata()).any() for line in axis.lines):
+        axis.set_ylim(0, 1)  # All is zero: Matplotlib would show hundredths of it.
     if min(np.nanmin(line.get_ydata()) for line in axis.lines) >= 0:
         axis.set_ylim(bottom=max(0.0, axis.get_ylim()[0]))
     if legend:

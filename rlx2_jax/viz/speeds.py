@@ -20,7 +20,7 @@ def draw(results: Sequence[Mapping[str, Any]]) -> Figure:
     rows = {w: list(dict.fromkeys((r["agent"], r["env"]) for r in results if r["width"] == w)) for w in widths}
     modes = [mode for mode in COLORS if any(r["mode"] == mode for r in results)]
     counts = [len(rows[width]) for width in widths]
-    figure = Figure(figsize=(2.2 + 1.15 * sum(counts), 4.2), layout="constrained")
+    figure = Figure(figsize=(2.2 + 0.75 * sum(counts), 4.2), layout="constrained")
     panels = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=counts)[0]
     step = 0.8 / len(modes)
     for panel, width in zip(panels, widths, strict=True):
