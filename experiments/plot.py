@@ -70,8 +70,10 @@ def main(argv: Sequence[str]) -> int | None:
     # A run that is named twice is one run.
     named = command_line.paths(WORKDIRS) + ([] if WORKDIR.value is None else [WORKDIR.value])
     directories = [*{path.resolve(): path for path in named}.values()]
-    if not directories or OUTPUT.value is None:
-        raise ConfigError("nothing to draw; name runs with --workdirs and a file with --output.")
+    if not directories:
+        raise ConfigError("nothing to draw; name runs with --workdirs, or one with --workdir.")
+    if OUTPUT.value is None:
+        raise ConfigError("nowhere to draw; name a file with --output, such as picture.png.")
     films = masks.FILMS if KIND.value == "masks" else ()
     command_line.check_output(OUTPUT.value, OUTPUT.name, (*curves.FORMATS, *films))
     if KIND.value != "curves" and len(directories) > 1:

@@ -47,7 +47,9 @@ BAD = {
     "--data_parallel=2": "data_parallel=2: this machine shows 1 cpu devices; use at most as many",
     "--buffer_max=100": "a batch of 256 does not fit a buffer of 100",
     "--sparsity=0.9": "Unknown command line flag 'sparsity'",
-    "--total_steps=many": "flag --total_steps=many",
+    "--total_steps=1e5": "flag --total_steps=1e5: write a whole number in digits, such as 100000 (--help",
+    "--tau=small": "flag --tau=small: write a number, such as 0.9 (--help",
+    "--total-steps=800": "Unknown command line flag 'total-steps'. Did you mean: total_steps? (--help",
     "--workdir=/proc/nowhere": "workdir /proc/nowhere cannot be written",
     "--workdir=": "flag --workdir=: name a path, or leave the flag out",
     "--noresume=1": "noresume=1 does not take an argument",
@@ -269,7 +271,7 @@ PICTURES = {
     "--output=folder.png": "folder.png is a directory; name a file with --output.",
     "--output=/proc/nowhere/a.png": "/proc/nowhere cannot be written",
     "--output=": "flag --output=: name a path",
-    "--title=none": "nothing to draw",
+    "--title=none": "nowhere to draw",
 }
 
 

@@ -120,14 +120,26 @@ def test_masks_that_never_moved_and_runs_without_a_policy_distance_have_pictures
 
 
 def test_a_strip_tells_how_many_links_there_are_and_how_many_are_new(tmp_path):
-    recorded, _, _ = of(tmp_path / "file", snapshots=4)
-    first, *later = (axis.get_title() for axis in masks.draw_strip(recorded).axes[:4])
-    layers = [recorded.masks(i, "actor")[0] for i in range(4)]
+    recorded, _, _ = of(tmp_path / "file", snapshots=3)
+    first, *later = (axis.get_title() for axis in masks.draw_strip(recorded).axes[:3])
+    layers = [recorded.masks(i, "actor")[0] for i in range(3)]
     links = int(layers[0].sum())
     assert first == f"step 0: {links:,} links ({100 * links / layers[0].size:.3g} %)"
     for k, title in enumerate(later, 1):
         new = int((layers[k] & ~layers[k - 1]).sum())
         assert title == f"step {400 * k:,}: {links:,} links ({100 * links / layers[k].size:.3g} %), {new} new"
+
+
+@pytest.mark.parametrize(("sizes", "sparsity", "layer"), [((1, 1), 0.5, 2), ((20, 1), 0.5, 1), ((1, 1), 0.0, 1)])
+def test_a_strip_is_of_the_first_layer_that_lacks_links(tmp_path, sizes, sparsity, layer):
+    recorded, _, _ = of(tmp_path / "file", sizes, snapshots=2, hidden=(64, 64), actor_sparsity=sparsity)
+    lacking = [k for k, mask in enumerate(recorded.masks(0, "actor"), 1) if not mask.all()]
+    assert layer == (lacking or [1])[0]
+    figure = masks.draw_strip(recorded)
+    assert_legible(figure)
+    above, below = figure.subfigs
+    assert above.get_suptitle().startswith(f"actor, layer {layer} of 3, ")
+    assert [axis.get_title()[:7] for axis in below.axes] == [f"layer {k}" for k in (1, 2, 3) if k != layer]
 
 
 def test_a_cell_has_the_colour_of_what_became_of_its_link():
@@ -212,7 +224,8 @@ def test_the_launcher_draws_every_kind(run, tmp_path, kind, ending):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--kind=masks"], "nothing to draw; name runs with --workdirs and a file with --output."),
+        (["--kind=masks", "--output=a.png"], "nothing to draw; name runs with --workdirs, or one with --workdir."),
+        (["--kind=masks", "--workdir={run}"], "nowhere to draw; name a file with --output, such as picture.png."),
         (["--kind=inputs", "--workdir={run}", "--output=a.gif"], "name a file that ends with .png, .pdf or .svg."),
         (["--kind=masks", "--workdir={run}", "--output=a.bmp"], "that ends with .png, .pdf, .svg, .gif or .mp4."),
         (["--kind=layers", "--workdirs={run},b", "--output=a.png"], "--kind=layers draws one run, not 2; name it with"),

@@ -6,6 +6,7 @@ import dataclasses
 import faulthandler
 import math
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -305,6 +306,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
     # Flags that take no value, and files of flags that are no text, are no `flags.Error`.
     except (flags.Error, ValueError, OSError) as error:
         sentence = str(error).splitlines()[0].rstrip(".")
+        for words, plain in _PLAINLY.items():
+            sentence = re.sub(words, plain, sentence)
         sys.exit(_refuse(f"{sentence} (--help lists the flags)."))
 
 
@@ -381,6 +384,13 @@ def _finite(text: str) -> float:
 
 _COMPUTING = ("compilation_cache", "precision")
 """Flags of `define_compilation_flags`."""
+
+_PLAINLY = {
+    r"invalid literal for int\(\).*": "write a whole number in digits, such as 100000",
+    r"could not convert string to float.*": "write a number, such as 0.9",
+    r" \?$": "?",
+}
+"""What Python and absl say of a value, and how a person is told."""
 
 _DEFINERS: dict[type, Callable[..., Any]] = {
     bool: flags.DEFINE_bool,

@@ -31,11 +31,11 @@ from rlx2_jax.viz.curves import Rows, column, headline, plain_text, tidy
 PALETTE = {"absent": "#ffffff", "dropped": "#c9c9c9", "kept": "#0072B2", "new": "#D55E00"}
 """Colour of a weight, by what became of its link."""
 
-MOMENTS = 5
-"""Pictures of the first layer in a strip, at most."""
+MOMENTS = 3
+"""Pictures of one layer in a strip, at most."""
 
 STACKED = 30
-"""Inputs up to which the pictures of a strip stand below each other, each with the names of all inputs."""
+"""Rows up to which the pictures of a strip stand below each other, each with the names of all rows."""
 
 NAMED = 40
 """Inputs in a picture that are named, at most."""
@@ -71,19 +71,22 @@ class _Layer(NamedTuple):
 
 @plain_text
 def draw_strip(history: History, network: str = "actor") -> Figure:
-    """The first layer at a few times of training, and below it the other layers at the end.
+    """The first layer that is sparse at a few times of training, and below it the other layers at the end.
 
     Args:
       history: of the run.
       network: `actor` or `critic`.
     """
-    first, *others = _layers(history, network)
+    layers = _layers(history, network)
+    first = next((layer for layer in layers if not layer.masks.all()), layers[0])
+    others = [layer for layer in layers if layer is not first]
     shown = _moments(history)
-    stacked = len(first.rows) <= STACKED
-    tall = 0.7 + len(shown) * (0.6 + 0.12 * len(first.rows)) if stacked else min(2.0 + 0.04 * len(first.rows), 10.0)
-    wide = max(8.0 if stacked else 10.0, 2.3 * len(others))
-    figure = Figure(figsize=(wide, tall + 4.1), layout="constrained")
-    above, below = _halves(figure, tall, 3.6)
+    rows = first.masks.shape[1]
+    stacked = rows <= STACKED
+    tall = 0.7 + len(shown) * (0.5 + 0.1 * rows) if stacked else min(max(3.2, 2.0 + 0.04 * len(first.rows)), 10.0)
+    wide = max(8.0, 2.3 * len(others))
+    figure = Figure(figsize=(wide, tall + 3.3), layout="constrained")
+    above, below = _halves(figure, tall, 2.8)
     axes = above.subplots(*((len(shown), 1) if stacked else (1, len(shown))), squeeze=False, sharex=True).ravel()
     for k, (axis, now) in enumerate(zip(axes, shown, strict=True)):
         before = shown[max(k - 1, 0)]
@@ -92,7 +95,9 @@ def draw_strip(history: History, network: str = "actor") -> Figure:
         axis.set_title(told if stacked else re.sub("(?<=[:,]) ", "\n", told), fontsize="small")
         axis.tick_params(labelleft=stacked or k == 0)
         if k == len(shown) - 1 or not stacked:
-            axis.set_xlabel(first.axes[0] if stacked else "units", fontsize="small")
+            axis.set_xlabel(first.axes[0] if stacked or not first.rows else "units", fontsize="small")
+        if k == 0 and not first.rows:
+            axis.set_ylabel(first.axes[1], fontsize="small")
     for axis, layer in zip(below.subplots(1, len(others), squeeze=False)[0], others, strict=True):
         _show(axis, layer, 0, shown[-1], FEWER)
         axis.set_title(f"{layer.title}\n{_links(layer, 0, shown[-1])}", fontsize="small")
