@@ -31,7 +31,7 @@ def draw(results: Sequence[Mapping[str, Any]]) -> Figure:
             panel.plot([x - step / 2, x + step / 2], [result["floor_updates_per_second"]] * 2, color="black", lw=1.2)
         panel.set_yscale("log")
         panel.set_xticks(range(len(rows[width])), [f"{agent}\n{env}" for agent, env in rows[width]], fontsize=8)
-        panel.set_title(f"width {width}")
+        panel.set_title(f"width {width}", fontsize="medium")
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("updates per second (log scale)")
     for mode in modes:
