@@ -150,6 +150,7 @@ def test_help_is_a_screen_with_the_flags_that_people_need_in_groups():
     lines = text.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 100
+    assert all(line.count("[") == line.count("]") for line in lines if not line.endswith("...")), "a default is whole"
     headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
     assert headings == ["this command:", *(f"{group}:" for group in Group)]
     shown = re.findall(r"^  --(\w+) ", text, re.MULTILINE)

@@ -186,7 +186,7 @@ class Config:
     eval_every: int | None = declare(
         None,
         "steps between evaluations",
-        unset="5000, JAX physics 25000; at most a 4th of a run",
+        unset="25000, mujoco 5000, or a 4th, quick a 20th",
         host=Host.LOOP,
         group=Group.OUTPUT,
     )
