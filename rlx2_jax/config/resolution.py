@@ -19,8 +19,8 @@ PAPER_STEPS = 3_000_000
 QUICK_TASKS = ("inverted_pendulum", "InvertedPendulum-v4", "InvertedPendulum-v5")
 """Tasks, beside probes, that are learned in minutes."""
 
-EVAL_EVERY = {"mujoco": 5_000}
-"""Environment steps between evaluations by backend, `JAX_EVAL_EVERY` with the others."""
+EVAL_EVERY = 5_000
+"""Environment steps between evaluations, at most, where MuJoCo's C library plays them."""
 
 JAX_EVAL_EVERY = 25_000
 """The same where physics is a JAX program."""
@@ -44,13 +44,14 @@ def resolve(config: Config) -> RunConfig:
     _check_fields(config)
     asked = _asked_steps(config)
     scale = _schedule_scale(config, asked)
-    length = _length(config, asked)
+    backend = envs.choose_backend(config.env, config.backend)
+    length = _length(config, asked, backend)
     mechanisms = _mechanisms(config)
     experience = _experience(config, length.total_steps, mechanisms.n_max, scale)
     parts: tuple[NamedTuple, ...] = (length, mechanisms, experience, _intervals(config, scale))
     filled: dict[str, Any] = {name: value for part in parts for name, value in part._asdict().items()}
     filled |= {
-        "backend": envs.choose_backend(config.env, config.backend),
+        "backend": backend,
         "schedule_scale": scale,
         "update_ratio": config.ratio,
         "policy_delay": config.delay,
@@ -109,13 +110,13 @@ def _schedule_scale(c: Config, asked: int) -> float:
     return scale
 
 
-def _eval_every(c: Config, asked: int) -> int:
+def _eval_every(c: Config, asked: int, backend: str) -> int:
     """Steps between two evaluations of 10,000 steps each, such that they take about a fifth of a run's time or less.
 
     MuJoCo's C library plays them many times faster than a run trains. Physics in JAX is as slow there as in
     training: a run looks five times less often, and short ones of slow tasks only four times.
     """
-    most = EVAL_EVERY.get(envs.choose_backend(c.env, c.backend), JAX_EVAL_EVERY)
+    most = EVAL_EVERY if backend == envs.MUJOCO else JAX_EVAL_EVERY
     return min(most, math.ceil(asked / (20 if _is_quick(c) else 4)))
 
 
@@ -130,9 +131,9 @@ class _Length(NamedTuple):
     """A count."""
 
 
-def _length(c: Config, asked: int) -> _Length:
+def _length(c: Config, asked: int, backend: str) -> _Length:
     """Whole iterations make a chunk, whole chunks an evaluation, whole evaluations the run."""
-    eval_every = _eval_every(c, asked) if c.eval_every is None else c.eval_every
+    eval_every = _eval_every(c, asked, backend) if c.eval_every is None else c.eval_every
     chunk_steps = min(1000, eval_every) if c.chunk_steps is None else c.chunk_steps
     require(
         0 < chunk_steps <= eval_every <= asked,

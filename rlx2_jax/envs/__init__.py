@@ -15,6 +15,9 @@ from rlx2_jax.errors import ConfigError
 JAX = "jax"
 """The backend of tasks that are JAX functions of their own, and have no choice of physics."""
 
+MUJOCO = gym.ENGINES[0]
+"""The backend that is MuJoCo's C library."""
+
 
 class Family(NamedTuple):
     """Tasks of one origin."""
