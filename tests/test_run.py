@@ -439,6 +439,14 @@ def test_what_a_program_takes_is_what_its_compiler_says_beside_the_process():
     assert 50e6 < one.process <= one.peak
 
 
+def test_what_a_process_held_most_is_at_least_what_it_holds():
+    held = [jnp.ones(250_000)]
+    for _ in range(200):
+        held.append(held[-1] + 1)  # A little more at a time: Linux does not note that as a new peak at once.
+        need = memory.need([])
+        assert need.process <= need.peak
+
+
 def test_a_state_that_does_not_fit_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(ConfigError, match=r"need .* but .* left; lower --buffer_max"):
         quiet(small(buffer_max=2_000_000_000), tmp_path / "run")

@@ -104,7 +104,8 @@ def _process_bytes() -> tuple[int, int]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE"), peak
+        held = pages * os.sysconf("SC_PAGE_SIZE")
+        return held, max(held, peak)  # Linux notes a peak only when something is given back.
     except OSError:
         return peak, peak  # Not Linux.
 
