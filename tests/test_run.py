@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -28,7 +29,7 @@ from rlx2_jax.config import resolve
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
 from rlx2_jax.io import files
 from rlx2_jax.io.checkpoints import Checkpoints
-from rlx2_jax.runtime import memory
+from rlx2_jax.runtime import compilation, memory
 from rlx2_jax.training import programs, train, workdirs
 from rlx2_jax.training.loggers import Run
 from rlx2_jax.training.loggers.tensorboard import TensorBoard
@@ -428,6 +429,25 @@ def test_starts_at_the_same_moment_take_different_workdirs_and_leave_none_that_i
         str(tmp_path / "runs"),
         str(tmp_path / second),
     ]
+
+
+def test_who_waits_for_programs_to_be_compiled_looks_once_a_second_or_when_one_is_done():
+    def chain(x, links):
+        for link in range(links):
+            x = jnp.sin(x @ x + link)
+        return x
+
+    said = []
+    parts = {
+        name: compilation.Part(jax.jit(functools.partial(chain, links=links)), (jax.ShapeDtypeStruct((8, 8), float),))
+        for name, links in (("long", 300), ("short", 1))
+    }
+    began = time.monotonic()
+    with own_settings():
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)  # Or it is read the next time.
+        compiled, _ = compilation.compile_parts(parts, said.append)
+    assert list(compiled) == ["long", "short"]
+    assert len(said) <= 2 * len(parts) + (time.monotonic() - began) / compilation.LOOK_SECONDS
 
 
 def test_what_a_program_takes_is_what_its_compiler_says_beside_the_process():

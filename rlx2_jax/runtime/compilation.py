@@ -119,8 +119,9 @@ def compile_parts(
             traced[name] = time.perf_counter() - start
             futures[name] = pool.submit(_compile, lowered, hits, dict(options or {}))
             say(_progress(futures, len(parts), began))
-        while any(not future.done() for future in futures.values()):
-            wait(futures.values(), timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
+        waiting = set(futures.values())
+        while waiting:
+            waiting = wait(waiting, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED).not_done
             say(_progress(futures, len(parts), began))
     found = {name: future.result() for name, future in futures.items()}
     seconds = {name: Seconds(traced[name], took, cached) for name, (_, took, cached) in found.items()}
