@@ -81,7 +81,7 @@ def test_examples_are_the_teachers_noise_free_actions_where_its_noise_leads():
     # On this task observations do not depend on actions; on the pendulum they do.
     reached = {}
     for noise in (0.0, 0.5):
-        config = cloned(env="inverted_pendulum", explore_noise=noise, episode_length=50)
+        config = cloned(env="InvertedPendulum-v4", explore_noise=noise, episode_length=50)
         wide = teacher(observation_size=4)
         examples = jax.jit(make_cloning(config, wide).collect)(wide.params, jax.random.PRNGKey(0))
         assert examples.observation.shape == (500, 4)

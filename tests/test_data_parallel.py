@@ -154,10 +154,10 @@ def test_grow_scores_are_those_of_the_whole_batch(agent):
     whole = make_agent(dataclasses.replace(c, data_parallel=1), 3, 2)
     four, shared = DataParallel(4), make_agent(c, 3, 2)
     hparams = make_hparams(c, 3, 2)
-    state = whole.init(KEY, hparams)
+    state = jax.jit(whole.init)(KEY, hparams)
     batch = random_batch(0, (64,), 3, 2)
     for name in ("critic", "actor"):
-        alone = whole.gradient(name, state, batch, KEY, hparams, jnp.asarray(True))
+        alone = jax.jit(functools.partial(whole.gradient, name))(state, batch, KEY, hparams, jnp.asarray(True))
         gradient = functools.partial(shared.gradient, name)
 
         def own(batch, gradient=gradient):
@@ -352,6 +352,7 @@ def test_what_cannot_be_shared_out_is_refused_in_one_sentence():
             plans.lay_out([resolve(small()), resolve(small(data_parallel=2))], parallel=parallel)
 
 
+@pytest.mark.slow
 def test_the_launcher_trains_over_devices(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", FORCED)
     done = launch("train.py", *flags_of(config(data_parallel=2)), "--workdir=run", cached(), cwd=tmp_path)

@@ -1,5 +1,6 @@
 """DroQ: SAC whose critics leave out units, learn many times per step, and whose targets follow every time."""
 
+import functools
 import signal
 
 import jax
@@ -25,7 +26,7 @@ def setup(**changes):
     """An agent, hyperparameters and a fresh state."""
     config = resolve(small(**({"agent": "droq", "actor_sparsity": 0.6, "critic_sparsity": 0.5} | changes)))
     agent, hparams = make_agent(config, O, A), make_hparams(config, O, A)
-    return agent, hparams, agent.init(KEY, hparams)
+    return agent, hparams, jax.jit(agent.init)(KEY, hparams)
 
 
 def test_it_updates_twenty_times_per_step_and_its_actor_once():
@@ -42,14 +43,16 @@ def test_targets_follow_after_every_critic_update(delay):
     done, metrics = jax.jit(agent.updates)(state, batches, KEY, hparams, TRUE)
     noises, critic, tau = agent.draw(KEY, batches), state.critic, hparams.tau
     now = base.Now(hparams, TRUE, None)
+
+    @jax.jit
+    def one_update(critic, inputs):
+        loss = lambda params: agent.critic_loss(params, state.replace(critic=critic), *inputs, now)
+        (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(critic.params)
+        return critic.apply_gradients(gradient, hparams.critic_lr).polyak(tau), value
+
     losses = []
     for i in range(delay):
-        inputs = base.tree_index((batches, noises), i)
-        loss = lambda params, inputs=inputs, critic=critic: agent.critic_loss(
-            params, state.replace(critic=critic), *inputs, now
-        )
-        (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(critic.params)
-        critic = critic.apply_gradients(gradient, hparams.critic_lr).polyak(tau)
+        critic, value = one_update(critic, base.tree_index((batches, noises), i))
         losses.append(float(value))
     for ours, plain in zip(*map(jax.tree.leaves, (done.critic.target, critic.target)), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-6)
@@ -89,8 +92,8 @@ def test_the_actor_climbs_the_mean_of_both_critics():
         q = state.critic.apply(state.critic.params, batch.observation, action)[..., 0].mean(0)
         return base.masked_mean(log_prob - q, batch.weight)
 
-    expected = jax.grad(loss)(state.actor.params)
-    found = agent.gradient("actor", state, batch, KEY, hparams, TRUE)
+    expected = jax.jit(jax.grad(loss))(state.actor.params)
+    found = jax.jit(functools.partial(agent.gradient, "actor"))(state, batch, KEY, hparams, TRUE)
     for ours, plain in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-6)
 

@@ -1,6 +1,7 @@
 """Networks: those by name, one of one's own, and that masks, forms, files and diagnostics follow their parameters."""
 
 import dataclasses
+import functools
 import types
 
 import chex
@@ -56,11 +57,17 @@ def test_any_network_is_sparse_after_init_updates_and_events(network, agent):
     batches = random_batch(0, (2, 16), 5, 2)
     state, metrics = jax.jit(made.updates)(state, batches, KEY, hparams, True)
     assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(metrics))
-    for name in ("actor", "critic"):
-        before = getattr(state, name)
+
+    @functools.partial(jax.jit, static_argnames="name")
+    def event(state, name):
         batch = jax.tree.map(lambda x: x[0], batches)
         gradient = made.gradient(name, state, batch, KEY, hparams, jnp.asarray(True))
-        after, dropped, grown = before.evolve(gradient, KEY, jnp.float32(0.5), jnp.asarray(True), reset_moments=True)
+        network = getattr(state, name)
+        return network.evolve(gradient, KEY, jnp.float32(0.5), jnp.asarray(True), reset_moments=True)
+
+    for name in ("actor", "critic"):
+        before = getattr(state, name)
+        after, dropped, grown = event(state, name)
         assert dropped == grown > 0
         counts = structure(config, 5, 2)[name].links
         for found in (before, after):
@@ -77,9 +84,9 @@ def test_paths_decide_the_order_of_matrices_not_the_order_of_letters():
 @pytest.mark.parametrize("twins", [False, True])
 def test_activations_are_what_each_later_matrix_reads(network, twins):
     net = networks.Net(networks.make(network, (8, 8, 3), "uniform"), twins=twins)
-    params, x = net.init(KEY, 5), jax.random.normal(KEY, (7, 5))
-    hidden, output = net.activations(params, x)
-    np.testing.assert_allclose(output, net.apply(params, x), rtol=1e-5, atol=1e-6)
+    params, x = jax.jit(net.init, static_argnums=1)(KEY, 5), jax.random.normal(KEY, (7, 5))
+    hidden, output = jax.jit(net.activations)(params, x)
+    np.testing.assert_allclose(output, jax.jit(net.apply)(params, x), rtol=1e-5, atol=1e-6)
     read = [kernel.shape[-2] for kernel in masking.kernels(params)]
     assert sorted(layer.shape[-1] for layer in hidden) == sorted(read[1:])
     assert all(layer.shape[:-1] == ((2, 7) if twins else (7,)) for layer in hidden)
@@ -130,6 +137,7 @@ def test_packed_compute_of_what_has_no_packed_form_is_refused():
         programs.make_program(small(network="simba", compute="packed"))
 
 
+@pytest.mark.slow
 def test_a_run_with_a_network_of_ones_own_leaves_files_that_load(tmp_path):
     config = small(network=OWN, **SPARSE)
     result = train(config, tmp_path / "run", show_progress=False)
