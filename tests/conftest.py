@@ -35,6 +35,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAPER_AGENTS = ("td3", "sac")
 """Agents that the paper makes sparse."""
 
+TD3_THEN_SAC = ("td3", pytest.param("sac", marks=pytest.mark.slow))
+"""The same, where what one shows the other hardly ever denies, and takes as long to."""
+
 jax.config.update("jax_compilation_cache_dir", os.environ.get("RLX2_TEST_CACHE", str(ROOT / ".cache" / "jax")))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 # Most of a test's time is compilation; the programs are the same, their machine code is less polished. Processes that

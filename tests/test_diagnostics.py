@@ -18,7 +18,7 @@ from rlx2_jax.config import resolve
 from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.training import evaluation, programs
-from tests.conftest import operand_axes, small
+from tests.conftest import TD3_THEN_SAC, operand_axes, small
 from tests.test_run import quiet
 
 KEY = jax.random.PRNGKey(0)
@@ -259,7 +259,7 @@ def kernels_of(state, name):
     return [np.asarray(kernel) for kernel in masking.kernels(getattr(state.agent, name).mask)]
 
 
-@pytest.mark.parametrize("agent", ["td3", "sac"])
+@pytest.mark.parametrize("agent", TD3_THEN_SAC)
 def test_a_run_starts_at_an_overlap_of_one_without_churn_and_both_follow_its_events(agent):
     r = run(agent)
     first, warm, after = states(agent)
@@ -310,7 +310,7 @@ def test_a_fixed_topology_has_no_churn_and_no_events_even_where_others_have_thei
         assert found["critic_fan_in_min"] == 2 and found["critic_fan_in_max"] == 16
 
 
-@pytest.mark.parametrize("agent", ["td3", "sac"])
+@pytest.mark.parametrize("agent", TD3_THEN_SAC)
 def test_a_report_says_of_packed_networks_what_it_says_of_masked_ones(agent):
     """Wiring exactly, values to rounding, from one state."""
     r = run(agent)

@@ -106,7 +106,10 @@ def test_a_stopped_run_leaves_the_history_of_one_that_never_stopped_and_can_be_r
     assert (tmp_path / history.NAME).read_bytes() == (runs["td3"] / history.NAME).read_bytes()
 
 
-@pytest.mark.parametrize(("method", "compute"), [("dense", "masked"), ("ss", "packed"), ("rlx2", "packed")])
+@pytest.mark.parametrize(
+    ("method", "compute"),
+    [("dense", "masked"), ("ss", "packed"), pytest.param("rlx2", "packed", marks=pytest.mark.slow)],
+)
 def test_masks_that_never_change_are_kept_once_and_packed_networks_have_theirs(tmp_path, method, compute):
     train(small(method=method, compute=compute), tmp_path, show_progress=False)
     found, ends = history.load(tmp_path), tickets.load(tmp_path)

@@ -19,7 +19,7 @@ from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import make_hparams, nets, structure, templates
 from rlx2_jax.policies import tickets
 from rlx2_jax.training import compute, programs, train
-from tests.conftest import assert_sparse, random_batch, small
+from tests.conftest import TD3_THEN_SAC, assert_sparse, random_batch, small
 
 KEY = jax.random.PRNGKey(0)
 SPARSE = {"actor_sparsity": 0.6, "critic_sparsity": 0.5}
@@ -49,7 +49,7 @@ OWN = f"{__name__}:gated"
 
 
 @pytest.mark.parametrize("network", [*registry.NETWORKS, OWN])
-@pytest.mark.parametrize("agent", ["td3", "sac"])
+@pytest.mark.parametrize("agent", TD3_THEN_SAC)
 def test_any_network_is_sparse_after_init_updates_and_events(network, agent):
     config = resolve(small(network=network, agent=agent, **SPARSE))
     made, hparams = make_agent(config, 5, 2), make_hparams(config, 5, 2)

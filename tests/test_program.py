@@ -18,7 +18,7 @@ from rlx2_jax.networks.kinds.mlp import MLP
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.replay import buffer
 from rlx2_jax.training import programs
-from tests.conftest import PAPER_AGENTS, assert_finite, assert_sparse, census, equations, small
+from tests.conftest import PAPER_AGENTS, TD3_THEN_SAC, assert_finite, assert_sparse, census, equations, small
 
 KEY = jax.random.key(0)
 E = 4
@@ -75,7 +75,7 @@ def mask_changed(before, after, name):
     return any((a != b).any() for a, b in zip(*pair, strict=True))
 
 
-@pytest.mark.parametrize("agent", PAPER_AGENTS)
+@pytest.mark.parametrize("agent", TD3_THEN_SAC)
 def test_nothing_recompiles_when_method_sparsity_seed_or_schedule_change(agent):
     r = run(agent)
     variants = (
@@ -259,7 +259,7 @@ RELEASE = {"reset_moments": False, "mask_initial_targets": False, "sac_explore":
         pytest.param(RELEASE, id="release", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("agent", PAPER_AGENTS)
+@pytest.mark.parametrize("agent", TD3_THEN_SAC)
 def test_every_branch_of_a_chunk_stays_a_branch_in_a_sweep(agent, changes):
     p = programs.make_program(small(agent=agent, **changes))
     state = jax.eval_shape(p.init, KEY, p.hparams)
@@ -350,6 +350,7 @@ def test_a_sweep_under_vmap_gives_each_runs_own_result():
         assert_same_run(jax.tree.map(lambda x, i=i: x[i], found), expected)
 
 
+@pytest.mark.slow
 def test_a_run_under_pmap_gives_the_same_result():
     keys, hparams, results = single_runs()
     found = jax.pmap(programs.make_train(small(**SHORT)))(keys[:1], stacked(hparams[0], 1))

@@ -7,7 +7,7 @@ import pytest
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.sweeps.layout import ROWS, STATE, Layout, compile_batch
 from rlx2_jax.sweeps.plans import build, product
-from tests.conftest import PAPER_AGENTS, census, small
+from tests.conftest import TD3_THEN_SAC, census, small
 
 RUNS = 3
 
@@ -23,7 +23,7 @@ def arguments(layout, configs, axes=STATE):
 
 
 @pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
-@pytest.mark.parametrize("agent", PAPER_AGENTS)
+@pytest.mark.parametrize("agent", TD3_THEN_SAC)
 def test_every_branch_of_a_chunk_stays_a_branch_over_devices(agent, parallel):
     layout = Layout(jax.devices()[:1], parallel)
     program, state, hparams, schedule = arguments(layout, product(small(agent=agent), seeds=range(RUNS)))

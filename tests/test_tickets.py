@@ -182,7 +182,10 @@ def test_a_file_of_another_kind_or_format_is_refused(found, tmp_path):
         tickets.load(tmp_path / "later.npz")
 
 
-@pytest.mark.parametrize("changes", [{}, {"compute": "packed"}, {"method": "dense"}, {"method": "tiny"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, pytest.param({"compute": "packed"}, marks=pytest.mark.slow), {"method": "dense"}, {"method": "tiny"}],
+)
 def test_a_finished_run_leaves_the_masks_it_began_and_ended_with(tmp_path, changes):
     config = small(actor_sparsity=0.6, critic_sparsity=0.5, **changes)
     result = quiet(config, tmp_path)
