@@ -5,8 +5,8 @@ python experiments/train.py --preset=td3/hopper --total_steps=300000 --kernel_in
 python experiments/train.py --resume --workdir=runs/hopper
 python experiments/train.py --env=ant --agent=sac --method=rigl --actor_sparsity=0.9 --critic_sparsity=0.75
 
-With --resume a run goes on with its own settings; one of which nothing was saved yet begins. So the command that starts
-a run, with --resume added, serves a queue that may start it again.
+With --resume a run goes on with its own settings; with settings, one of which nothing was saved yet begins. So the
+command that starts a run, with --resume added, serves a queue that may start it again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def main(argv: Sequence[str]) -> int | None:
     settings = presets.settings(given.pop("preset", ())) | given
     config = Config.from_dict(settings)
     workdir = WORKDIR.value or default_workdir(config, held=RESUME.value or OVERWRITE.value)
-    if RESUME.value and (workdir / "config.json").exists():
+    # Who names a directory and nothing else means a run that is there, not that of the defaults.
+    meant = WORKDIR.value and not settings
+    if RESUME.value and (meant or (workdir / "config.json").exists()):
         config = workdirs.resumed(workdir, settings)
     resolve(config)
     set_up_compilation()

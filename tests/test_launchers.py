@@ -341,11 +341,13 @@ def test_a_run_then_its_evaluation_say_what_came_out_and_no_noise(tmp_path):
     assert drawn.stdout == "wrote drawn/both.png\n"
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "drawn" / "both.png").read_bytes().startswith(b"\x89PNG")
-    missing = launch_here("evaluate.py", "--workdir=elsewhere", cwd=tmp_path)
-    assert missing.returncode == 2
-    assert missing.stderr == (
-        "error: elsewhere holds no run (elsewhere/config.json cannot be read); name the directory of one.\n"
-    )
+    for script, *more in (("evaluate.py",), ("train.py", "--resume")):
+        missing = launch_here(script, *more, "--workdir=elsewhere", cwd=tmp_path)
+        assert missing.returncode == 2
+        assert missing.stderr == (
+            "error: elsewhere holds no run (elsewhere/config.json cannot be read); name the directory of one.\n"
+        )
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_presets_are_the_rows_of_table_2_and_compose():
