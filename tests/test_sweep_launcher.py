@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rlx2_jax import policies
+from rlx2_jax.io import lock
 from tests.conftest import ROOT, cached, launch, launch_here, shown
 from tests.forks import Fork
 
@@ -294,6 +295,8 @@ def test_processes_share_plan_table_and_resume(tmp_path):
     wait_for(killed, "runs/*/checksums/*.json", parent)
     parent.kill()
     end(parent, code=-signal.SIGKILL)
+    with lock.hold(killed, patience=300):  # Workers without a parent end once they have compiled: here, not at once.
+        pass
     parent = start(killed, *PROCESSES)
     while not (workers := workers_of(parent)):
         assert parent.poll() is None
