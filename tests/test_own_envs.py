@@ -198,6 +198,8 @@ def test_an_unknown_name_lists_families_and_how_to_get_them():
         envs.make("pong")
     with pytest.raises(ConfigError, match=r"^unknown env 'Hoper-v4' \(did you mean Hopper-v4\?\); there are "):
         envs.make("Hoper-v4")
+    with pytest.raises(ConfigError, match=r"^unknown env 'CheetahRun' \(did you mean playground/CheetahRun\?\); "):
+        envs.make("CheetahRun")
     with pytest.raises(ConfigError, match=r"^Hopper-v4 has no backend 'spring'; valid: mujoco, mjx\.$"):
         resolve(small(env="Hopper-v4", backend="spring"))
     with pytest.raises(ConfigError, match=r"^hopper has no backend 'mujoco'; valid: generalized, "):

@@ -42,6 +42,11 @@ def test_a_policy_is_read_as_it_was_written(saved):
     jax.tree.map(np.testing.assert_array_equal, policies.load(path.parent).params, params)
 
 
+def test_a_policy_is_shown_in_one_line_without_its_weights(saved):
+    shown = repr(policies.load(saved[0]))
+    assert shown == f"<Policy: td3 on {ABOUT['env']}, 1,200 steps, 3 observations to 2 actions>"
+
+
 def test_a_damaged_policy_is_never_read_as_another(saved):
     path, params = saved
     whole = path.read_bytes()

@@ -110,7 +110,8 @@ MOST_SHOWN = 7
 
 def _unknown(name: str) -> str:
     """One sentence on a name that is nobody's: what is like it, the families, and how to get them."""
-    like = difflib.get_close_matches(name, (*NAMES, *own.names()), cutoff=0.7)
+    known = (*NAMES, *own.names())
+    like = [full for full in known if full.endswith(f"/{name}")] or difflib.get_close_matches(name, known, cutoff=0.7)
     parts = []
     for title, tasks, mend in [*((f.title, f.tasks, f.mend) for f in FAMILIES), ("the registered", own.names(), "")]:
         shown = ", ".join(tasks[:MOST_SHOWN])

@@ -65,6 +65,14 @@ class Policy(NamedTuple):
     about: dict[str, Any]
     """Description, as `describe` makes it."""
 
+    def __repr__(self) -> str:
+        """One line, for the weights would fill a screen."""
+        observations, actions = self.sizes
+        return (
+            f"<Policy: {self.about['agent']} on {self.about['env']}, {self.about['env_steps']:,} steps, "
+            f"{observations} observations to {actions} actions>"
+        )
+
     @property
     def sizes(self) -> tuple[int, int]:
         """Entries of an observation and of an action."""
