@@ -53,7 +53,12 @@ def main() -> int:
     for number, stage in enumerate(STAGES, 1):
         names = " and ".join(check.what for check in stage.checks)
         print(f"\n[{number}/{len(STAGES)}, {minutes(began)}] {names}", flush=True)
-        if failed := first_failure(stage.checks):
+        try:
+            failed = first_failure(stage.checks)
+        except KeyboardInterrupt:
+            print(f"stopped after {minutes(began)}", flush=True)
+            return 128 + signal.SIGINT
+        if failed:
             check, status = failed
             print(f"failed after {minutes(began)}: python -m {' '.join(check.command)}", flush=True)
             return status
@@ -62,7 +67,7 @@ def main() -> int:
 
 
 def first_failure(checks: tuple[Check, ...]) -> tuple[Check, int] | None:
-    """Make checks side by side; the first that fails, with its exit code, ends the others."""
+    """Make checks side by side; the first that fails, with its exit code, ends the others, and so does a Ctrl-C."""
     with contextlib.ExitStack() as files:
         said: list[IO[bytes] | None] = [*(files.enter_context(tempfile.TemporaryFile()) for _ in checks[1:]), None]
         running = {
@@ -70,20 +75,22 @@ def first_failure(checks: tuple[Check, ...]) -> tuple[Check, int] | None:
             for check, file in zip(checks, said, strict=True)
         }
         failed = None
-        while running and not failed:
-            time.sleep(LOOK_SECONDS)
-            ended = next((check for check, (process, _) in running.items() if process.poll() is not None), None)
-            if ended is None:
-                continue
-            process, file = running.pop(ended)
-            if file:
-                file.seek(0)
-                print(f"\n{ended.what}: {file.read().decode().strip()}", flush=True)
-            if process.returncode:
-                failed = ended, process.returncode
-        for process, _ in running.values():
-            process.send_signal(signal.SIGINT)
-            process.wait()
+        try:
+            while running and not failed:
+                time.sleep(LOOK_SECONDS)
+                ended = next((check for check, (process, _) in running.items() if process.poll() is not None), None)
+                if ended is None:
+                    continue
+                process, file = running.pop(ended)
+                if file:
+                    file.seek(0)
+                    print(f"\n{ended.what}: {file.read().decode().strip()}", flush=True)
+                if process.returncode:
+                    failed = ended, process.returncode
+        finally:
+            for process, _ in running.values():
+                process.send_signal(signal.SIGINT)
+                process.wait()
     return failed
 
 
