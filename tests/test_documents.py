@@ -50,6 +50,16 @@ def test_code_fits_the_pages_of_the_site():
             assert all(len(line) <= WIDEST for line in code.splitlines()), f"{shown(path)}: {code}"
 
 
+@pytest.mark.parametrize("path", [*DOCUMENTS, *sorted((ROOT / "experiments/results").glob("*/*.md"))], ids=shown)
+def test_no_sentence_is_torn_by_a_number_that_begins_a_line(path):
+    """A line such as "4. Some fell back" is an item of a list to a site, wherever it stands in a paragraph of one."""
+    before = ""
+    for line in path.read_text().splitlines():
+        number = re.match(r"\s*\d+\. ", line)
+        assert not number or not before.strip() or re.match(r"\s*\d+\. ", before), f"{before} | {line}"
+        before = line
+
+
 def test_readme_is_short_and_shows_what_a_newcomer_needs():
     text = (ROOT / "README.md").read_text()
     assert text.count("\n") <= 200
@@ -242,6 +252,6 @@ def test_the_site_is_made_without_a_warning_and_fetches_nothing_from_elsewhere(t
         for address in fetched.addresses:
             assert not re.match(r"(\w+:)?//", address), f"{page.name} fetches {address}"
             local = address.partition("?")[0].partition("#")[0]
-            assert page.name == "404.html" or (page.parent / local).exists(), f"{page.name} lacks {address}"
+            assert (page.parent / local).exists(), f"{page.name} lacks {address}"
     for style in tmp_path.rglob("*.css"):
         assert not re.search(r"url\(.?(\w+:)?//|@import", style.read_text())
