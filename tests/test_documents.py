@@ -1,9 +1,11 @@
 """README and the documents are true: their code runs, their commands parse, their links lead somewhere."""
 
+import ast
 import dataclasses
 import html.parser
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -58,6 +60,14 @@ def test_no_sentence_is_torn_by_a_number_that_begins_a_line(path):
         number = re.match(r"\s*\d+\. ", line)
         assert not number or not before.strip() or re.match(r"\s*\d+\. ", before), f"{before} | {line}"
         before = line
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "rlx2_jax").rglob("*.py")), ids=shown)
+def test_a_scheme_in_the_text_of_a_module_is_indented_whole(path):
+    """A site takes indented lines below others that are not for the same paragraph, and runs them together."""
+    lines = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()
+    for before, line in itertools.pairwise(lines):
+        assert not re.match(" {4}", line) or not before or before.startswith("    "), f"{before} | {line}"
 
 
 def test_readme_is_short_and_shows_what_a_newcomer_needs():
