@@ -215,6 +215,11 @@ def test_every_public_name_has_a_docstring():
     assert [name.path for name in names.library() if not name.documented] == []
 
 
+def test_the_reference_begins_with_the_names_of_the_package():
+    named = re.findall(r"^\| `rlx2_jax\.(\w+)`", (ROOT / "docs/reference/index.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(rlx2_jax.__all__)
+
+
 def test_the_reference_shows_every_room_and_all_that_rooms_give_away():
     modules = [module for page in names.PAGES for module, _ in names.shown(page.read_text())]
     assert len(set(modules)) == len(modules)
