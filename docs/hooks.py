@@ -41,6 +41,12 @@ SETTINGS = "<!-- settings -->"
 """Where the table of settings goes."""
 
 
+def on_config(config: Any) -> Any:
+    """Leave out the page of a server for addresses that are not there: its links lead nowhere on a disk."""
+    config.theme.static_templates.discard("404.html")
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add what is taken from elsewhere."""
     for pattern in TAKEN:

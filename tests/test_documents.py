@@ -1,9 +1,11 @@
 """README and the documents are true: their code runs, their commands parse, their links lead somewhere."""
 
+import ast
 import dataclasses
 import html.parser
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -48,6 +50,24 @@ def test_code_fits_the_pages_of_the_site():
     for path in sorted((ROOT / "docs").rglob("*.md")):
         for _, code in FENCE.findall(path.read_text()):
             assert all(len(line) <= WIDEST for line in code.splitlines()), f"{shown(path)}: {code}"
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *sorted((ROOT / "experiments/results").glob("*/*.md"))], ids=shown)
+def test_no_sentence_is_torn_by_a_number_that_begins_a_line(path):
+    """A line such as "4. Some fell back" is an item of a list to a site, wherever it stands in a paragraph of one."""
+    before = ""
+    for line in path.read_text().splitlines():
+        number = re.match(r"\s*\d+\. ", line)
+        assert not number or not before.strip() or re.match(r"\s*\d+\. ", before), f"{before} | {line}"
+        before = line
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "rlx2_jax").rglob("*.py")), ids=shown)
+def test_a_scheme_in_the_text_of_a_module_is_indented_whole(path):
+    """A site takes indented lines below others that are not for the same paragraph, and runs them together."""
+    lines = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()
+    for before, line in itertools.pairwise(lines):
+        assert not re.match(" {4}", line) or not before or before.startswith("    "), f"{before} | {line}"
 
 
 def test_readme_is_short_and_shows_what_a_newcomer_needs():
@@ -195,6 +215,11 @@ def test_every_public_name_has_a_docstring():
     assert [name.path for name in names.library() if not name.documented] == []
 
 
+def test_the_reference_begins_with_the_names_of_the_package():
+    named = re.findall(r"^\| `rlx2_jax\.(\w+)`", (ROOT / "docs/reference/index.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(rlx2_jax.__all__)
+
+
 def test_the_reference_shows_every_room_and_all_that_rooms_give_away():
     modules = [module for page in names.PAGES for module, _ in names.shown(page.read_text())]
     assert len(set(modules)) == len(modules)
@@ -242,6 +267,6 @@ def test_the_site_is_made_without_a_warning_and_fetches_nothing_from_elsewhere(t
         for address in fetched.addresses:
             assert not re.match(r"(\w+:)?//", address), f"{page.name} fetches {address}"
             local = address.partition("?")[0].partition("#")[0]
-            assert page.name == "404.html" or (page.parent / local).exists(), f"{page.name} lacks {address}"
+            assert (page.parent / local).exists(), f"{page.name} lacks {address}"
     for style in tmp_path.rglob("*.css"):
         assert not re.search(r"url\(.?(\w+:)?//|@import", style.read_text())

@@ -5,6 +5,7 @@ import ctypes.util
 import html
 import io
 import json
+import math
 import os
 import re
 import stat
@@ -23,7 +24,8 @@ from rlx2_jax import envs, policies
 from rlx2_jax.config import resolve
 from rlx2_jax.envs import State, episodes
 from rlx2_jax.errors import ConfigError
-from rlx2_jax.networks.structure import nets
+from rlx2_jax.networks import masking
+from rlx2_jax.networks.structure import nets, structure
 from rlx2_jax.policies import Policy, describe
 from rlx2_jax.runtime import memory
 from rlx2_jax.training import evaluation, workdirs
@@ -189,7 +191,25 @@ def test_a_page_holds_the_poses_to_the_rounding_it_states(cheetah):
     np.testing.assert_array_equal(decode("target", "<f4").reshape(-1, 3), cheetah.camera.target)
     assert shown["actuators"] == ["bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot"]
     assert shown["ground"] == 0 and shown["geoms"][0]["size"] == [0, 0, 0] and shown["steps"] == 20
-    assert shown["links"] == [[17, 16, 272], [16, 16, 256], [16, 6, 96]]
+
+
+def test_a_page_counts_the_links_that_a_run_has_also_those_that_are_zero():
+    policy, config = untrained("HalfCheetah-v4", episode_length=2)
+    own = structure(config, *policy.sizes)["actor"]
+    assert sum(own.links) < sum(map(math.prod, own.shapes))
+    silent = policy._replace(params=jax.tree.map(jnp.zeros_like, policy.params))
+    for shown in (policy, silent):
+        assert rollout.links_of(shown) == list(zip(own.shapes, own.links, strict=True))
+
+
+def test_where_links_become_fewer_a_page_counts_weights():
+    policy, config = untrained("HalfCheetah-v4", method="sparser", episode_length=2)
+    own = structure(config, *policy.sizes)["actor"]
+    assert own.start_links != own.links
+    holding = lambda count, kernel: (jnp.arange(kernel.size) < count).astype(kernel.dtype).reshape(kernel.shape)
+    counts = [(start + end) // 2 for start, end in zip(own.start_links, own.links, strict=True)]
+    params = masking.with_kernels(policy.params, list(map(holding, counts, masking.kernels(policy.params))))
+    assert [count for _, count in rollout.links_of(policy._replace(params=params))] == counts
 
 
 def test_a_page_asks_for_nothing(cheetah):

@@ -1,15 +1,17 @@
 """A sweep, from its plan to its table.
 
-    workdir/plan.json              runs, batches, compilations (see `sweeps.plan`)
+What it leaves, and what it does:
+
+    workdir/plan.json              runs, batches, compilations (see `sweeps.plans`)
     workdir/sweep.csv, sweep.json  one row per run (see `sweeps.table`)
-    workdir/runs/<name>/           what a single run leaves, without its checkpoints (see `training.workdir`)
+    workdir/runs/<name>/           what a single run leaves, without checkpoints (see `training.workdirs`)
     workdir/batches/<name>/        checkpoints of a batch while it runs; done.json when it is done
 
-sweep = plan, refuse or extend what the workdir holds; then, for one batch after another,
-    compile, start or restore; then the loop (see `training.loop`), in which
-        evaluate:   report, and each run's files; the table
-        checkpoint: the state and the rows of the whole batch
-        finish:     summaries, curves, done
+    sweep = plan, refuse or extend what the workdir holds; then, for one batch after another,
+        compile, start or restore; then the loop (see `training.loop`), in which
+            evaluate:   report, and each run's files; the table
+            checkpoint: the state and the rows of the whole batch
+            finish:     summaries, curves, done
 """
 
 from __future__ import annotations

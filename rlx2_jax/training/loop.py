@@ -1,11 +1,13 @@
 """The host loop of every kind of training: a run, a batch of runs, a clone.
 
-until the end, or until asked to stop:
-    advance by a chunk, and examine whether what came out is sound
-    every eval_every steps: evaluate
-    every checkpoint_every steps: checkpoint
-checkpoint
-finish
+In short:
+
+    until the end, or until asked to stop:
+        advance by a chunk, and examine whether what came out is sound
+        every eval_every steps: evaluate
+        every checkpoint_every steps: checkpoint
+    checkpoint
+    finish
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one run leaves while it goes on: its rows, and the files made of them (see `training.workdir`)."""
+"""What one run leaves while it goes on: its rows, and the files made of them (see `training.workdirs`)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Record:
         Args:
           config: of the run.
           env: its task.
-          directory: prepared (see `training.workdir.prepare`), or None to write nothing.
+          directory: prepared (see `training.workdirs.prepare`), or None to write nothing.
           say: tells what loggers have to say.
         """
         self.config = config
@@ -84,7 +84,7 @@ class Record:
 
         Args:
           env_steps: the step.
-          kept: rows up to it, as a checkpoint has them (see `training.workdir.rewind`).
+          kept: rows up to it, as a checkpoint has them (see `training.workdirs.rewind`).
           first: masks that the run began with; without them no masks are recorded over training.
 
         Returns:

@@ -1,9 +1,11 @@
 """A run over compiled chunks, with everything a person and a restart need.
 
-train = prepare the workdir, compile, start or restore; then the loop (see training.loop), in which
-    evaluate:   report, metrics.jsonl, loggers, policy, curve
-    checkpoint: the whole state, and the rows so far
-    finish:     summary, and the masks of a run that came to its end
+In short:
+
+    train = prepare the workdir, compile, start or restore; then `training.loop`, in which
+        evaluate:   report, metrics.jsonl, loggers, policy, curve
+        checkpoint: the whole state, and the rows so far
+        finish:     summary, and the masks of a run that came to its end
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def train(
 
     Args:
       config: need not be resolved.
-      workdir: where the run leaves its files (see `training.workdir`); None keeps nothing.
+      workdir: where the run leaves its files (see `training.workdirs`); None keeps nothing.
       resume: go on from the last good checkpoint in `workdir`, exactly as if the run had never stopped; where nothing
         was saved yet, begin.
       overwrite: replace whatever run `workdir` holds.

@@ -12,8 +12,10 @@ import jax
 import numpy as np
 
 from rlx2_jax import envs
+from rlx2_jax.config import Config
 from rlx2_jax.envs import episodes
 from rlx2_jax.networks import masking
+from rlx2_jax.networks.structure import structure
 from rlx2_jax.policies import Policy
 
 AZIMUTH = 112.0
@@ -97,11 +99,23 @@ def roll_out(policy: Policy, key: jax.Array, steps: int | None = None) -> Rollou
         actions=episode.actions,
         ending=ending if episode.finite else "cut before a value that is not finite",
         about=about,
-        links=[
-            ((kernel.shape[-2], kernel.shape[-1]), int(np.count_nonzero(kernel)))
-            for kernel in map(np.asarray, masking.kernels(policy.params))
-        ],
+        links=links_of(policy),
     )
+
+
+def links_of(policy: Policy) -> list[tuple[tuple[int, int], int]]:
+    """Shape and number of links of each matrix.
+
+    A policy holds its weights, not its masks, and a link may be zero: one that was just grown, or that leads to a dead
+    unit. So the numbers are its configuration's; where those change during a run, weights that are not zero tell more.
+    """
+    actor = structure(Config.from_dict(policy.about["config"]), *policy.sizes)["actor"]
+    found = [int(np.count_nonzero(kernel)) for kernel in masking.kernels(policy.params)]
+    bounds = [sorted(pair) for pair in zip(actor.start_links, actor.links, strict=True)]
+    return [
+        (shape, min(max(count, fewest), most))
+        for shape, count, (fewest, most) in zip(actor.shapes, found, bounds, strict=True)
+    ]
 
 
 def follow(model: Any, frames: episodes.Frames, dt: float) -> Camera:
