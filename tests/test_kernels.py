@@ -85,7 +85,7 @@ def with_room(counts, spare):
 
 
 @given(networks_of_any_shape, st.booleans(), st.sampled_from([0, 1, 7]))
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_packing_is_exact_and_has_one_form(network, twins, spare):
     params, mask, counts = random_network(*network, twins)
     links = links_of(mask, with_room(counts, spare), spare > 0)

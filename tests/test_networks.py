@@ -92,10 +92,8 @@ def test_activations_are_what_each_later_matrix_reads(network, twins):
     assert all(layer.shape[:-1] == ((2, 7) if twins else (7,)) for layer in hidden)
 
 
-@pytest.mark.parametrize(
-    ("agent", "which"),
-    [("td3", "critic_network"), *(pytest.param(a, "network", marks=pytest.mark.slow) for a in ("td3", "sac"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("agent", "which"), [("td3", "critic_network"), ("td3", "network"), ("sac", "network")])
 def test_normalised_networks_learn_packed_what_they_learn_masked(agent, which):
     config = small(**{which: "layernorm"}, agent=agent, **SPARSE)
     states = []

@@ -258,6 +258,7 @@ def stages(config, name):
     return at
 
 
+@pytest.mark.slow
 def test_packed_and_masked_go_through_the_same_stages():
     """From a sparse start, one matrix growing and others pruned: as many links as planned, the same at first, and what
     is learned the same to rounding."""

@@ -139,7 +139,7 @@ def test_sizes_are_those_of_the_accounts_and_dense_is_what_their_ratios_are_to(r
         ((ours, _, told),) = cells(content, name)
         assert told == f"{ratio:.4f}"
         assert ours in (f"{count:,.0f}", f"{count / 1000:.4g} thousand", f"{count / 1e6:.4g} million")
-    shown = sum(int(row[1].replace(",", "")) for i in range(3) for row in cells(content, f"actor, matrix {i}"))
+    shown = sum(int(row[1].replace(",", "")) for i in (1, 2, 3) for row in cells(content, f"actor, layer {i}"))
     assert shown == sum(account.actor_links)
 
 
@@ -152,7 +152,7 @@ def command(content):
 def test_links_of_one_critic_are_those_of_the_first(run, few):
     masks = recorded.read(run).masks
     first, last = (masks.masks(i, "critic") for i in (0, -1))
-    rows = re.findall(r"one critic, matrix \d.*?<td>([^<]*)</td></tr>", recorded.page(run).decode())
+    rows = re.findall(r"one critic, layer \d.*?<td>([^<]*)</td></tr>", recorded.page(run).decode())
     assert rows == [page._percent((a[0] & b[0]).sum() / b[0].sum()) for a, b in zip(first, last, strict=True)]
     assert rows != [page._percent((a & b).sum() / b.sum()) for a, b in zip(first, last, strict=True)]
 

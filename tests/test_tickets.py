@@ -257,7 +257,7 @@ def test_the_release_preset_has_its_tickets_weights_and_the_first_targets_of_a_d
         )
 
 
-@pytest.mark.parametrize("compute", ["masked", "packed"])
+@pytest.mark.parametrize("compute", ["masked", pytest.param("packed", marks=pytest.mark.slow)])
 def test_a_fixed_ticket_keeps_its_masks_to_the_end_and_learns(found, tmp_path, compute):
     config = from_ticket(found, compute=compute)
     result = quiet(config, tmp_path)

@@ -294,7 +294,7 @@ def _compared(run: RecordedRun, ours: Account, dense: Account) -> Iterator[list[
     yield row("bytes of networks, targets and optimiser, as full matrices", lambda a: a.bytes_state, size)
     yield ["the same with links alone (packed)", size(ours.bytes_packed), size(dense.bytes_state),
            f"{ours.bytes_packed / dense.bytes_state:.4f}"]  # fmt: skip
-    yield ["bytes of the replay buffer", size(ours.bytes_replay), size(dense.bytes_replay), "1"]
+    yield ["bytes of the replay buffer", size(ours.bytes_replay), size(dense.bytes_replay), "1.0000"]
     yield row("FLOPs of an action", lambda a: a.flops_test, whole)
     yield row(f"FLOPs of an update on {batch} transitions", lambda a: batch * a.flops_train, _large)
     if run.summary is not None:
@@ -323,7 +323,7 @@ def _layers(run: RecordedRun) -> str:
             whole = math.prod(shape)
             bar = f'<span class="bar" aria-hidden="true"><i style="width:{100 * links / whole:.2f}%"></i></span>'
             cells = [f"{shape[0]} → {shape[1]}", f"{links:,}", f"{whole:,}", f"{_percent(links / whole)}{bar}", kept[i]]
-            rows.append([f"{name}, matrix {i}", *cells])
+            rows.append([f"{name}, layer {i + 1}", *cells])
     head = ["", "units", "links", "of", "density", "links as at the start"]
     return _table("Links by layer, from input to output", head, rows)
 
