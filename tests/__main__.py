@@ -28,9 +28,9 @@ STAGES = (
     Stage(0.1, (Check("style", ("ruff", "check", ".")),)),
     Stage(0.1, (Check("format", ("ruff", "format", "--check", ".")),)),
     # The types need one core for a minute, at whose end the tests have both.
-    Stage(7.5, (Check("types", ("mypy",)), Check("default tests", ("pytest", "--durations=20")))),
+    Stage(6.5, (Check("types", ("mypy",)), Check("default tests", ("pytest", "--durations=20")))),
     Stage(
-        24,
+        17,
         (Check("slow tests: learning, attacks, hosts, studies", ("pytest", "-m", "slow", "--durations=20")),),
     ),
 )

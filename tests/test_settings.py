@@ -20,8 +20,8 @@ from tests.conftest import ROOT, small
 SPARSE = {"actor_sparsity": 0.6, "critic_sparsity": 0.5}
 KEY = jax.random.PRNGKey(0)
 FEW = {
-    "total_steps": 40, "warmup_steps": 24, "eval_every": 40, "chunk_steps": 8, "batch_size": 4, "buffer_max": 40,
-    "buffer_min": 20, "n_step_delay": 8, "evolve_interval": 4, "buffer_check_interval": 16, "eval_episodes": 2,
+    "total_steps": 32, "warmup_steps": 20, "eval_every": 32, "chunk_steps": 8, "batch_size": 4, "buffer_max": 40,
+    "buffer_min": 20, "n_step_delay": 8, "evolve_interval": 4, "buffer_check_interval": 16, "eval_episodes": 1,
 }  # fmt: skip
 
 
