@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import gc
 import io
 import os
 import pathlib
@@ -53,10 +52,6 @@ compilation.use_precision("float32")
 # As in runs (see `numerics.one_blas_thread`): tests side by side would wait for each other's threads.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 threadpoolctl.threadpool_limits(1, user_api="blas")
-
-# Programs are traced into millions of objects, most of which stay: looking through them took a 20th of the time.
-gc.freeze()
-gc.set_threshold(50_000, 20, 100)
 
 # What a test sends is heard also where the tests themselves run in the background or under nohup, which ignore it.
 for number, heard in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):

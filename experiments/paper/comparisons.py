@@ -26,9 +26,10 @@ def published(group: Group, study: Study) -> list[str]:
         return []
     c = dense[0]["config"]
     ours = statistics.summarize(store.scores(dense, DENSE))
+    seeds = f"{len(dense)} seed{'s' * (len(dense) > 1)}"
     how = (
-        f"{len(dense)} seeds, {c['total_steps']:,} steps, {c['env']}, mean of the last {c['score_evaluations']} "
-        f"evaluations, {c['eval_episodes']} episodes each"
+        f"{seeds}, {c['total_steps']:,} steps, {c['env']}, mean of the last {c['score_evaluations']} evaluations, "
+        f"{c['eval_episodes']} episodes each"
     )
     spread = f"{ours.std:.0f}" if ours.n > 1 else "-"
     rows = [["dense agent", "return", "standard deviation over seeds", "protocol"]]
