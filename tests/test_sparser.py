@@ -58,7 +58,8 @@ def planned(config, name, calls):
     return [last + round((first - last) * left) for first, last in zip(found.start_links, found.links, strict=True)]
 
 
-@pytest.mark.parametrize("compute", ["packed", pytest.param("masked", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("compute", ["packed", "masked"])
 def test_links_go_between_20_and_80_percent_of_training(compute):
     config = resolve(small(method="sparser", compute=compute, **SPARSE))
     program = programs.make_program(config)
