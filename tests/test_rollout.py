@@ -191,6 +191,8 @@ def test_a_page_holds_the_poses_to_the_rounding_it_states(cheetah):
     np.testing.assert_array_equal(decode("target", "<f4").reshape(-1, 3), cheetah.camera.target)
     assert shown["actuators"] == ["bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot"]
     assert shown["ground"] == 0 and shown["geoms"][0]["size"] == [0, 0, 0] and shown["steps"] == 20
+    assert shown["links"] == [[*shape, count] for shape, count in cheetah.links]
+    assert [entry[:2] for entry in shown["links"]] == [[17, 16], [16, 16], [16, 6]]
 
 
 def test_a_page_counts_the_links_that_a_run_has_also_those_that_are_zero():

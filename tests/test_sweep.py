@@ -166,10 +166,11 @@ def test_the_same_sweep_again_repeats_nothing(column):
 SHORT = {"total_steps": 600, "eval_every": 200, "checkpoint_every": 200}
 
 
-def test_batches_that_do_not_fit_at_once_follow_one_another_in_one_compilation(tmp_path, monkeypatch):
+@pytest.mark.parametrize("parallel", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
+def test_batches_that_do_not_fit_at_once_follow_one_another_in_one_compilation(tmp_path, monkeypatch, parallel):
     configs = product(small(**SHORT), methods=["set", "rlx2"], seeds=range(3))[1:]
     traces = count_traces(monkeypatch)
-    split = quiet(configs, tmp_path, runs_per_device=2)
+    split = quiet(configs, tmp_path, runs_per_device=2, parallel=parallel)
     assert split.finished
     assert [len(batch.runs) for batch in split.plan.batches] == [2, 2, 1]
     assert {batch.rows for batch in split.plan.batches} == {2}, "the last is filled up with a copy"
@@ -180,8 +181,9 @@ def test_batches_that_do_not_fit_at_once_follow_one_another_in_one_compilation(t
 
 @pytest.mark.slow
 def test_pmap_is_another_spelling_of_shard_map(tmp_path):
-    configs = product(small(**SHORT), methods=["set", "rlx2"])
-    tables = [quiet(configs, tmp_path / way, parallel=way).table for way in ("shard_map", "pmap")]
+    configs = product(small(**SHORT), methods=["set", "rlx2"], seeds=range(3))[1:]
+    ways = ("shard_map", "pmap")
+    tables = [quiet(configs, tmp_path / way, runs_per_device=2, parallel=way).table for way in ways]
     assert tables[0] == tables[1]
 
 
