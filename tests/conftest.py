@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 import io
 import os
 import pathlib
@@ -128,6 +129,15 @@ def pytest_terminal_summary(terminalreporter):
         for name, value in report.user_properties:
             if name == "told":
                 terminalreporter.write_line(value)
+
+
+def pytest_sessionfinish():
+    """Keep the compiled programs from the collector.
+
+    pytest looks five times through all there is for errors that nobody saw, which takes so long with what a process
+    has compiled that xdist interrupts it, with a traceback after the last test.
+    """
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):
