@@ -492,6 +492,22 @@ def test_a_variant_that_is_a_reading_of_the_method_is_told_by_its_name(tmp_path)
     assert cells(text, ", ".join(f"{name}={value}" for name, value in sorted(part.items())))[3] == "3.00"
 
 
+def test_a_report_puts_runs_together_whose_commands_only_chose_others():
+    said = (
+        ("python experiments/reproduce.py --study=table2 --rows=td3/hopper --seeds=0, --n_step=1", "aa"),
+        ("python experiments/reproduce.py --n_step=1 --study=table2 --seeds 3 --arms=rlx2 --workers=1", "bb"),
+        ("python experiments/reproduce.py --study=table2 --seeds=3", "bb"),
+    )
+    lines = [line(seed=seed) for seed in range(len(said))]
+    for made, (command, commit) in zip(lines, said, strict=True):
+        made["provenance"] |= {"command": command, "commit": commit}
+    _, table = comparisons.origins(lines)
+    assert [row.strip("| ").split(" | ")[:4] for row in table.splitlines()[2:]] == [
+        ["2", "td3/hopper", "`python experiments/reproduce.py --study=table2 --n_step=1`", "aa, bb"],
+        ["1", "td3/hopper", "`python experiments/reproduce.py --study=table2`", "bb"],
+    ]
+
+
 def test_a_searchs_report_does_not_call_an_interval_undecided_that_was_not_asked(tmp_path):
     scores = {0.0: 100.0, **dict.fromkeys(search.GRID, 10.0)}
     arms = {0.0: "dense", **{sparsity: f"rlx2@{sparsity:g}" for sparsity in search.GRID}}

@@ -1,10 +1,10 @@
-"""What a report says beside its sections: published returns, arms by other references than dense, rows by others."""
+"""What a report says beside its sections: others' returns, other references than dense, rows by rows, runs' origins."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from paper.registry import DENSE, SPARSITY_SETTINGS, Study
 from paper.store import Line
 from rlx2_jax.analysis import statistics
 from rlx2_jax.analysis.statistics import Estimate
+from rlx2_jax.envs import brax
+from rlx2_jax.io import provenance
 
 if TYPE_CHECKING:
     from paper.report import Group
@@ -174,3 +176,33 @@ def _holds(difference: Estimate | None, sign: int | None) -> str:
         return "-"
     low, high = sorted((sign * difference.low, sign * difference.high))
     return "yes" if low > 0 else "no, the contrary" if high < 0 else "undecided: the interval holds 0"
+
+
+CHOOSING = ("rows", "arms", "seeds", "workers")
+"""Flags of a study that say which of its runs are made in one go, and how many at once: no run differs by them."""
+
+
+def origins(lines: Sequence[Line]) -> list[str]:
+    """The commands, commits and machines that runs were made with, those together that differ in `CHOOSING` alone."""
+    alike: dict[tuple[Any, ...], list[Line]] = {}
+    for line in lines:
+        p = line["provenance"]
+        packages = ("python", "jax", "brax" if line["env"] in brax.TASKS else "mujoco")
+        stack = ", ".join(f"{name} {(p['versions'] or {}).get(name, '?')}" for name in packages)
+        key = frozenset(_command(line).split()), str(p["device"]), str(p["compute"]), stack
+        alike.setdefault(key, []).append(line)
+    rows = [["runs", "of", "command", "commits", "device", "compute", "versions"]]
+    for (_, *machine), members in alike.items():
+        of = dict.fromkeys(line["row"] for line in members)
+        commits = dict.fromkeys(str(line["provenance"]["commit"]) for line in members)
+        rows.append([str(len(members)), ", ".join(of), f"`{_command(members[0])}`", ", ".join(commits), *machine])
+    flags = ", ".join(f"`--{name}`" for name in CHOOSING)
+    return [
+        f"Commands are without {flags}, which only choose runs; [runs.jsonl](runs.jsonl) has each run's own.",
+        tables.markdown(rows),
+    ]
+
+
+def _command(line: Line) -> str:
+    """The command that made a run, but for the choice of runs."""
+    return " ".join(provenance.without(CHOOSING, str(line["provenance"]["command"]).split()))

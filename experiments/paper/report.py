@@ -220,7 +220,7 @@ def markdown(directory: Path, name: str, study: Study) -> str:
     findings = directory / FINDINGS
     if findings.exists():
         parts += ["## What was found", findings.read_text(encoding="utf-8").strip()]
-    parts += ["## Where the runs come from", _provenance(lines)]
+    parts += ["## Where the runs come from", *comparisons.origins(lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -457,18 +457,6 @@ def _together(members: Sequence[Group], study: Study) -> str:
                 tables.shown(better, 1, 2),
             ]
         )
-    return tables.markdown(rows)
-
-
-def _provenance(lines: Sequence[Line]) -> str:
-    counted: dict[tuple[str, ...], int] = {}
-    for line in lines:
-        p = line["provenance"]
-        stack = ", ".join(f"{name} {(p['versions'] or {}).get(name, '?')}" for name in ("python", "jax", "brax"))
-        key = f"`{p['command']}`", str(p["commit"]), str(p["device"]), str(p["compute"]), stack
-        counted[key] = counted.get(key, 0) + 1
-    rows = [["runs", "command", "commit", "device", "compute", "versions"]]
-    rows += [[str(count), *key] for key, count in counted.items()]
     return tables.markdown(rows)
 
 

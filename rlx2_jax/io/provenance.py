@@ -10,6 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,19 @@ def command() -> str:
     program, *arguments = sys.argv or [""]
     if Path(program).parent.name == "experiments":
         program = f"experiments/{Path(program).name}"
+    return shlex.join(["python", *([program] if program else []), *without(PLACES, arguments)])
+
+
+def without(names: Collection[str], arguments: Iterable[str]) -> list[str]:
+    """Arguments of a command but for the flags of these names, each of which has a value."""
     kept, skip = [], False
     for argument in arguments:
         name, given, _ = argument.lstrip("-").partition("=")
-        place = argument.startswith("-") and name in PLACES
-        if not (place or skip):
+        named = argument.startswith("-") and name in names
+        if not (named or skip):
             kept.append(argument)
-        skip = place and not given
-    return shlex.join(["python", *([program] if program else []), *kept])
+        skip = named and not given
+    return kept
 
 
 @functools.cache
