@@ -1,6 +1,7 @@
 """Gymnasium's MuJoCo tasks: the same as gymnasium's own, wherever and however many at once they run."""
 
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -272,6 +273,32 @@ def test_without_the_library_python_does_the_same_and_says_so(monkeypatch, capfd
     keys = jax.random.split(KEY, 2)
     found = jax.jit(jax.vmap(env.step))(state, actions), jax.jit(jax.vmap(env.reset))(keys)
     chex.assert_trees_all_equal(found, expected)
+
+
+@pytest.mark.skipif(not native.available(), reason="needs the native kernels")
+def test_mujoco_does_not_time_its_parts_unless_a_person_does():
+    """It reads a clock 114 times in a step of the hopper's."""
+    import mujoco as theirs
+
+    data = original("Hopper-v4").unwrapped.data
+    model = data.model
+
+    def timed():
+        theirs.mj_resetData(model, data)
+        theirs.mj_step(model, data)
+        return sum(part.duration for part in data.timer)
+
+    make = lambda: gym.GymEnvironment("Hopper-v4", "mujoco")
+    make()
+    assert timed() == 0
+    ticks = itertools.count()
+    theirs.set_mjcb_time(lambda: float(next(ticks)))
+    make()
+    assert timed() > 0
+    theirs.set_mjcb_time(None)  # The clock of MuJoCo's package again.
+    assert timed() > 0
+    make()
+    assert timed() == 0
 
 
 def test_differentiating_is_refused_with_the_mend():

@@ -21,7 +21,7 @@ from rlx2_jax.training import workdirs
 from rlx2_jax.training.loggers import Loggers, Run
 from rlx2_jax.viz import curves
 
-DRAWING = 0.05
+DRAWING = 0.02
 """Share of a run's time that its picture may take while it goes on."""
 
 FIRST_DRAWING = 10.0
