@@ -201,7 +201,7 @@ def test_a_page_counts_the_links_that_a_run_has_also_those_that_are_zero():
     assert sum(own.links) < sum(map(math.prod, own.shapes))
     silent = policy._replace(params=jax.tree.map(jnp.zeros_like, policy.params))
     for shown in (policy, silent):
-        assert rollout.links_of(shown) == list(zip(own.shapes, own.links, strict=True))
+        assert rollout.links_per_matrix(shown) == list(zip(own.shapes, own.links, strict=True))
 
 
 def test_where_links_become_fewer_a_page_counts_weights():
@@ -211,7 +211,7 @@ def test_where_links_become_fewer_a_page_counts_weights():
     holding = lambda count, kernel: (jnp.arange(kernel.size) < count).astype(kernel.dtype).reshape(kernel.shape)
     counts = [(start + end) // 2 for start, end in zip(own.start_links, own.links, strict=True)]
     params = masking.with_kernels(policy.params, list(map(holding, counts, masking.kernels(policy.params))))
-    assert [count for _, count in rollout.links_of(policy._replace(params=params))] == counts
+    assert [count for _, count in rollout.links_per_matrix(policy._replace(params=params))] == counts
 
 
 def test_a_page_asks_for_nothing(cheetah):

@@ -74,7 +74,7 @@ class Counts(NamedTuple):
     """At the end, and ever where their number does not change."""
 
 
-def links_of(own: Mechanisms, config: Config, network: str, template: Params) -> Counts:
+def counts_of(own: Mechanisms, config: Config, network: str, template: Params) -> Counts:
     """Look at a method, and count the links that it gives to a network.
 
     Args:

@@ -124,7 +124,7 @@ def _structure(c: Config, name: str, net: Net, inputs: int) -> Structure:
     if max(map(math.prod, shapes)) > NEVER:
         raise ConfigError(f"hidden={c.hidden} makes a matrix of over {NEVER} weights; use narrower layers.")
     if (mechanisms := methods.own(c.method)) is not None:
-        counts = own.links_of(mechanisms, c, name, template)
+        counts = own.counts_of(mechanisms, c, name, template)
         return Structure(shapes, counts.end, counts.first, counts.start, max(c.hidden), others, others)
     try:
         if tiny:

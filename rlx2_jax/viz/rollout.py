@@ -99,11 +99,11 @@ def roll_out(policy: Policy, key: jax.Array, steps: int | None = None) -> Rollou
         actions=episode.actions,
         ending=ending if episode.finite else "cut before a value that is not finite",
         about=about,
-        links=links_of(policy),
+        links=links_per_matrix(policy),
     )
 
 
-def links_of(policy: Policy) -> list[tuple[tuple[int, int], int]]:
+def links_per_matrix(policy: Policy) -> list[tuple[tuple[int, int], int]]:
     """Shape and number of links of each matrix.
 
     A policy holds its weights, not its masks, and a link may be zero: one that was just grown, or that leads to a dead
