@@ -330,8 +330,8 @@ FACTORS: dict[str, Factor] = {
 """From sparse to sparser; layer normalisation in the critics; a longer horizon than RLx2's three steps; grow scores
 that are means over several batches; links moved from the actor to the critics."""
 
-COMBINATIONS: tuple[tuple[str, ...], ...] = (tuple(FACTORS),)
-"""Which of them are tried together: all. What the screening keeps is a line more here."""
+COMBINATIONS: tuple[tuple[str, ...], ...] = (tuple(FACTORS), ("sparser", "critic-norm", "5-step"))
+"""Which of them are tried together: all, and those that the screening keeps."""
 
 RECIPE: tuple[str, ...] = ()
 """Those of them that `beyond-frontier` searches with, none before `beyond` has kept any. It searches sparsities that
