@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import shutil
 import signal
 from unittest import mock
@@ -839,6 +840,12 @@ def test_a_screening_lets_those_go_on_that_are_above_their_like_on_average(tmp_p
     store.append(tmp_path, [line(arm, 0, 9.0, "td3/Hopper-v4", "beyond") for arm in ("dense", "rlx2", "together")])
     last = report.markdown(tmp_path, "beyond", STUDIES["beyond"]).partition("## TD3, 60,000 steps: beside rlx2")[2]
     assert "screening" not in last.partition("## ")[0] and cells(last, "together")[1] == "100.0"
+
+
+def test_the_longest_runs_come_first_in_a_report(tmp_path):
+    store.append(tmp_path, [line("rlx2", 0, 1.0, total_steps=steps) for steps in (100_000, 1_000_000, 300_000)])
+    text = report.markdown(tmp_path, "table2", STUDIES["table2"])
+    assert re.findall(r"^## TD3 on hopper, (.*) steps", text, re.MULTILINE) == ["1,000,000", "300,000", "100,000"]
 
 
 def test_findings_are_taken_over_and_a_diverged_run_is_told(tmp_path):

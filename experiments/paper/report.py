@@ -225,8 +225,8 @@ def markdown(directory: Path, name: str, study: Study) -> str:
 
 
 def _layout(lines: Sequence[Line]) -> list[tuple[Section, str, str]]:
-    """What a report shows, in its order: each section, the name of its files, and its heading."""
-    found = sections(groups(lines))
+    """What a report shows, in its order, longest runs first: each section, the name of its files, and its heading."""
+    found = sorted(sections(groups(lines)), key=lambda section: -section.group.config["total_steps"])
     mains = [section.group for section in found]
     return list(zip(found, _stems(mains), _titles(mains), strict=True))
 
