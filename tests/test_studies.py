@@ -450,10 +450,10 @@ def test_sections_of_the_same_row_and_length_are_told_apart_by_their_settings(tm
     store.append(tmp_path, [line(), line(gamma=0.9), line(gamma=0.9, batch_size=64), line(total_steps=120_000)])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])
     assert [row for row in text.splitlines() if row.startswith("## TD3")] == [
+        "## TD3 on hopper, 120,000 steps",
         "## TD3 on hopper, 60,000 steps, batch_size 256, gamma 0.99",
         "## TD3 on hopper, 60,000 steps, batch_size 256, gamma 0.9",
         "## TD3 on hopper, 60,000 steps, batch_size 64, gamma 0.9",
-        "## TD3 on hopper, 120,000 steps",
     ]
 
 
@@ -467,11 +467,11 @@ def test_runs_without_a_dense_agent_are_variants_of_those_that_differ_least(tmp_
     report.write(tmp_path, "table2", STUDIES["table2"])
     text = (tmp_path / "README.md").read_text()
     assert [row for row in text.splitlines() if "## TD3" in row] == [
+        "## TD3 on hopper, 120,000 steps",
         "## TD3 on hopper, 60,000 steps, backend generalized, gamma 0.99",
         "### TD3 on hopper, 60,000 steps, backend generalized, gamma 0.99: variants",
         "## TD3 on hopper, 60,000 steps, backend generalized, gamma 0.9",
         "### TD3 on hopper, 60,000 steps, backend generalized, gamma 0.9: variants",
-        "## TD3 on hopper, 120,000 steps",
         "## TD3 on ant, 60,000 steps",
         "## TD3 on hopper, 60,000 steps, backend spring, gamma 0.99",
     ]
