@@ -24,6 +24,17 @@ COMPILERS = [
 ]
 
 
+SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+def lacks_sanitizers(compiler: str, directory: pathlib.Path) -> bool:
+    """Whether a compiler lacks the runtime of its sanitizers, which Debian has as a package beside clang's."""
+    path = directory / "empty.c"
+    path.write_text("int main(void) { return 0; }\n")
+    command = [compiler, *SANITIZERS, path, "-o", path.with_suffix("")]
+    return subprocess.run(command, capture_output=True, check=False).returncode != 0
+
+
 def describe(program: Program, **changes) -> Description:
     """Of plain names and bounds of its own for each action."""
     inputs, outputs = program[0].size, program[-1].size
