@@ -212,7 +212,8 @@ def test_each_factor_is_rlx2_with_one_change_and_together_they_are_all():
     arms = {arm.name: arm for arm in STUDIES["beyond"].arms(1)}
     for name, factor in FACTORS.items():
         assert arms[name].settings == {"method": "rlx2", **factor.settings} and arms[name].fitted is factor.fitted
-    assert arms["together"].settings == {k: v for factor in FACTORS.values() for k, v in factor.settings.items()}
+    screened = [FACTORS[name] for name in registry.SCREENED]
+    assert arms["together"].settings == {k: v for factor in screened for k, v in factor.settings.items()}
     assert arms["together"].fitted is registry.critic_heavier
     assert arms["dense-critic-norm"].settings == {"method": "dense", "critic_network": "layernorm"}
 
@@ -823,7 +824,7 @@ def test_a_screening_lets_those_go_on_that_are_above_their_like_on_average(tmp_p
     lines = [
         line(arm, seed, float(score + seed), row, "beyond", **screened)
         for row, arms in scores.items()
-        for arm, score in arms.items()
+        for arm, score in (arms | {"together": 90}).items()
         for seed in (0, 1)
     ]
     store.append(tmp_path, [*lines, line("8-batches", 0, 70.0, "td3/Hopper-v4", "beyond", **screened)])
@@ -833,8 +834,9 @@ def test_a_screening_lets_those_go_on_that_are_above_their_like_on_average(tmp_p
     assert len(table.split("## ")[0].splitlines()[2].split("|")) == 10
     mean = 100 * np.mean([60.5 / 50.5, 36.5 / 40.5])
     assert cells(table, "sparser")[5].startswith(f"{mean:.1f} [")
-    verdicts = {arm: cells(table, arm)[-1] for arm in ("sparser", "5-step", "rlx2", "dense", "8-batches")}
-    assert verdicts == {"sparser": "goes on", "5-step": "does not", "rlx2": "-", "dense": "-", "8-batches": "-"}
+    untold = ("rlx2", "dense", "8-batches", "together")
+    expected = {"sparser": "goes on", "5-step": "does not", **dict.fromkeys(untold, "-")}
+    assert {arm: cells(table, arm)[-1] for arm in expected} == expected
     assert cells(table, "dense")[1].startswith("199.0 [")
     # Runs of the final length are not screened.
     store.append(tmp_path, [line(arm, 0, 9.0, "td3/Hopper-v4", "beyond") for arm in ("dense", "rlx2", "together")])

@@ -134,9 +134,9 @@ def _mean_share(members: Sequence[Group], study: Study, arm: str, reference: str
 
 
 def _verdict(name: str, mean: Estimate | None, study: Study) -> str:
-    """What the screening says of an arm: nothing of what the others are measured by."""
+    """What the screening says of an arm: nothing of one that it is not about."""
     assert study.screening is not None
-    if mean is None or name in (DENSE, *study.references):
+    if mean is None or name not in study.screening.arms:
         return "-"
     return "goes on" if mean.value > study.screening.least else "does not"
 
