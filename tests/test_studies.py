@@ -694,6 +694,12 @@ def test_an_arm_has_one_colour_whichever_arms_have_runs(tmp_path, monkeypatch):
     assert len({(name.split()[0], color) for name, color in used}) == len({color for _, color in used}) == len(every)
 
 
+@pytest.mark.parametrize("name", ["beyond", "table2", "tickets"])
+def test_no_two_arms_have_one_colour(name):
+    arms = [arm.name for arm in STUDIES[name].arms(60_000)]
+    assert len(set(figures.arm_colors(arms, STUDIES[name].focus).values())) == len(arms)
+
+
 def test_a_dense_agent_that_has_not_learned_is_no_measure(tmp_path):
     store.append(tmp_path, [line("dense", 0, -100.0), line("dense", 1, -110.0), line("rlx2", 0, -300.0)])
     text = report.markdown(tmp_path, "table2", STUDIES["table2"])

@@ -33,13 +33,17 @@ TITLE_WIDTH, SLANTED_WIDTH = 22, 34
 """Characters in a line over a panel, and of a slanted name; longer ones go on in the next line at spaces."""
 
 
+MORE_COLORS = ("#1b9aaa", "#a0522d", "#c2408f", "#7c8a00", "#4b4fb0", "#c9a227")
+"""For arms of a study beyond the fourth, so that ten beside the focus and the dense agent have one each."""
+
+
 def arm_colors(arms: Sequence[str], focus: str) -> dict[str, str]:
     """A colour for each arm of a study, the same in all its pictures, whichever of them have runs.
 
     Grey for the dense agent, the first one for the focus, the arm that the study is about, the others in order.
     """
     others = [name for name in arms if name not in ("dense", focus)]
-    cycle = {name: COLORS[1 + i % (len(COLORS) - 2)] for i, name in enumerate(others)}
+    cycle = dict(zip(others, itertools.cycle(COLORS[1:-1] + MORE_COLORS), strict=False))
     return {"dense": COLORS[-1], focus: COLORS[0], **cycle}
 
 
