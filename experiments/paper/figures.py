@@ -33,8 +33,8 @@ TITLE_WIDTH, SLANTED_WIDTH = 22, 34
 """Characters in a line over a panel, and of a slanted name; longer ones go on in the next line at spaces."""
 
 
-MORE_COLORS = ("#1b9aaa", "#a0522d", "#c2408f", "#7c8a00", "#4b4fb0", "#c9a227")
-"""For arms of a study beyond the fourth, so that ten beside the focus and the dense agent have one each."""
+MORE_COLORS = ("#1b9aaa", "#a0522d", "#c2408f", "#7c8a00", "#4b4fb0", "#c9a227", "#6b6b47")
+"""For arms of a study beyond the fourth, so that eleven beside the focus and the dense agent have one each."""
 
 
 def arm_colors(arms: Sequence[str], focus: str) -> dict[str, str]:

@@ -341,9 +341,10 @@ COMBINATIONS: tuple[tuple[str, ...], ...] = (
     SCREENED,
     ("sparser", "critic-norm", "5-step"),
     ("critic-norm", "1-step"),
+    ("sparser", "critic-norm"),
 )
-"""Which of them are tried together: all that are screened; those that the screening keeps; and, thought of later, the
-one that did best in long runs with one-step targets."""
+"""Which of them are tried together: all that are screened; those that the screening keeps; and, thought of after their
+long runs, the best single one with one-step targets, and the two that the screening liked most."""
 
 RECIPE: tuple[str, ...] = ()
 """Those of them that `beyond-frontier` searches with, none before `beyond` has kept any. It searches sparsities that
