@@ -31,7 +31,7 @@ def lacks_sanitizers(compiler: str, directory: pathlib.Path) -> bool:
     """Whether a compiler lacks the runtime of its sanitizers, which Debian has as a package beside clang's."""
     path = directory / "empty.c"
     path.write_text("int main(void) { return 0; }\n")
-    command = [compiler, *SANITIZERS, path, "-o", path.with_suffix("")]
+    command = [compiler, *SANITIZERS, str(path), "-o", str(path.with_suffix(""))]
     return subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
