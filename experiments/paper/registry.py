@@ -337,18 +337,16 @@ of all arms of `delay` on Hopper-v4 they had the highest return."""
 SCREENED = ("sparser", "critic-norm", "5-step", "8-batches", "critic-heavier")
 """Those of them that `beyond` screens."""
 
-COMBINATIONS: tuple[tuple[str, ...], ...] = (
-    SCREENED,
-    ("sparser", "critic-norm", "5-step"),
-    ("critic-norm", "1-step"),
-    ("sparser", "critic-norm"),
-)
-"""Which of them are tried together: all that are screened; those that the screening keeps; and, thought of after their
-long runs, the best single one with one-step targets, and the two that the screening liked most."""
+KEPT = ("sparser", "critic-norm", "5-step")
+"""Those that the screening keeps."""
 
 RECIPE = ("sparser", "critic-norm")
-"""Those of them that `beyond-frontier` searches with: what keeps the dense return at half the paper's size in `beyond`
-on Hopper-v4. It searches sparsities that actor and critics share, so `critic-heavier` is not for it."""
+"""Those that `beyond-frontier` searches with: what keeps the dense return at half the paper's size in `beyond` on
+Hopper-v4. It searches sparsities that actor and critics share, so `critic-heavier` is not for it."""
+
+COMBINATIONS: tuple[tuple[str, ...], ...] = (SCREENED, KEPT, ("critic-norm", "1-step"), RECIPE)
+"""Which of them are tried together: all that are screened; those that the screening keeps; and, thought of after their
+long runs, the best single one with one-step targets, and the two that the screening liked most."""
 
 
 def _with_factors(name: str, names: Sequence[str], settings: Settings) -> Arm:
@@ -587,7 +585,7 @@ STUDIES: dict[str, Study] = {
         rows=("td3/Hopper-v4", "td3/Walker2d-v4", "td3/HalfCheetah-v4", "td3/Ant-v3"),
         seeds=4,
         arms=_beyond,
-        focus=_combined(COMBINATIONS[1]),
+        focus=_combined(KEPT),
         settings=MUJOCO,
         of_row={row: _at_half_size(row) for row in presets.PAPER_ROWS},
         published=DENSE_RETURNS,
