@@ -18,13 +18,13 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from paper import registry, report, runner, store
+from paper import STUDIES, Run, Study, plan, report, runner, store
 
 from rlx2_jax.config import NEVER, PAPER_STEPS, command_line, presets
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.sweeps import check_way
 
-STUDY = flags.DEFINE_string("study", None, "which: " + ", ".join(registry.STUDIES))
+STUDY = flags.DEFINE_string("study", None, "which: " + ", ".join(STUDIES))
 ROWS = flags.DEFINE_list("rows", [], "agent/env, such as td3/hopper,sac/ant (default: the study's)")
 SEEDS = flags.DEFINE_string("seeds", None, "4 for the seeds 0 to 3; 3,7 for those two (default: the study's)")
 ARMS = flags.DEFINE_list("arms", [], "of the study's arms, these alone")
@@ -46,15 +46,15 @@ set_up_compilation = command_line.define_compilation_flags()
 def main(argv: Sequence[str]) -> int | None:
     """Reproduce as the flags say."""
     del argv
-    if STUDY.value not in registry.STUDIES:
-        raise ConfigError(f"unknown study {STUDY.value!r}; valid: {', '.join(registry.STUDIES)}.")
-    study = registry.STUDIES[STUDY.value]
+    if STUDY.value not in STUDIES:
+        raise ConfigError(f"unknown study {STUDY.value!r}; valid: {', '.join(STUDIES)}.")
+    study = STUDIES[STUDY.value]
     directory = (RESULTS.value or Path("runs/smoke" if SMOKE.value else "experiments/results")) / STUDY.value
     workdir = WORKDIR.value or Path(f"runs/{STUDY.value}")
     check_way(_parallel(), WORKERS.value)
     runs = _wanted(study)
     if not REPORT_ONLY.value:
-        registry.check(runs)
+        plan.check(runs)
     place = runner.Place(directory, workdir, _parallel(), WORKERS.value)
     if DRY_RUN.value:
         most = "at most " if study.search else ""
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int | None:
     return 0 if finished else 1
 
 
-def _wanted(study: registry.Study) -> list[registry.Run]:
+def _wanted(study: Study) -> list[Run]:
     """The runs that the flags ask for."""
     given = command_line.read_given()
     reading: dict[str, object] = {}
@@ -102,9 +102,9 @@ def _wanted(study: registry.Study) -> list[registry.Run]:
     seeds = command_line.parse_seeds(SEEDS.value) or list(range(study.seeds))
     if SMOKE.value:
         study = study._replace(settings={})  # Those are of long runs.
-        given = {**registry.SMOKE, **given}
-        rows, seeds = ROWS.value or [registry.SMOKE_ROW], command_line.parse_seeds(SEEDS.value) or [0, 1]
-    return registry.runs(study, rows, seeds, given, ARMS.value, reading)
+        given = {**plan.SMOKE, **given}
+        rows, seeds = ROWS.value or [plan.SMOKE_ROW], command_line.parse_seeds(SEEDS.value) or [0, 1]
+    return plan.runs(study, rows, seeds, given, ARMS.value, reading)
 
 
 def _parallel() -> str:

@@ -1,4 +1,4 @@
-"""The package is a house of rooms: imports flow one way through them, and functions are short."""
+"""The package is a house of rooms: imports flow one way through them, and through the studies; functions are short."""
 
 import ast
 import pathlib
@@ -26,9 +26,27 @@ def test_imports_flow_one_way_through_the_rooms():
                 assert ROOMS.index(other) <= ROOMS.index(room), f"{path} imports {node.module}"
 
 
+STUDIES = HOUSE.parent / "experiments" / "paper"
+OF_STUDIES = (
+    *("published", "study", "search", "factors", "arms", "plan", "registry"),
+    *("store", "tables", "sections", "figures", "pictures", "comparisons", "report", "runner"),
+)
+"""Modules of the paper's studies, likewise: what they are, then what was recorded of them, and last what makes it."""
+
+
+def test_imports_flow_one_way_through_the_studies():
+    assert {path.stem for path in STUDIES.glob("*.py")} == {*OF_STUDIES, "__init__"}
+    for path in (STUDIES / f"{name}.py" for name in OF_STUDIES):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "paper":
+                own = [alias.name for alias in node.names] if node.module == "paper" else [str(node.module)[6:]]
+                for other in own:
+                    assert OF_STUDIES.index(other) < OF_STUDIES.index(path.stem), f"{path} imports {other}"
+
+
 def test_no_function_is_longer_than_sixty_lines():
     launchers = HOUSE.parent / "experiments"
-    for path in (*HOUSE.rglob("*.py"), *launchers.glob("*.py"), *(launchers / "paper").rglob("*.py")):
+    for path in (*HOUSE.rglob("*.py"), *launchers.glob("*.py"), *STUDIES.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = int(node.end_lineno or 0) - node.lineno + 1  # With its signature, docstring and nested ones.

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from paper import store, tables
-from paper.registry import DENSE, SPARSITY_SETTINGS, Study
+from paper.sections import Group
 from paper.store import Line
+from paper.study import DENSE, SPARSITY_SETTINGS, Study
 from rlx2_jax.analysis import statistics
 from rlx2_jax.analysis.statistics import Estimate
 from rlx2_jax.envs import brax
 from rlx2_jax.io import provenance
-
-if TYPE_CHECKING:
-    from paper.report import Group
 
 
 def published(group: Group, study: Study) -> list[str]:

@@ -7,21 +7,19 @@ of a section that does.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from paper import comparisons, figures, search, store, tables
-from paper.registry import DENSE, SPARSITY_SETTINGS, Study
+from paper import comparisons, pictures, search, store, tables
+from paper.sections import Group, Section, sections
 from paper.store import Line
+from paper.study import DENSE, SPARSITY_SETTINGS, Study
 from rlx2_jax.analysis import accounting, statistics
 from rlx2_jax.analysis.statistics import Estimate
-from rlx2_jax.config import PAPER_STEPS, Config, presets
+from rlx2_jax.config import PAPER_STEPS, presets
 from rlx2_jax.envs import brax
 from rlx2_jax.io import files
 from rlx2_jax.viz import curves
@@ -56,136 +54,13 @@ percentages of the dense agent, not returns."""
 """How to read the tables, but for what our runs were made on."""
 
 
-class Group(NamedTuple):
-    """Runs that may be compared."""
-
-    row: str
-    kind: str
-    """`learning` or `cloning`; the teachers are among the runs then."""
-    conditions: dict[str, Any]
-    """What all of them share: settings that are not the defaults, and the number of steps."""
-    lines: tuple[Line, ...]
-
-    @property
-    def title(self) -> str:
-        """What they have in common, in short."""
-        agent, _, env = self.row.partition("/")
-        how = "" if self.kind == store.LEARNING else ", imitating the dense agent"
-        return f"{agent.upper()} on {env}{how}"
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Configuration of one of the runs, without what its arm sets."""
-        return self.lines[-1]["config"]
-
-    @property
-    def dynamic(self) -> dict[str, Any] | None:
-        """The configuration of a run with a dynamic buffer, if there is one."""
-        return next((line["config"] for line in self.lines if line["config"]["dynamic_buffer"]), None)
-
-    def arms(self, study: Study) -> dict[str, list[Line]]:
-        """Runs by arm, in the study's order, for the arms that have any."""
-        names = [arm.name for arm in study.arms(self.config["total_steps"])]
-        found = {name: [line for line in self.lines if line["arm"] == name] for name in names}
-        return {name: lines for name, lines in found.items() if lines}
-
-    def paper(self, study: Study) -> Mapping[str, float]:
-        """The paper's numbers by arm; none at other sparsities than the paper's."""
-        return study.paper.get(self.row, {}) if self.has_own_sparsities else {}
-
-    @property
-    def has_own_sparsities(self) -> bool:
-        """Whether the sparsities, where an arm does not say, are the row's own."""
-        row = presets.PRESETS.get(self.row, {})
-        return all(self.sparsity(name) == row.get(name, getattr(Config(), name)) for name in SPARSITY_SETTINGS)
-
-    def sparsity(self, name: str) -> float:
-        """Value of `actor_sparsity` or `critic_sparsity` that arms have where they set none of their own."""
-        return self.conditions.get(name, getattr(Config(), name))
-
-    def values(self, setting: str) -> set[str]:
-        """Values of a setting, as JSON: one if all arms share it, and else the arms' own."""
-        return {json.dumps(self.conditions.get(setting, line["config"][setting])) for line in self.lines}
-
-    def describe_setting(self, setting: str) -> str:
-        """What all arms share of a setting, in words if each has its own."""
-        shared = self.conditions.get(setting, getattr(Config(), setting))
-        if shared is None:
-            value, *others = self.values(setting)
-            shared = "by arm" if others else json.loads(value)
-        return str(shared)
-
-    def sample(self, arm: str) -> list[np.ndarray]:
-        """Scores of one arm, fit for `statistics`."""
-        return [store.scores(self.lines, arm)]
-
-
-def groups(lines: Sequence[Line]) -> list[Group]:
-    """Runs by what they may be compared with, in the order of the file."""
-    found: dict[tuple[str, ...], list[Line]] = {}
-    for line in lines:
-        key = line["row"], line["kind"], json.dumps(line["conditions"], sort_keys=True)
-        found.setdefault(key, []).append(line)
-    for (row, kind, conditions), members in found.items():
-        if kind == store.CLONING:
-            # A clone is measured by its teacher.
-            teachers = found.get((row, store.LEARNING, conditions), [])
-            members[:0] = [line for line in teachers if line["arm"] == DENSE]
-    return [Group(row, kind, json.loads(about), tuple(members)) for (row, kind, about), members in found.items()]
-
-
-class Section(NamedTuple):
-    """A group, and its variants: those of other settings that compare nothing with a dense agent of their own."""
-
-    group: Group
-    variants: tuple[Group, ...] = ()
-
-    def differing(self, variant: Group) -> str:
-        """The settings of a variant that are not the section's, those of a whole reading of the method by its name."""
-        names = sorted({*self.group.conditions, *variant.conditions})
-        names = [name for name in names if variant.values(name) != self.group.values(name)]
-        differ = {name: variant.describe_setting(name) for name in names}
-        for preset, settings in presets.READINGS.items():
-            if settings and all(differ.get(name) == str(value) for name, value in settings.items()):
-                rest = {name: value for name, value in differ.items() if name not in settings}
-                differ = {"preset": preset, **rest}
-        return ", ".join(f"{name}={value}" for name, value in differ.items())
-
-
-def sections(found: Sequence[Group]) -> list[Section]:
-    """Groups in the order of the file, each variant with the group that it differs least from."""
-    variants: dict[int, list[Group]] = {i: [] for i, group in enumerate(found) if _rank(group) == _best(group, found)}
-    for group in found:
-        if _rank(group) < _best(group, found):
-            mains = [i for i in variants if _kin(found[i]) == _kin(group)]
-            nearest = min(mains, key=lambda i: Section(found[i]).differing(group).count("="))
-            variants[nearest].append(group)
-    return [Section(found[i], tuple(members)) for i, members in variants.items()]
-
-
-def _kin(group: Group) -> tuple[Any, ...]:
-    """What variants share."""
-    return group.row, group.kind, group.config["total_steps"], group.config["backend"]
-
-
-def _rank(group: Group) -> int:
-    """How much a group compares: 2 if other arms with the dense one, 1 if that stands alone, 0 without it."""
-    arms = {line["arm"] for line in group.lines}
-    return (DENSE in arms) + (DENSE in arms and len(arms) > 1)
-
-
-def _best(group: Group, found: Sequence[Group]) -> int:
-    return max(_rank(other) for other in found if _kin(other) == _kin(group))
-
-
 def write(directory: Path, name: str, study: Study) -> None:
     """Make README.md and the pictures of a study's directory, and remove pictures of earlier reports."""
     drawn = set()
-    for section, stem, title in _layout(store.read(directory)):
-        source = _digest(section)
-        for kind, figure in _pictures(section, study, title).items():
-            path = directory / f"{stem}{kind}.png"
-            curves.save(figure, path, source)
+    for section in sections(store.read(directory)):
+        for kind, figure in pictures.draw(section, study).items():
+            path = directory / f"{section.stem}{kind}.png"
+            curves.save(figure, path, section.digest)
             drawn.add(path)
     for path in set(directory.glob("*.png")) - drawn:
         path.unlink()
@@ -194,19 +69,14 @@ def write(directory: Path, name: str, study: Study) -> None:
 
 def digests(directory: Path) -> dict[str, str]:
     """Digest of each section's runs, by how the names of its pictures begin; every picture holds that of its runs."""
-    return {stem: _digest(section) for section, stem, _ in _layout(store.read(directory))}
-
-
-def _digest(section: Section) -> str:
-    lines = [line for group in (section.group, *section.variants) for line in group.lines]
-    return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()[:16]
+    return {section.stem: section.digest for section in sections(store.read(directory))}
 
 
 def markdown(directory: Path, name: str, study: Study) -> str:
     """The text of README.md."""
     lines = store.read(directory)
-    layout = _layout(lines)
-    mains = [section.group for section, _, _ in layout]
+    found = sections(lines)
+    mains = [section.group for section in found]
     parts = [
         f"# {study.title}",
         study.question,
@@ -214,8 +84,8 @@ def markdown(directory: Path, name: str, study: Study) -> str:
         f"`python experiments/reproduce.py --study={name} --report_only`.",
         READING.format(ours=_tasks(mains)),
     ]
-    for section, stem, title in layout:
-        parts += _section(section, study, stem, title)
+    for section in found:
+        parts += _section(section, study)
     parts += [*_across(mains, study), *comparisons.across(mains, study)]
     findings = directory / FINDINGS
     if findings.exists():
@@ -224,20 +94,13 @@ def markdown(directory: Path, name: str, study: Study) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _layout(lines: Sequence[Line]) -> list[tuple[Section, str, str]]:
-    """What a report shows, in its order, longest runs first: each section, the name of its files, and its heading."""
-    found = sorted(sections(groups(lines)), key=lambda section: -section.group.config["total_steps"])
-    mains = [section.group for section in found]
-    return list(zip(found, _stems(mains), _titles(mains), strict=True))
-
-
-def _section(section: Section, study: Study, stem: str, title: str) -> list[str]:
-    group = section.group
-    pictures = [f"![learning curves and scores]({stem}.png)"]
-    if study.figure == "buffer" or (study.figure == "sparsity" and _by_sparsity(group, group.arms(study))):
-        pictures.append(f"![{study.figure}]({stem}-{study.figure}.png)")
+def _section(section: Section, study: Study) -> list[str]:
+    group, title, stem = section.group, section.title, section.stem
+    shown = [f"![learning curves and scores]({stem}.png)"]
+    if study.figure == "buffer" or (study.figure == "sparsity" and pictures.by_sparsity(group, study)):
+        shown.append(f"![{study.figure}]({stem}-{study.figure}.png)")
     searched = [_search(group)] if study.search else []
-    parts = [f"## {title}", _conditions(group), *pictures, *searched, _table(group, study)]
+    parts = [f"## {title}", _conditions(group), *shown, *searched, _table(group, study)]
     parts += [*comparisons.published(group, study), *comparisons.dead_inputs(group, study)]
     if section.variants:
         parts += [
@@ -362,7 +225,7 @@ def _buffers(group: Group) -> str:
 def _table(group: Group, study: Study) -> str:
     arms = group.arms(study)
     paper = group.paper(study)
-    focus = _focus(group, study)
+    focus = group.focus(study)
     samples = {name: group.sample(name) for name in arms}
     head = ["arm", "n", "score", "interquartile mean", "% of dense", "paper, %", "difference", f"P({focus} better)"]
     rows = [[*head, f"p, {focus}", "p, dense", "size", "FLOPs, training", "FLOPs, test", "seeds"]]
@@ -388,11 +251,6 @@ def _table(group: Group, study: Study) -> str:
             ]
         )
     return tables.markdown(rows)
-
-
-def _focus(group: Group, study: Study) -> str:
-    """The arm that a group is about."""
-    return study.focus if group.kind == store.LEARNING else f"clone-{study.focus}"
 
 
 def _p_value(sample: statistics.Sample, other: statistics.Sample | None) -> str:
@@ -458,88 +316,6 @@ def _together(members: Sequence[Group], study: Study) -> str:
             ]
         )
     return tables.markdown(rows)
-
-
-def _pictures(section: Section, study: Study, title: str) -> dict[str, Figure]:
-    """All pictures of a section, by what their names end with."""
-    group = section.group
-    arms = group.arms(study)
-    estimates = {name: statistics.estimate(statistics.mean, group.sample(name)) for name in arms}
-    if study.figure == "sparsity":
-        shown = {name: lines for name, lines in arms.items() if name in (DENSE, study.focus)} or arms
-    elif group.kind == store.CLONING:
-        # The teacher's course is one of environment steps; its score is the line.
-        shown = {name: lines for name, lines in arms.items() if name != DENSE}
-    else:
-        shown = arms
-    names = [arm.name for arm in study.arms(group.config["total_steps"])]
-    colors = figures.arm_colors(names, _focus(group, study))
-    found = {"": figures.draw_arms(shown, estimates, estimates.get(DENSE), title, colors)}
-    if study.figure == "buffer":
-        kept = {name: lines for name, lines in arms.items() if name != DENSE}
-        c = group.dynamic or group.config
-        found["-buffer"] = figures.draw_buffer(kept, c["distance_threshold"], c["buffer_min"], title, colors)
-    if study.figure == "sparsity" and (relative := _by_sparsity(group, arms)):
-        found["-sparsity"] = figures.draw_sparsity(relative, title)
-    if section.variants:
-        found["-variants"] = _picture_of_variants(section, study, f"{title}: variants")
-    return found
-
-
-def _picture_of_variants(section: Section, study: Study, title: str) -> Figure:
-    """Each arm that has variants, as it is in the section, and these beside it."""
-    group = section.group
-    names = [arm.name for arm in study.arms(group.config["total_steps"])]
-    of_arm = figures.arm_colors(names, _focus(group, study))
-    shown: dict[str, Sequence[Line]] = {}
-    colors: dict[str, str] = {}
-    estimates: dict[str, Estimate] = {}
-    for name in names:
-        changed = [(f"{name} {section.differing(v)}", v) for v in section.variants if name in v.arms(study)]
-        own = [(name, group)] if changed and name in group.arms(study) else []
-        for label, members in own + changed:
-            shown[label] = members.arms(study)[name]
-            colors[label] = of_arm[name]
-            estimates[label] = statistics.estimate(statistics.mean, members.sample(name))
-    dense = statistics.estimate(statistics.mean, group.sample(DENSE))
-    return figures.draw_arms(shown, estimates, dense, title, colors)
-
-
-def _by_sparsity(group: Group, arms: Mapping[str, Sequence[Line]]) -> dict[str, dict[float, Estimate]]:
-    found: dict[str, dict[float, Estimate]] = {}
-    for name, lines in arms.items():
-        relative = None
-        if name != DENSE and DENSE in arms:
-            relative = tables.relative(statistics.ratio, group.sample(name), group.sample(DENSE))
-        if relative is not None:
-            found.setdefault(lines[0]["method"], {})[lines[0]["actor_sparsity"]] = relative
-    return found
-
-
-def _titles(found: Sequence[Group]) -> list[str]:
-    """A heading for each group; where two would be the same, with the settings in which these differ."""
-    plain = []
-    for group in found:
-        unit = "steps" if group.kind == store.LEARNING else "updates"
-        plain.append(f"{group.title}, {group.config['total_steps']:,} {unit}")
-    titles = []
-    for group, title in zip(found, plain, strict=True):
-        others = [other for other, same in zip(found, plain, strict=True) if same == title]
-        settings = sorted({name for other in others for name in other.conditions})
-        differ = [name for name in settings if any(other.values(name) != group.values(name) for other in others)]
-        titles.append(", ".join([title, *(f"{name} {group.describe_setting(name)}" for name in differ)]))
-    return titles
-
-
-def _stems(found: Sequence[Group]) -> list[str]:
-    """A file name for each group."""
-    taken: list[str] = []
-    for group in found:
-        kind = "" if group.kind == store.LEARNING else f"-{group.kind}"
-        stem = f"{group.row.replace('/', '-')}{kind}-{group.config['total_steps']}"
-        count = sum(other == stem or other.startswith(f"{stem}-") for other in taken)
-        taken.append(stem if count == 0 else f"{stem}-{count + 1}")
-    return taken
 
 
 def _count(lines: Sequence[Line]) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paper import search, store
-from paper.registry import Run, Study
+from paper.study import Run, Study
 from rlx2_jax import policies
 from rlx2_jax.errors import RlxError
 from rlx2_jax.io import files, lock
@@ -54,7 +54,7 @@ def run_study(study: Study, runs: Sequence[Run], place: Place, say: Callable[[st
 
     Args:
       study: which the runs belong to.
-      runs: of `registry.runs`.
+      runs: of `plan.runs`.
       place: where.
       say: takes a line where something is left out, per clone, and per evaluation of one that is made in this process.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from paper.registry import ALWAYS_ZERO, Run
+from paper.study import Run
 from rlx2_jax.config import Config, RunConfig, resolve
 from rlx2_jax.errors import ConfigError, FileError
 from rlx2_jax.io import archives, files, lock
@@ -46,6 +46,9 @@ DIGITS = 6
 
 COPIED = ("size_ratio", "flops_train_ratio", "flops_test_ratio", "updates_per_second", "wall_seconds")
 """What is kept of a summary as it is."""
+
+ALWAYS_ZERO: Mapping[str, range] = {"Ant-v3": range(27, 111)}
+"""Observations that are always zero, by task: those of contact forces, as under MuJoCo 2.0."""
 
 DEAD_INPUTS = "dead_inputs"
 """Of a task with observations that are always zero: for each network, when a run began and when it ended, how many
