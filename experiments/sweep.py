@@ -1,4 +1,4 @@
-"""Train whole studies: the product of environments, agents, methods, sparsities, seeds and any other setting.
+"""Train many runs: the product of environments, agents, methods, sparsities, seeds and any other setting.
 
 python experiments/sweep.py --seeds=4 --methods=dense,rigl,rlx2 --workdir=runs/first
 python experiments/sweep.py --envs=hopper,ant --agents=td3,sac --sparsities=preset --seeds=8 --dry_run

@@ -90,12 +90,14 @@ def python_pages():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A directory with the runs that documents speak of, all of them small."""
+    """A directory with the runs that documents speak of, all of them small, and with recorded studies."""
     place = tmp_path_factory.mktemp("documents")
     for name, method in (("hopper", "rlx2"), ("dense", "dense")):
         quiet(small(method=method), place / "runs" / name)
     for name in ("found", "td3-inverted_pendulum-rlx2-0"):
         shutil.copytree(place / "runs" / "hopper", place / "runs" / name)
+    (place / "experiments").mkdir()
+    (place / "experiments" / "results").symlink_to(ROOT / "experiments" / "results")
     return place
 
 

@@ -107,7 +107,7 @@ def of_directory(run: Run, study: str, directory: Path, *, diverged: bool) -> Li
     Args:
       run: which it is in the study.
       study: its name.
-      directory: of the run, as `training.workdir` describes it.
+      directory: of the run, as `training.workdirs` describes it.
       diverged: whether its values stopped being finite; its lowest evaluation is then its score.
     """
     c = run.config

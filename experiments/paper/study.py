@@ -19,7 +19,7 @@ SPARSITY_SETTINGS = ("actor_sparsity", "critic_sparsity")
 
 
 class Arm(NamedTuple):
-    """One column of a study: what it changes in the row's configuration."""
+    """What a study compares with others: what it changes in the row's configuration."""
 
     name: str
     settings: Settings
@@ -52,7 +52,7 @@ class Screening(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A table or figure of the paper."""
+    """A table or figure of the paper, or a question beside it."""
 
     title: str
     question: str
