@@ -53,6 +53,9 @@ OUTPUT = command_line.define_path(
 
 LATENCY_CALLS = 300
 
+TRANSITIONS = 100_000
+"""Size of the replay that updates sample from; as ever, a ring holds the next power of two."""
+
 RATE_SIZE = 1024
 """Side of the matrices whose product shows the machine's rate of multiply-adds."""
 
@@ -138,7 +141,7 @@ def measure(row: str, width: int, modes: Sequence[str], seconds: float, machine:
 
 def mode_config(row: str, width: int, mode: str) -> Config:
     """The configuration that a mode runs."""
-    config = presets.make_config((row,), {"hidden": (width, width), "buffer_max": compute.TRANSITIONS})
+    config = presets.make_config((row,), {"hidden": (width, width), "buffer_max": TRANSITIONS})
     if mode == "tiny":
         # A program of the narrow shape itself, where the method `tiny` lies in the full shape; as narrow as the critic.
         env = envs.make(config.env, config.backend)

@@ -128,7 +128,7 @@ def together(config: RunConfig, count: int, alone: float) -> dict[str, Any]:
     over = layout.Layout(jax.devices())
     configs = plans.product(config, seeds=range(count))
     batch = plans.lay_out(configs, devices=over.size).batches[0]
-    program, schedule = plans.build(configs)
+    program, schedule = plans.build(configs), plans.common_schedule(configs)
     compiled = layout.compile_batch(over, program, schedule, batch.rows)
     filled = [configs[min(row, count - 1)] for row in range(batch.rows)]
     sizes = program.env.observation_size, program.env.action_size

@@ -227,6 +227,15 @@ def test_restricting_to_the_full_width_changes_nothing(agent):
     chex.assert_trees_all_close(same, params, rtol=1e-6, atol=1e-7)
 
 
+def test_the_full_width_is_left_as_it_is_where_inputs_are_more_than_units():
+    params = networks.Net(networks.MLP((8, 8, 1), "orthogonal")).init(KEY, 20)
+    chex.assert_trees_all_equal(networks.restrict(params, jnp.int32(8), "orthogonal"), params)
+
+
+def test_cycles_of_windows_without_steps_between_are_as_many():
+    assert base.cycles(jnp.zeros((6, 5, 0, 3)), 2).shape == (3, 2, 5, 0, 3)
+
+
 def test_descend_is_adam_on_the_masked_gradient():
     hparams = setup().hparams()
     network = setup().init(KEY, hparams).critic

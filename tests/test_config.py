@@ -39,6 +39,11 @@ REFUSED = {
     "n_step>n_max": ({"n_step": 5, "n_max": 4}, "raise n_max to 5"),
     "warmup_steps<window": ({"warmup_steps": 19}, "use at least 20"),
     "warmup_steps=total_steps": ({"warmup_steps": 1200}, "use more than 1200"),
+    "warmup_steps without an iteration after it": ({"warmup_steps": 1197}, "use more than 1200"),
+    "num_envs a text": ({"num_envs": "4"}, "num_envs='4': use a whole number"),
+    "seed=1.5": ({"seed": 1.5}, "use a whole number"),
+    "gamma a text": ({"gamma": "high"}, "use a number"),
+    "dynamic_buffer=1": ({"dynamic_buffer": 1}, "use true or false"),
     "buffer_max<batch": ({"batch_size": 64, "buffer_max": 63}, "at least 64"),
     "buffer_max<window": ({"buffer_max": 19, "buffer_min": 19}, "at least 20"),
     "buffer_min<batch": ({"batch_size": 64, "buffer_min": 63}, "between 64"),
@@ -107,6 +112,13 @@ def test_the_most_extreme_numbers_are_taken_or_refused_by_their_name(name, value
         refused = str(error)
     assert refused is not None or math.isfinite(value)
     assert refused is None or refused.startswith(f"{name}=") or f" x {name}=" in refused
+
+
+def test_numbers_may_be_those_of_numpy_and_whole_ones_may_have_a_point():
+    written = small(warmup_steps=2e2, seed=np.int64(3), hidden=[np.int32(16), 16], gamma=np.float64(0.5))
+    usual = small(warmup_steps=200, seed=3, hidden=(16, 16), gamma=0.5)
+    assert written == usual and hash(resolve(written)) == hash(resolve(usual))
+    assert json.dumps(resolve(written).to_dict()) == json.dumps(resolve(usual).to_dict())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -323,6 +335,15 @@ def test_a_fixed_topology_and_a_one_step_target_never_come_to_their_events():
     schedule = make_schedule(resolve(small(method="dense")))
     assert schedule.evolve_interval == schedule.n_step_delay == NEVER
     assert make_hparams(resolve(small(method="dense")), 3, 1).drop_fraction == 0
+
+
+@given(st.integers(1, 9), st.integers(0, 60), st.integers(1, 3))
+def test_the_updates_of_a_run_are_those_of_its_iterations_after_the_warm_up(num_envs, warmup, updates):
+    config = small(num_envs=2 * num_envs, warmup_steps=100 + warmup, update_ratio=float(updates), chunk_steps=200)
+    c = resolve(config)
+    learning = sum(steps >= c.warmup_steps for steps in range(0, c.total_steps, c.num_envs))
+    assert c.updates == learning * c.updates_per_iteration
+    assert make_schedule(c).critic_evolve_end == c.updates
 
 
 def test_topology_ends_after_its_share_of_the_optimiser_calls_of_each_network():

@@ -156,6 +156,72 @@ def test_accounting_counts_the_scales_of_normalisation_among_what_is_dense():
     assert normalised.others - plain.others == 2 * (16 + 16)
 
 
+class Tanh(networks.MLP):
+    """A perceptron that computes something else."""
+
+    @nn.compact
+    def __call__(self, x):
+        for width in self.features[:-1]:
+            x = jnp.tanh(nn.Dense(width)(x))
+        return nn.Dense(self.features[-1])(x)
+
+
+def tanh(features, initial):
+    """As a person writes it who begins with what is there."""
+    return Tanh(features, initial)
+
+
+def test_what_derives_from_a_perceptron_is_not_taken_for_one(tmp_path):
+    config = resolve(small(network=f"{__name__}:tanh", compute="auto", **SPARSE))
+    for net in nets(config, 2).values():
+        assert not (net.packable or net.plain or net.normalised)
+    assert compute.choose(config, lambda line: None, tmp_path / "compute.json").compute == "masked"
+    with pytest.raises(ConfigError, match="method=tiny is a narrower mlp"):
+        programs.make_program(small(network=f"{__name__}:tanh", method="tiny"))
+
+
+class General(nn.Module):
+    """Layers that are no `nn.Dense`."""
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        for width in self.features[:-1]:
+            x = nn.relu(nn.DenseGeneral(width)(x))
+        return nn.DenseGeneral(self.features[-1])(x)
+
+
+def test_what_a_matrix_reads_is_seen_whatever_layer_it_is_of():
+    net, plain = networks.Net(General((8, 6, 1))), networks.Net(networks.MLP((8, 6, 1)))
+    params, x = net.init(KEY, 4), jax.random.normal(KEY, (3, 4))
+    renamed = {name.replace("DenseGeneral", "Dense"): leaves for name, leaves in params.items()}
+    chex.assert_trees_all_close(net.activations(params, x), plain.activations(renamed, x))
+
+
+def alone(features, initial):
+    """A matrix without a hidden layer."""
+    del initial
+    return nn.Dense(features[-1])
+
+
+class Tied(nn.Module):
+    """A matrix that is used twice."""
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        again = nn.Dense(self.features[0])
+        return nn.Dense(self.features[-1])(again(again(nn.Dense(self.features[0])(x))))
+
+
+def tied(features, initial):
+    """As a person writes it."""
+    del initial
+    return Tied(features)
+
+
 def flat(features, initial):
     """No matrix in it."""
     del initial
@@ -170,6 +236,8 @@ def flat(features, initial):
         ({"network": f"{__name__}:absent"}, r"cannot be imported: .*; write package\.module:function"),
         ({"network": f"{__name__}:small"}, r"takes \d positional|return a flax.linen module"),
         ({"network": f"{__name__}:flat"}, "give it matrices"),
+        ({"network": f"{__name__}:alone"}, "1 matrices, of which 0 read hidden units; give it at least one"),
+        ({"network": f"{__name__}:tied"}, "3 matrices, of which 3 read hidden units; give it at least one"),
         ({"network": "simba", "hidden": (16, 8)}, "name one width for all"),
         ({"network": "layernorm", "method": "tiny"}, "method=tiny is a narrower mlp"),
         ({"critic_network": "layernorm", "method": "tiny"}, "which the critic of agent=td3 with network=layernorm"),

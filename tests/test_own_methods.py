@@ -51,6 +51,7 @@ narrow = Mechanisms("tiny")
 raising = Mechanisms(drop=lambda weight, gradient, key: weight @ gradient)
 flat = Mechanisms(drop=lambda weight, gradient, key: weight.ravel())
 nowhere = Mechanisms(initial=lambda weight, gradient, key: None)
+late = Mechanisms(progress=lambda time: jnp.where(time < 1, 0.0, 1.0))
 halfway = Mechanisms(progress=lambda time: time / 2)
 vector = Mechanisms(fraction=lambda time: jnp.ones(2))
 """
@@ -224,6 +225,15 @@ def test_numbers_of_links_change_one_way_and_end_exactly_where_they_were_asked_t
     masks = tickets.load(workdir)
     assert [int(n) for n in links_of(masks.final["actor"])] == [*ends["actor"].links]
     assert [int(n) for n in links_of(masks.initial["actor"])] == [*ends["actor"].first_links]
+
+
+def test_the_last_event_is_at_the_end_however_the_warm_up_is_divided(tmp_path):
+    config = resolve(mine("late", warmup_steps=201))
+    result = quiet(config, tmp_path)
+    actor = structure(config, *result.policy.sizes)["actor"]
+    density = sum(actor.links) / sum(i * o for i, o in actor.shapes)
+    assert result.rows[-1]["actor_sparsity"] == pytest.approx(1 - density, abs=1e-6)
+    assert result.rows[-2]["actor_sparsity"] == 0
 
 
 def test_a_ticket_is_what_it_was_found_with(pruned):

@@ -24,11 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import networks, policies
+from rlx2_jax import envs, networks, policies
 from rlx2_jax.config import resolve
 from rlx2_jax.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
 from rlx2_jax.io import files
 from rlx2_jax.io.checkpoints import Checkpoints
+from rlx2_jax.networks.structure import templates
 from rlx2_jax.runtime import compilation, memory
 from rlx2_jax.training import programs, train, workdirs
 from rlx2_jax.training.loggers import Run
@@ -473,6 +474,12 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_is_made(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("agent", "compute"), [("td3", "masked"), ("sac", "packed")])
+def test_windows_may_be_one_step_long(agent, compute):
+    result = quiet(small(agent=agent, compute=compute, method="rigl", n_max=1, actor_sparsity=0.6, critic_sparsity=0.5))
+    assert result.finished and np.isfinite(result.rows[-1]["critic_loss"])
+
+
 def test_a_diverged_run_says_so_and_keeps_its_last_good_checkpoint(tmp_path):
     config = small(critic_lr=1e30, checkpoint_every=200)
     with pytest.raises(DivergedError, match=r"diverged between steps 200 and 400: .* step 200 is kept"):
@@ -480,6 +487,35 @@ def test_a_diverged_run_says_so_and_keeps_its_last_good_checkpoint(tmp_path):
     step, state = final_state(tmp_path, config)
     assert step == 200
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.agent))
+
+
+def test_a_run_that_diverged_before_its_first_checkpoint_has_diverged_at_every_start(tmp_path):
+    config = small(critic_lr=1e30)
+    with pytest.raises(DivergedError, match=r"diverged between steps 200 and 400"):
+        quiet(config, tmp_path)
+    with pytest.raises(DivergedError, match=r"diverged before its first checkpoint; try smaller --critic_lr"):
+        quiet(config, tmp_path, resume=True)
+
+
+def test_the_best_policy_is_of_no_evaluation_that_was_forgotten(tmp_path):
+    config, env = resolve(small()), envs.make("probe/action")
+    workdirs.prepare(tmp_path, config, resume=False, overwrite=False)
+    params = jax.tree.map(jnp.zeros_like, templates(config, env.observation_size, env.action_size)["actor"])
+
+    def evaluated(begin, kept, *returns):
+        record = Record(config, env, tmp_path, print)
+        record.open(begin, kept)
+        for steps, value in enumerate(returns, begin // 400 + 1):
+            record.add({"env_steps": 400 * steps, "return_mean": value}, params)
+        about = policies.load(tmp_path / "policy_best.npz").about
+        return record.rows, (about["env_steps"], about["return_mean"])
+
+    rows, best = evaluated(0, (), 3.0, 5.0, 4.0)
+    assert best == (800, 5.0)
+    assert evaluated(800, rows[:2], 4.0)[1] == (800, 5.0)
+    # From before the best one: what is evaluated again, and in another way comes out lower, takes its place.
+    assert evaluated(400, rows[:1], 2.0, 1.0)[1] == (800, 2.0)
+    assert evaluated(400, rows[:1], 5.0, 4.0)[1] == (800, 5.0)
 
 
 def test_a_policy_whose_evaluation_is_not_finite_ends_the_run(tmp_path, monkeypatch):

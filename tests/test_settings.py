@@ -14,6 +14,8 @@ import pytest
 import threadpoolctl
 
 from rlx2_jax import envs, kernels
+from rlx2_jax.config import resolve
+from rlx2_jax.networks.structure import structure
 from rlx2_jax.training import evaluation, make_train, train
 from tests.conftest import ROOT, small
 
@@ -41,6 +43,13 @@ def test_a_whole_run_has_the_same_shapes_and_types_under_any_rules(agent, comput
         found = jax.eval_shape(make_train(small(agent=agent, compute=compute, **SPARSE)), KEY)
     chex.assert_trees_all_equal(found, usual)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} <= {"float32", "int32", "uint32", "uint8", "bool"}
+
+
+def test_links_of_a_method_that_prunes_are_counted_under_any_rules():
+    config = resolve(small(method="sparser", **SPARSE))
+    usual = structure(config, 5, 2)
+    with strange():
+        assert structure(config, 5, 2) == usual
 
 
 def test_a_run_under_other_rules_is_the_same_run():

@@ -254,6 +254,13 @@ def test_an_unbatched_event_stays_a_branch_under_vmap():
     np.testing.assert_allclose(two["w"][1], one["w"], rtol=1e-6)
 
 
+def test_an_event_may_be_asked_for_where_a_method_has_no_times_of_its_own():
+    tx = sparse.set_(optax.sgd(0.1), density=sparse.uniform(0.5), every=0)
+    params, state = sparse.init(tx, {"w": matrix((8, 8))})
+    moved = lambda event: (tx.update(params, state, params, event=event)[1].masks["w"] != state.masks["w"]).sum()
+    assert moved(True) > 0 == moved(False) == moved(None)
+
+
 def test_scan_and_shard_map_and_a_plain_loop_agree():
     tx = METHODS["set"](optax.adam(0.1))
     first = sparse.init(tx, {"w": matrix((16, 8)), "b": matrix((8,))})

@@ -179,6 +179,14 @@ def test_batches_that_do_not_fit_at_once_follow_one_another_in_one_compilation(t
     assert len({line["score"] for line in split.table}) == 5
 
 
+def test_a_run_has_its_own_buffer_whichever_batch_it_is_in(tmp_path):
+    configs = product(small(**SHORT, method="dense"), fields={"buffer_max": [200, 600]})
+    split = quiet(configs, tmp_path / "both", runs_per_device=1)
+    assert [len(batch.runs) for batch in split.plan.batches] == [1, 1]
+    kept = [rows_of(tmp_path / "both", run.name)[-1]["replay_size"] for run in split.plan.runs]
+    assert kept == [200, 600]
+
+
 @pytest.mark.slow
 def test_pmap_is_another_spelling_of_shard_map(tmp_path):
     configs = product(small(**SHORT), methods=["set", "rlx2"], seeds=range(3))[1:]

@@ -101,7 +101,7 @@ STATIC = {
 
 def chunk_of(configs):
     """What the chunk of their common program is made of."""
-    program, schedule = build(configs)
+    program, schedule = build(configs), plans.common_schedule(configs)
     state = jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams)
     return str(jax.make_jaxpr(program.chunk)(state, program.hparams, schedule))
 
@@ -118,7 +118,7 @@ def test_runs_share_a_program_exactly_when_they_differ_in_data_alone():
 
 def test_all_methods_share_the_schedule_of_the_one_that_does_most():
     configs = product(small(), methods=list(METHODS))
-    assert build(configs)[1] == make_schedule(next(c for c in configs if c.method == "rlx2"))
+    assert plans.common_schedule(configs) == make_schedule(next(c for c in configs if c.method == "rlx2"))
 
 
 @settings(max_examples=8)
@@ -156,6 +156,9 @@ def test_devices_asked_for_must_divide_the_runs():
     assert lay_out(configs, devices=2, pad=False).batches[0].rows == 4
     with pytest.raises(ConfigError, match="3 devices do not divide the 4 runs"):
         lay_out(configs, devices=3, pad=False)
+    # Batches too, whose equal shares they may not divide.
+    more = lay_out(product(small(), seeds=range(12)), devices=4, runs_per_device=2, pad=False).batches
+    assert [(len(batch.runs), batch.rows) for batch in more] == [(8, 8), (4, 4)]
 
 
 def test_packed_runs_are_processes_or_refused():

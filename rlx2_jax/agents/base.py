@@ -332,4 +332,4 @@ def tree_index(stacked: T, index: int) -> T:
 
 def cycles(batches: T, delay: int) -> T:
     """Regroup stacked arrays `[U, B, ...]` into `[U / delay, delay, B, ...]`: one row per actor update."""
-    return jax.tree.map(lambda x: x.reshape(-1, delay, *x.shape[1:]), batches)
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // delay, delay, *x.shape[1:]), batches)

@@ -54,7 +54,7 @@ class DroQ(sac.SAC):
         Raises:
           ConfigError: another network was asked for.
         """
-        if not isinstance(module, networks.MLP):
+        if type(module) is not networks.MLP:
             raise ConfigError("agent=droq has critics of its own; use --network=mlp or layernorm.")
         return module.clone(normalised=True, dropout=DROPOUT)
 

@@ -213,8 +213,7 @@ def _train(config: RunConfig, actor: _Network, critic: _Network, *, dense: bool,
     if dense:
         actor, critic = actor.dense, critic.dense
     else:
-        steps = config.total_steps - config.warmup_steps
-        one_step_share = config.n_step_delay / (steps * config.update_ratio)
+        one_step_share = config.n_step_delay / config.updates
         if passes.entropy_between and config.n_step != 1:
             between = (config.n_max - 1) * max(0.0, 1 - one_step_share)
         if config.topology != "fixed":

@@ -11,6 +11,7 @@ where it is `network`; those that are points in time scale with the length of th
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Self
 
 from rlx2_jax import envs
@@ -25,6 +26,7 @@ from rlx2_jax.config.fields import (
     Host,
     check_kind,
     declare,
+    plain_value,
 )
 from rlx2_jax.errors import ConfigError
 
@@ -218,9 +220,11 @@ class Config:
     reset_pool: int = declare(64, "fresh initial states drawn per chunk and evaluation", within=AT_LEAST_1)
 
     def __post_init__(self) -> None:
-        """Take an environment object, too, by its name (see `envs.name_of`)."""
+        """Take an environment object, too, by its name (see `envs.name_of`), and numbers as NumPy has them."""
         if not isinstance(self.env, str):
             object.__setattr__(self, "env", envs.name_of(self.env))
+        for field in dataclasses.fields(Config):
+            object.__setattr__(self, field.name, plain_value(field, getattr(self, field.name)))
 
     def __eq__(self, other: object) -> bool:
         """Whether all settings are the same; one may be written and the other resolved."""
@@ -314,6 +318,12 @@ class RunConfig(Config):
     def chunks_per_evaluation(self) -> int:
         """Chunks between two evaluations."""
         return self.eval_every // self.chunk_steps
+
+    @property
+    def updates(self) -> int:
+        """Critic updates in the whole run: those of the iterations that begin when the warm-up is over."""
+        iterations = self.total_steps // self.num_envs - math.ceil(self.warmup_steps / self.num_envs)
+        return iterations * self.updates_per_iteration
 
     @property
     def num_evaluations(self) -> int:

@@ -9,6 +9,8 @@ import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from rlx2_jax.errors import ConfigError
 
 NEVER = 2**31 - 1
@@ -138,6 +140,16 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "None": (lambda value: value is None, "or leave it out"),
 }
 """What a value of a type is, as annotations name types, and what a person is told of another one."""
+
+
+def plain_value(field: dataclasses.Field[Any], value: Any) -> Any:
+    """A value as files hold it: Python's numbers for NumPy's, whole ones where a field has those, lists as tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(plain_value(field, part) for part in value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    whole = "int" in str(field.type) and isinstance(value, float) and value.is_integer()
+    return int(value) if whole else value
 
 
 def check_kind(field: dataclasses.Field[Any], value: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rlx2_jax import envs
 from rlx2_jax.config import methods, registry
 from rlx2_jax.config.config import Config, RunConfig
-from rlx2_jax.config.fields import NEVER, check_value, require
+from rlx2_jax.config.fields import NEVER, check_kind, check_value, require
 from rlx2_jax.errors import ConfigError
 
 PAPER_STEPS = 3_000_000
@@ -84,6 +84,7 @@ def written(config: RunConfig) -> dict[str, Any]:
 def _check_fields(config: Config) -> None:
     """Refuse what a field cannot be, whatever the others are; fields that are left to be derived can be anything."""
     for field in dataclasses.fields(Config):
+        check_kind(field, getattr(config, field.name))
         if (value := getattr(config, field.name)) is not None:
             check_value(field, value)
 
@@ -198,7 +199,8 @@ def _experience(c: Config, total: int, n_max: int, scale: float) -> _Experience:
     needed = max(c.batch_size, window)
     warmup = _scaled(c.warmup_steps, 25_000 * scale, least=needed)
     require(warmup >= window, f"warmup_steps={warmup} does not fill one window; use at least {window}.")
-    require(total > warmup, f"total_steps={total} ends in the warm-up; use more than {warmup} steps.")
+    begins = math.ceil(warmup / c.num_envs) * c.num_envs
+    require(total > begins, f"total_steps={total} ends in the warm-up; use more than {begins} steps.")
     buffer_max = c.buffer_max
     if buffer_max is None:
         buffer_max = min(registry.find(c.agent).defaults.buffer_max, total)
@@ -292,7 +294,7 @@ def _check_changing(c: RunConfig) -> None:
     """What a method needs whose number of links changes."""
     if methods.find(c.method).progress is None:
         return
-    updates = int((c.total_steps - c.warmup_steps) * c.update_ratio * c.evolve_until)
+    updates = int(c.updates * c.evolve_until)
     require(
         updates >= c.policy_delay,
         f"method={c.method} changes the number of links, and evolve_until={c.evolve_until:g} leaves no update to do it "

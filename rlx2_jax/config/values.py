@@ -137,7 +137,7 @@ def make_schedule(config: RunConfig) -> Schedule:
         evolve_interval=NEVER if config.topology == "fixed" else config.evolve_interval,
         n_step_delay=NEVER if config.n_step == 1 else config.n_step_delay,
     )
-    calls = int((c.total_steps - c.warmup_steps) * c.update_ratio * c.evolve_until)
+    calls = int(c.updates * c.evolve_until)
     return Schedule(
         **traced(c, _same(Schedule)),
         critic_evolve_end=jnp.asarray(calls, jnp.int32),

@@ -78,19 +78,24 @@ class Net:
         return Net(self.module)
 
     @property
+    def _is_perceptron(self) -> bool:
+        # What derives from it may compute something else.
+        return type(self.module) is MLP
+
+    @property
     def plain(self) -> bool:
         """Whether it is a perceptron without normalisation: a narrow one can stand in its shapes (method `tiny`)."""
-        return isinstance(self.module, MLP) and not self.module.normalised
+        return self._is_perceptron and not self.module.normalised
 
     @property
     def packable(self) -> bool:
         """Whether there are packed kernels for it."""
-        return isinstance(self.module, MLP) and not self.module.dropout
+        return self._is_perceptron and not self.module.dropout
 
     @property
     def normalised(self) -> bool:
         """Whether it is a perceptron with layer normalisation."""
-        return isinstance(self.module, MLP) and self.module.normalised
+        return self._is_perceptron and self.module.normalised
 
     def init(self, key: jax.Array, inputs: int) -> Params:
         """Fresh parameters for so many inputs."""
@@ -121,7 +126,7 @@ class Net:
             read: list[jax.Array] = []
 
             def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-                if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
+                if context.method_name == "__call__" and context.module.has_variable("params", "kernel"):
                     read.append(args[0])
                 return call(*args, **kwargs)
 
@@ -190,14 +195,16 @@ def restrict(params: Params, width: jax.Array, initial: str) -> Params:
     for i in range(len(params)):
         name = f"Dense_{i}"
         kernel, bias = params[name]["kernel"], params[name]["bias"]
-        support = kernel_support(kernel.shape, width, first=i == 0, last=i == len(params) - 1)
+        first, last = i == 0, i == len(params) - 1
+        support = kernel_support(kernel.shape, width, first=first, last=last)
         fan_in = kernel.shape[-2]
-        live_in = fan_in if i == 0 else jnp.minimum(width, fan_in)
+        live_in = fan_in if first else jnp.minimum(width, fan_in)
         live_out = jnp.any(support, axis=-2)
         if initial == "orthogonal":
             # The polar factor of a block of a Haar matrix is Haar on the block.
+            units = kernel.shape[-1:] if first else kernel.shape[-2:-1] if last else kernel.shape[-2:]
             kernel = jax.lax.cond(
-                width < max(kernel.shape[-2:]),
+                width < max(units),
                 jnp.vectorize(_polar_factor, signature="(i,o)->(i,o)"),
                 lambda k: k,
                 jnp.where(support, kernel, 0),

@@ -62,7 +62,6 @@ def initial_masks(method: Method, params: Params, key: jax.Array) -> Masks:
     return trees.map_masks(lambda mask, x: jnp.ones(x.shape, bool) if mask is None else mask, masks, params)
 
 
-@numerics.by_usual_rules
 class Counts(NamedTuple):
     """Links of each matrix of a network, in order."""
 
@@ -74,6 +73,7 @@ class Counts(NamedTuple):
     """At the end, and ever where their number does not change."""
 
 
+@numerics.by_usual_rules
 def counts_of(own: Mechanisms, config: Config, network: str, template: Params) -> Counts:
     """Look at a method, and count the links that it gives to a network.
 

@@ -102,19 +102,31 @@ def _template(net: Net, inputs: int) -> Params:
     return jax.eval_shape(lambda key: net.init(key, inputs), jax.random.PRNGKey(0))
 
 
-def _shapes(params: Params) -> tuple[tuple[Shape, ...], int]:
-    """The shapes of a network's matrices, and how many other parameters it has."""
+@functools.lru_cache(1024)
+def _shapes(net: Net, inputs: int) -> tuple[tuple[Shape, ...], int]:
+    """The shapes of a network's matrices, and how many other parameters it has.
+
+    Raises:
+      ConfigError: kernels that are no matrices, or that no layer after another reads.
+    """
+    params = _template(net, inputs)
     found = [kernel.shape for kernel in masking.kernels(params)]
     if not found or any(len(shape) != 2 for shape in found):
         raise ConfigError(f"the network has kernels {found}; give it matrices, as of flax.linen.Dense.")
     shapes = tuple((inputs, outputs) for inputs, outputs in found)
+    hidden, _ = jax.eval_shape(net.activations, params, jax.ShapeDtypeStruct((1, inputs), jnp.float32))
+    if not hidden or len(hidden) != len(shapes) - 1:
+        raise ConfigError(
+            f"the network has {len(shapes)} matrices, of which {len(hidden)} read hidden units; give it at least one "
+            "hidden layer, and each matrix to a layer of its own that is called once, as flax.linen.Dense."
+        )
     held = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     return shapes, int(held - sum(map(math.prod, shapes)))
 
 
 def _structure(c: Config, name: str, net: Net, inputs: int) -> Structure:
     sparsity, template = c.sparsity(name), _template(net, inputs)
-    shapes, others = _shapes(template)
+    shapes, others = _shapes(net, inputs)
     tiny = methods.find(c.method).kind == "tiny"
     if tiny and not net.plain:
         raise ConfigError(

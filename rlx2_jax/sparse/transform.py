@@ -75,7 +75,7 @@ def sparsify(
     ) -> tuple[Tree, SparseState]:
         _check(updates, state, params)
         masks, due = state.masks, None
-        if method.every:
+        if method.every or event is not None:
             due = method.due(state.step) if event is None else jnp.asarray(event)
             masks = _event(method, due, updates, state, params, key)
         # Moments are masked on their way into the optimiser, which leaves what is zero and has no gradient at zero. On

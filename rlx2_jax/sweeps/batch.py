@@ -224,10 +224,11 @@ class BatchRun:
                 compilation=self.compiled.parts,
                 **self.clock.seconds(),
             )
-            finished = done and self.runs[row].name not in self.diverged
+            diverged = self.runs[row].name in self.diverged
+            finished = done and not diverged
             if finished:
                 self.records[row].keep_masks(*masks[row])
-            self.records[row].close(totals, finished=finished)
+            self.records[row].close(totals, finished=finished, diverged=diverged)
         if done:
             self.checkpoints.__exit__()
             hosts.barrier("all files written")

@@ -302,7 +302,7 @@ def _batches(
         )
     batches: list[PlannedBatch] = []
     for group in _groups(runs):
-        program, _ = build([run.config for run in group])
+        program = build([run.config for run in group])
         state = jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams)
         size = memory.tree_bytes(state)
         most = len(group) if runs_per_device is None else runs_per_device * devices
@@ -315,23 +315,26 @@ def _batches(
                     f"{memory.format_bytes(device_bytes)} a device has left; lower --buffer_max or --hidden."
                 )
             most = min(most, fit * devices)
+        if not pad and len(group) % devices:
+            raise ConfigError(
+                f"{devices} devices do not divide the {len(group)} runs of {group[0].config.agent} on "
+                f"{group[0].config.env}; name a number of --devices that does, or none to fill up with copies."
+            )
         parts = math.ceil(len(group) / most)
         share = math.ceil(len(group) / parts)
         rows = math.ceil(share / devices) * devices
+        # Without copies a batch takes as many runs as it has rows, and the last one those that are left.
+        share = share if pad else rows
         number = count + len(batches)
         for k in range(parts):
             names = tuple(run.name for run in group[k * share : (k + 1) * share])
-            if not pad and len(names) % devices:
-                raise ConfigError(
-                    f"{devices} devices do not divide the {len(names)} runs of {group[0].config.agent} on "
-                    f"{group[0].config.env}; name a number of --devices that does, or none to fill up with copies."
-                )
-            batches.append(PlannedBatch(f"batch-{count + len(batches)}", number, names, rows, size))
+            filled = rows if pad else len(names)
+            batches.append(PlannedBatch(f"batch-{count + len(batches)}", number, names, filled, size))
     return batches
 
 
-def build(configs: Sequence[RunConfig]) -> tuple[Program, Schedule]:
-    """The program that all runs of a batch are data of, and their common schedule.
+def build(configs: Sequence[RunConfig]) -> Program:
+    """The program that all of these runs are data of, with room for the largest of their buffers.
 
     Raises:
       ConfigError: a configuration that cannot be.
@@ -341,10 +344,14 @@ def build(configs: Sequence[RunConfig]) -> tuple[Program, Schedule]:
     for config in configs:
         structure(config, program.env.observation_size, program.env.action_size)
         tickets.load_for(config, program.env.observation_size, program.env.action_size)
+    return program
+
+
+def common_schedule(configs: Iterable[RunConfig]) -> Schedule:
+    """When things happen in runs that are computed together."""
     # What a method never does is put beyond its end; what another does, does nothing to it: it moves no links (a
     # fraction of 0), and looks one step ahead (n_step of 1).
-    schedule = jax.tree.map(lambda *times: min(times, key=int), *map(make_schedule, configs))
-    return program, schedule
+    return jax.tree.map(lambda *times: min(times, key=int), *map(make_schedule, configs))
 
 
 def read(workdir: Path) -> Plan | None:

@@ -274,7 +274,10 @@ class _Sweep:
 
     def _open(self, batch: plans.PlannedBatch, pool: ThreadPoolExecutor, stop: StopSignals) -> BatchRun:
         runs = [self.plan.run(name) for name in batch.runs]
-        program, schedule = plans.build([run.config for run in runs])
+        # Of all runs of the program, as the batches that share its compilation have to share its shapes.
+        alike = [name for other in self.plan.batches if other.program == batch.program for name in other.runs]
+        program = plans.build([self.plan.run(name).config for name in alike])
+        schedule = plans.common_schedule(run.config for run in runs)
         key = batch.program, batch.rows
         if key not in self.compiled:
             # One program at a time on the devices.

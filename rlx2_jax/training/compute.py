@@ -37,9 +37,6 @@ MEASURED_SECONDS = 0.8
 TURN_SECONDS = 0.2
 """One contender's turn in a race."""
 
-TRANSITIONS = 100_000
-"""Most transitions in the replay that a race samples from."""
-
 WIDTH, DENSITY, BATCH = 256, 0.1, 256
 """The network that is measured: units of its hidden layers, the share of its weights that are links, and samples."""
 
@@ -98,8 +95,7 @@ def _density(config: RunConfig) -> float:
 def _mean_progress(config: RunConfig, name: str) -> float:
     """How far a network's numbers of links are on their way, on average over the run's updates."""
     schedule = make_schedule(config)
-    updates = int((config.total_steps - config.warmup_steps) * config.update_ratio)
-    calls = {"critic": updates, "actor": updates // config.delay}[name]
+    calls = {"critic": config.updates, "actor": config.updates // config.delay}[name]
     end = int(getattr(schedule, f"{name}_evolve_end"))
     return own.mean_progress(methods.find(config.method), int(schedule.evolve_interval), end, calls)
 

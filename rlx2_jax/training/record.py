@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from rlx2_jax.analysis import accounting
 from rlx2_jax.config import RunConfig
 from rlx2_jax.envs import Environment
 from rlx2_jax.envs.labels import Labels
+from rlx2_jax.errors import RlxError
 from rlx2_jax.io import files, provenance
 from rlx2_jax.policies import history, tickets
 from rlx2_jax.runtime import compilation
@@ -68,6 +70,7 @@ class Record:
         self.config = config
         self.directory = directory
         self.rows: list[Row] = []
+        self._best = -math.inf
         self._sizes = env.observation_size, env.action_size
         self._labels = Labels.of(env)
         self._account = accounting.account(config, *self._sizes)
@@ -94,6 +97,8 @@ class Record:
             self.rows = list(kept or ())
             return []
         self.rows, told = workdirs.rewind(self.directory, env_steps, self.config.eval_every, kept)
+        if self._has_best(env_steps):
+            self._best = max((row["return_mean"] for row in self.rows), default=-math.inf)
         self._loggers = Loggers(Run.of(self.config, self.directory, env_steps, self._say))
         lacking = None
         if first is not None:
@@ -102,13 +107,26 @@ class Record:
             lacking = self._masks.begin(env_steps, first)
         return [sentence for sentence in (told, lacking) if sentence]
 
+    def _has_best(self, env_steps: int) -> bool:
+        """Whether the best policy is there, and of no evaluation that was forgotten.
+
+        Where such a one has taken its place, it gives way to the next evaluation's: usually these are made again, to
+        the bit, and the same one with them.
+        """
+        assert self.directory is not None
+        try:
+            return bool(policies.load(policies.locate(self.directory, "best")).about["env_steps"] <= env_steps)
+        except RlxError:
+            return False
+
     def history(self) -> list[Row]:
         """The rows as a resumed run reads them."""
         return files.plain(self.rows)
 
     def add(self, row: Row, params: networks.Params, masks: tickets.Networks | None = None) -> None:
         """One evaluation, the actor's parameters it was made with, and the masks of both networks."""
-        best = not self.rows or row["return_mean"] > max(r["return_mean"] for r in self.rows)
+        best = row["return_mean"] > self._best
+        self._best = max(self._best, row["return_mean"])
         self.rows.append(row)
         if self.directory is None:
             return
@@ -142,10 +160,10 @@ class Record:
         ended = time.monotonic()
         self._draw_from = ended + (ended - began) / DRAWING
 
-    def close(self, totals: Totals, *, finished: bool) -> dict[str, Any]:
+    def close(self, totals: Totals, *, finished: bool, diverged: bool = False) -> dict[str, Any]:
         """Write summary.json, and give it back."""
         self.draw(last=True)
-        summary = self._summary(totals, finished)
+        summary = self._summary(totals, finished) | {"diverged": diverged}
         if self.directory is not None:
             files.write_json(self.directory / "summary.json", summary)
         if self._loggers is not None:

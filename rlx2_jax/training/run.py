@@ -23,6 +23,7 @@ import numpy as np
 from rlx2_jax import envs, policies
 from rlx2_jax.config import Config
 from rlx2_jax.errors import CheckpointError, DivergedError, FileError
+from rlx2_jax.io import files
 from rlx2_jax.io.checkpoints import Checkpoints
 from rlx2_jax.runtime import compilation, memory, numerics
 from rlx2_jax.training import compute, loggers, loop, programs, workdirs
@@ -165,7 +166,12 @@ class _Run:
         directory = self.record.directory
         if any((directory / "checksums").glob("*.json")):
             return True
-        if (directory / "summary.json").exists():
+        if summary := files.read_json(directory / "summary.json", {}):
+            if summary.get("diverged"):
+                raise DivergedError(
+                    f"{directory} holds a run that diverged before its first checkpoint; try smaller --critic_lr and "
+                    "--actor_lr with --overwrite."
+                )
             raise CheckpointError(f"{directory} holds a run whose checkpoints are gone; begin another --workdir.")
         self.checkpoints.forget_incomplete()
         self.display.say(f"nothing was saved in {directory} yet; the run begins at its start")
@@ -243,7 +249,7 @@ class _Run:
         if done:
             self.display.say(self._last_words())
 
-    def _close(self, done: bool) -> None:
+    def _close(self, done: bool, *, diverged: bool = False) -> None:
         totals = Totals(
             env_steps=self.clock.steps,
             updates=self.updates(),
@@ -254,10 +260,10 @@ class _Run:
         )
         if done:
             self.record.keep_masks(*jax.device_get((self.state.first_masks, self.seen(self.state)[1])))
-        self.summary = self.record.close(totals, finished=done)
+        self.summary = self.record.close(totals, finished=done, diverged=diverged)
 
     def _diverged(self, what: str) -> NoReturn:
-        self._close(done=False)
+        self._close(done=False, diverged=True)
         raise DivergedError(
             f"diverged {self._lately()}: {what} no longer finite ({int(self.state.nonfinite):,} non-finite transitions "
             f"were kept out of replay); {self._kept()}; try smaller --critic_lr and --actor_lr."

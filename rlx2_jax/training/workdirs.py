@@ -40,7 +40,7 @@ FILES = (
     "trackio.json",
     "config.json",
 )
-"""What a run leaves, beside its `config.json` and pictures."""
+"""Files that a run leaves, its configuration last."""
 
 FOLDERS = {
     "tensorboard": r"events\.out\.tfevents\..*",
