@@ -16,6 +16,7 @@ from rlx2_jax import envs, policies
 from rlx2_jax.analysis import statistics
 from rlx2_jax.config import command_line
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.io import files
 from rlx2_jax.training import evaluation, workdirs
 
 WORKDIR = command_line.define_path("workdir", None, "directory of the run")
@@ -47,12 +48,14 @@ def main(argv: Sequence[str]) -> int | None:
 
     result = statistics.summarize(jax.device_get(play(jax.random.PRNGKey(SEED.value))))
     if AS_JSON.value:
-        print(json.dumps({**result._asdict(), "env_steps": about["env_steps"], "seed": SEED.value}))
+        one = dict.fromkeys(("low", "high", "std")) if result.n == 1 else {}
+        numbers = {**result._asdict(), **one, "env_steps": about["env_steps"], "seed": SEED.value}
+        print(json.dumps(files.plain(numbers)))
         return 0
+    spread = f", 95 % interval [{result.low:.1f}, {result.high:.1f}] of the mean, standard deviation {result.std:.1f}"
     print(
-        f"{about['env']}, {POLICY.value} policy after {about['env_steps']:,} steps: "
-        f"return {result.mean:.1f}, 95 % interval [{result.low:.1f}, {result.high:.1f}] of the mean, "
-        f"standard deviation {result.std:.1f}, {result.n} episodes, seed {SEED.value}"
+        f"{about['env']}, {POLICY.value} policy after {about['env_steps']:,} steps: return {result.mean:.1f}"
+        f"{spread if result.n > 1 else ''}, {result.n} episode{'s' * (result.n > 1)}, seed {SEED.value}"
     )
     return 0
 

@@ -239,6 +239,8 @@ def test_what_cannot_be_is_refused_in_one_sentence():
         ConfigError, match=r"the teacher takes 4 numbers and gives 1, but env=probe/action has observations of 1"
     ):
         clone(cloned(), teacher(observation_size=4))
+    with pytest.raises(ConfigError, match=r"method=sparser changes the number of links, which a clone's critics"):
+        clone(cloned(method="sparser"), teacher())
     with pytest.raises(CheckpointError, match="no masks at nowhere"):
         clone(cloned(ticket="nowhere"), teacher())
     with pytest.raises(DivergedError, match=r"before update 300: .* smaller --actor_lr\.$"):

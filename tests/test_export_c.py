@@ -269,6 +269,12 @@ def test_the_self_test_finds_a_weight_that_was_altered(tmp_path):
     assert c_builds.Library(dataclasses.replace(source, source=altered), tmp_path / "altered").self_test() > 0
 
 
+def test_a_self_test_of_what_is_not_finite_is_refused():
+    policy = network_program("mlp", 0.1)
+    with pytest.raises(ConfigError, match="self_test: a number in the observations is not finite"):
+        write(policy, self_test=np.full((1, policy[0].size), np.nan))
+
+
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_no_observation_makes_undefined_behaviour(compiler, tmp_path):
     if c_builds.lacks_sanitizers(compiler, tmp_path):

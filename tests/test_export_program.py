@@ -152,6 +152,25 @@ def test_actions_that_are_read_off_the_observation_are_a_program_too():
     np.testing.assert_array_equal(program.run(compaction.compact(same), np.arange(4)), np.arange(4))
 
 
+def test_a_product_of_one_unit_may_have_an_offset_for_each_action():
+    weight, offset = jnp.arange(3.0)[:, None], jnp.arange(4.0)
+    function = lambda x: jnp.tanh(x @ weight + offset)
+    found = tracing.program_of(function, 3)
+    np.testing.assert_allclose(program.run(found, np.ones(3)), function(jnp.ones(3)), rtol=1e-6)
+
+
+def test_a_number_as_a_boolean_is_whether_it_is_not_zero():
+    function = lambda x: jnp.where(x.astype(bool), 2.0, x.astype(bool).astype(jnp.float32))
+    found = tracing.program_of(function, 3)
+    np.testing.assert_array_equal(program.run(found, np.array([0.5, 0.0, -1.7])), [2, 0, 2])
+
+
+def test_what_is_computed_again_in_training_is_computed_once():
+    function = jax.checkpoint(lambda x: jnp.tanh(x) + jnp.arange(3.0))
+    found = tracing.program_of(function, 3)
+    np.testing.assert_allclose(program.run(found, np.ones(3)), function(jnp.ones(3)), rtol=1e-6)
+
+
 def test_a_constant_that_is_no_number_stays():
     function = lambda x: jnp.minimum(x, jnp.asarray([jnp.inf, 1.0, -jnp.inf, jnp.nan]))
     after = compaction.compact(tracing.program_of(function, 4))
@@ -163,6 +182,7 @@ def test_a_constant_that_is_no_number_stays():
     [
         (lambda x: x[:3] * jnp.vdot(x, jnp.sin(x)), "both depend on the observation"),
         (lambda x: jnp.sort(x), "sort"),
+        (lambda x: x.astype(jnp.int32).astype(jnp.float32), "a conversion from float32 to int32"),
         (lambda x: jnp.outer(x, x).sum(0), "repeating a vector"),
     ],
 )

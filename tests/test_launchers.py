@@ -332,6 +332,10 @@ def test_a_run_then_its_evaluation_say_what_came_out_and_no_noise(tmp_path):
     result = json.loads(evaluated.stdout)
     assert result["n"] == 8
     assert result["low"] <= result["mean"] <= result["high"]
+    once = launch_here("evaluate.py", "--workdir=run", "--json", "--episodes=1", cached(), cwd=tmp_path)
+    assert {json.loads(once.stdout)[name] for name in ("low", "high", "std")} == {None}, "one episode has no interval"
+    said = launch_here("evaluate.py", "--workdir=run", "--episodes=1", cached(), cwd=tmp_path).stdout
+    assert said.endswith(", 1 episode, seed 1000000\n") and "interval" not in said
     policy = policies.load(tmp_path / "run" / "policy.npz")
     env = envs.make("probe/action", "generalized")
     first = jax.vmap(env.reset)(jax.random.split(jax.random.PRNGKey(result["seed"]), 8))

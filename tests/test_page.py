@@ -21,7 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rlx2_jax.analysis import accounting
 from rlx2_jax.config import METHODS, Config, command_line, presets, resolve, written
 from rlx2_jax.errors import ConfigError, WorkdirError
-from rlx2_jax.training import recorded
+from rlx2_jax.training import drawing, recorded
 from rlx2_jax.viz import inline, page, panels, viewer
 from rlx2_jax.viz.rollout import roll_out
 from tests.conftest import ROOT, cached, launch_here, small
@@ -236,6 +236,8 @@ def test_a_run_that_was_stopped_says_how_far_it_came(copy, few):
     summary = json.loads((copy / "summary.json").read_text()) | {"finished": False, "env_steps": 800}
     (copy / "summary.json").write_text(json.dumps(summary))
     assert "Ended before its end, at step 800 of 1,200; --resume goes on." in recorded.page(copy).decode()
+    (copy / "summary.json").write_text(json.dumps(summary | {"diverged": True}))
+    assert "Diverged by step 800 of 1,200: its numbers were no longer finite." in recorded.page(copy).decode()
 
 
 def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path):
@@ -251,8 +253,9 @@ def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path):
 
 def test_a_clone_is_refused_by_its_name(copy):
     (copy / "metrics.jsonl").write_text('{"updates": 400, "return_mean": 1.0, "loss": 0.1}\n')
-    with pytest.raises(WorkdirError, match="holds a clone, of which there is no page"):
-        recorded.read(copy)
+    for read in (recorded.read, drawing.read_rows):
+        with pytest.raises(WorkdirError, match="holds a clone, of which there is no page"):
+            read(copy)
 
 
 def test_an_episode_is_the_viewers_page_inside_the_page(tmp_path, few):

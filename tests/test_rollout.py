@@ -318,6 +318,13 @@ def test_a_film_runs_at_true_speed(frames, dt, fps):
     assert len(indices) / fps > (frames - 1) * dt - 1e-6  # To the end.
 
 
+@given(st.integers(1, 300), st.integers(1, 50))
+def test_a_gif_shows_each_picture_when_it_was(count, fps):
+    shown = film.gif_durations(count, fps)
+    assert len(shown) == count and min(shown) >= 20 and all(milliseconds % 10 == 0 for milliseconds in shown)
+    np.testing.assert_array_less(np.abs(np.cumsum(shown) - 1000 * np.arange(1, count + 1) / fps), 5 + 1e-6)
+
+
 def can_draw():
     """Whether there is a way to draw here."""
     try:

@@ -104,6 +104,11 @@ def test_a_screening_lets_those_go_on_that_are_above_their_like_on_average(tmp_p
     expected = {"sparser": "goes on", "5-step": "does not", **dict.fromkeys(untold, "-")}
     assert {arm: cells(table, arm)[-1] for arm in expected} == expected
     assert cells(table, "dense")[1].startswith("199.0 [")
+    # Nor does anything go on by another reference than the rule's.
+    others = [each for each in lines if each["arm"] in ("dense-critic-norm", "sparser")]
+    store.append(tmp_path / "others", others)
+    table = report.markdown(tmp_path / "others", "beyond", STUDIES["beyond"]).partition(": beside dense-critic-norm")[2]
+    assert cells(table, "sparser")[-1] == "-"
     # Runs of the final length are not screened.
     store.append(tmp_path, [line(arm, 0, 9.0, "td3/Hopper-v4", "beyond") for arm in ("dense", "rlx2", "together")])
     last = report.markdown(tmp_path, "beyond", STUDIES["beyond"]).partition("## TD3, 60,000 steps: beside rlx2")[2]

@@ -68,6 +68,23 @@ def test_sections_of_the_same_row_and_length_are_told_apart_by_their_settings(tm
     ]
 
 
+def test_a_record_that_is_older_than_a_setting_has_its_default(tmp_path):
+    old = [line(arm, 0, score) for arm, score in (("dense", 100.0), ("rlx2", 90.0))]
+    for made in old:
+        del made["config"]["score_batches"]
+    newer = [line("rlx2", 0, 80.0, score_batches=4), line("dense", 1, 70.0, gamma=0.9), line("ss", 1, 60.0, gamma=0.9)]
+    store.append(tmp_path, [*old, *newer])
+    text = report.markdown(tmp_path, "table2", STUDIES["table2"])
+    assert cells(text, "score_batches=4")[3] == "80.0"
+
+
+@pytest.mark.parametrize("last", ["from-0", "dense"])
+def test_a_time_that_arms_set_is_none_of_the_section(tmp_path, last):
+    arms = ("from-0.1", *{"from-0", "dense"} - {last}, last)
+    store.append(tmp_path, [line(arm, 0, 1.0, "td3/Hopper-v4", "delay", total_steps=1_000_000) for arm in arms])
+    assert "n_step_delay by arm" in report.markdown(tmp_path, "delay", STUDIES["delay"])
+
+
 def test_runs_without_a_dense_agent_are_variants_of_those_that_differ_least(tmp_path):
     arms = [line(arm, k, s + k) for arm, s in (("dense", 200.0), ("rlx2", 100.0)) for k in (0, 1, 2)]
     others = [line(arm, 0, 50.0, gamma=0.9) for arm in ("dense", "rlx2")]

@@ -107,7 +107,7 @@ def _beside_references(members: Sequence[Group], study: Study) -> list[str]:
         mean = {reference: _mean_share(members, study, name, reference) for reference in references}
         cells = [tables.shown(each, 100, 1) for shares in by_task.values() for each in shares]
         cells += [tables.shown(each, 100, 1) for each in mean.values()]
-        rows.append([name, *cells, *([_verdict(name, mean[references[0]], study)] if screened else [])])
+        rows.append([name, *cells, *([_verdict(name, mean.get(study.references[0]), study)] if screened else [])])
     title = f"{members[0].row.partition('/')[0].upper()}, {_steps(members[0]):,} steps"
     return [f"## {title}: beside {' and '.join(references)}", tables.markdown(rows)]
 

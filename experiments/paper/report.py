@@ -200,7 +200,7 @@ def _conditions(group: Group) -> str:
             f"Score: mean of the last {c['score_evaluations']} evaluations, every {c['eval_every']:,} updates, of "
             f"{c['eval_episodes']} episodes each."
         )
-    times = ", ".join(f"{name} {c[name]:,}" for name in SCALED)
+    times = ", ".join(f"{name} {_time(group, name)}" for name in SCALED)
     return (
         f"{physics}; {c['total_steps']:,} environment steps where the paper has {PAPER_STEPS:,}, its "
         f"points in time times {c['schedule_scale']:.3g} unless named ({times}); {c['num_envs']} environments, "
@@ -208,6 +208,12 @@ def _conditions(group: Group) -> str:
         f"{c['score_evaluations']} evaluations, every {c['eval_every']:,} steps, of {c['eval_episodes']} episodes each "
         "from fresh initial states."
     )
+
+
+def _time(group: Group, name: str) -> str:
+    """A point in time that all runs share, if they do."""
+    found = {line["config"][name] for line in group.lines}
+    return "by arm" if len(found) > 1 else f"{found.pop():,}"
 
 
 def _buffers(group: Group) -> str:

@@ -34,7 +34,7 @@ class Group(NamedTuple):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Configuration of one of the runs, without what its arm sets."""
+        """Configuration of one of the runs, with what its arm sets."""
         return self.lines[-1]["config"]
 
     @property
@@ -64,7 +64,11 @@ class Group(NamedTuple):
 
     def values(self, setting: str) -> set[str]:
         """Values of a setting, as JSON: one if all arms share it, and else the arms' own."""
-        return {json.dumps(self.conditions.get(setting, line["config"][setting])) for line in self.lines}
+        if setting in self.conditions:
+            return {json.dumps(self.conditions[setting])}
+        # Settings that are newer than a record have their defaults there.
+        default = getattr(Config(), setting)
+        return {json.dumps(line["config"].get(setting, default)) for line in self.lines}
 
     def describe_setting(self, setting: str) -> str:
         """What all arms share of a setting, in words if each has its own."""

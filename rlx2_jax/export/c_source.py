@@ -195,11 +195,14 @@ def write(
       self_test: observations `[K, O]` whose actions `NAME_self_test` expects; a few normal ones if left out.
 
     Raises:
-      ConfigError: an impossible name or `tanh`, a description of another policy, a number that is not finite.
+      ConfigError: an impossible name or `tanh`, a description of another policy, a number that is not finite in the
+        policy or the observations.
     """
     _check(policy, description, tanh, name)
     if self_test is None:
         self_test = np.random.default_rng(0).normal(size=(SELF_TEST_OBSERVATIONS, policy[0].size))
+    if not np.isfinite(self_test).all():
+        raise ConfigError("self_test: a number in the observations is not finite, which C has no constant for.")
     formulas = {**FORMULAS, "tanh": c_formulas.TANH[tanh]}
     matrices = {k: c_matrices.store(o.weight, int8=int8) for k, o in enumerate(policy) if o.weight is not None}
     body = Body(policy, c_layout.lay_out(policy), matrices, formulas)

@@ -81,13 +81,16 @@ class _Tracer:
         name, params = equation.primitive.name, equation.params
         inner = params.get("jaxpr", params.get("call_jaxpr"))
         if inner is not None and name in _CALLS:
-            return self.run(inner.jaxpr, [np.asarray(const) for const in inner.consts], inputs)
+            consts = [np.asarray(const) for const in getattr(inner, "consts", ())]
+            return self.run(getattr(inner, "jaxpr", inner), consts, inputs)
         if not any(isinstance(x, Traced) for x in inputs):
             results = equation.primitive.bind(*inputs, **params)
             return [np.asarray(x) for x in (results if equation.primitive.multiple_results else [results])]
         shapes = [tuple(var.aval.shape) for var in equation.outvars]
         if name == "split":
             return self._split(inputs[0], params, shapes)
+        if name == "convert_element_type":
+            return [self._convert(inputs[0], equation.invars[0].aval.dtype, params["new_dtype"], shapes[0])]
         if name not in _HANDLERS:
             raise _unknown(name)
         return [_HANDLERS[name](self, inputs, params, shapes[0])]
@@ -116,6 +119,15 @@ class _Tracer:
     def entries(self, inputs: Sequence[Value]) -> int:
         """How many entries an operation makes of these, entry by entry."""
         return max(self.operations[self.traced(x).place].size for x in inputs)
+
+    def _convert(self, value: Value, old: Any, new: Any, shape: Shape) -> Value:
+        """The value as another type: here all are float32, and booleans 1 and 0."""
+        old, new, boolean = jnp.dtype(old), jnp.dtype(new), jnp.dtype(bool)
+        if old in (new, boolean) or _float_bits(new) >= _float_bits(jnp.float32):
+            return _same_entries(self, [value], {}, shape)
+        if new == boolean:
+            return _differs(self, [value, np.zeros((), np.float32)], {}, shape)
+        raise _unknown(f"a conversion from {old} to {new}")
 
     def _split(self, value: Value, params: Any, shapes: list[Shape]) -> list[Value]:
         start, parts = 0, list[Value]()
@@ -231,7 +243,7 @@ def _concatenate(tracer: _Tracer, inputs: list[Value], params: Any, shape: Shape
     return tracer.emit("concat", [tracer.whole(x) for x in inputs], shape)
 
 
-_CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint")
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint")
 """Primitives that stand for what is inside them."""
 
 _SAME_NAME = (
@@ -260,7 +272,7 @@ _HANDLERS: dict[str, Handler] = {
     **{name: _elementwise(name) for name in _SAME_NAME},
     **{name: _elementwise(own) for name, own in _OTHER_NAME.items()},
     **dict.fromkeys(("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "copy", "copy_p"), _same_entries),
-    **dict.fromkeys(("convert_element_type", "stop_gradient"), _same_entries),
+    "stop_gradient": _same_entries,
     "lt": _elementwise("greater", swapped=True),
     "le": _elementwise("greater_equal", swapped=True),
     "ne": _differs,
@@ -282,6 +294,11 @@ def _unknown(what: str) -> ConfigError:
     return ConfigError(f"the network has an operation that only the format jax can hold ({what}); use --format=jax.")
 
 
+def _float_bits(dtype: Any) -> int:
+    """Bits of a type of floats; of others none."""
+    return jnp.finfo(dtype).bits if jnp.issubdtype(dtype, jnp.floating) else 0
+
+
 def _size(shape: Sequence[int]) -> int:
     return math.prod(shape)
 
@@ -299,6 +316,8 @@ def _with_biases(program: Program) -> Program:
         for i, j in (operation.inputs, operation.inputs[::-1]):
             linear, constant = result[i], result[j]
             if linear.name == "linear" and constant.data is not None and readers[i] == 1:
+                if constant.size > linear.size:  # A product of one unit stands for many entries that are equal.
+                    continue
                 bias = np.broadcast_to(constant.data, linear.size) + linear.bias
                 result[k] = Operation("linear", linear.inputs, linear.size, weight=linear.weight, bias=bias)
     return tuple(result)

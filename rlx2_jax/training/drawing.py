@@ -14,9 +14,10 @@ def read_rows(workdir: str | Path) -> Rows:
     """The evaluations of the run of a directory, of which there is one at least.
 
     Raises:
-      WorkdirError: there is none yet.
+      WorkdirError: there is none yet, or it is a clone.
       FileError: they are damaged.
     """
+    workdirs.refuse_clone(Path(workdir))
     if rows := workdirs.read_rows(Path(workdir)):
         return rows
     raise WorkdirError(f"{workdir} holds no evaluation yet; let its run go on.")

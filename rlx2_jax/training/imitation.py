@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from rlx2_jax import envs, networks, policies
-from rlx2_jax.config import Config, RunConfig
+from rlx2_jax.config import Config, RunConfig, methods
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks import SparseNetwork, masking
 from rlx2_jax.policies import tickets
@@ -186,6 +186,11 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
     """
     if config.data_parallel > 1:
         raise ConfigError(f"data_parallel={config.data_parallel}: a clone is made on one device; leave it out.")
+    if methods.find(config.method).progress is not None:
+        raise ConfigError(
+            f"method={config.method} changes the number of links, which a clone's critics, as they do not learn, would "
+            "keep; use another method."
+        )
     program = make_program(config)
     _check_teacher(teacher, program.config, program.env)
     return Cloning(program, teacher)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +55,7 @@ def read(workdir: Path) -> RecordedRun:
       WorkdirError: it holds none, or a clone.
     """
     config = _config(workdir)
-    _refuse_clone(workdir)
+    workdirs.refuse_clone(workdir)
     lacking: dict[str, str] = {}
 
     def attempt(name: str, load: Callable[[], T], otherwise: T) -> T:
@@ -85,13 +84,6 @@ def _config(workdir: Path) -> RunConfig:
         return resolve(Config.from_dict(known))
     except ConfigError as error:
         raise WorkdirError(f"{workdir} holds a run that cannot be read here: {error}") from None
-
-
-def _refuse_clone(workdir: Path) -> None:
-    with contextlib.suppress(FileError):
-        rows = files.read_json_lines(workdir / "metrics.jsonl")
-        if rows and "loss" in rows[0]:
-            raise WorkdirError(f"{workdir} holds a clone, of which there is no page; name the directory of a run.")
 
 
 def _rows(workdir: Path) -> list[dict[str, Any]]:

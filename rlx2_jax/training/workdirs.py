@@ -358,6 +358,20 @@ def _is_after(row: Mapping[str, Any], env_steps: int) -> bool:
     return isinstance(row.get("env_steps"), int) and row["env_steps"] > env_steps
 
 
+def refuse_clone(workdir: Path) -> None:
+    """Refuse a directory whose rows are those of a clone.
+
+    Raises:
+      WorkdirError: they are.
+    """
+    with contextlib.suppress(FileError):
+        rows = files.read_json_lines(workdir / "metrics.jsonl")
+        if rows and "loss" in rows[0]:
+            raise WorkdirError(
+                f"{workdir} holds a clone, of which there is no page and no such picture; name the directory of a run."
+            )
+
+
 def last_scores(rows: Sequence[dict[str, Any]], count: int) -> list[float]:
     """Mean returns of the last evaluations."""
     return [row["return_mean"] for row in rows[-count:]]

@@ -205,10 +205,15 @@ def write_gif(pictures: Pictures, fps: float, exact: Sequence[str] = ()) -> byte
     reduced = lambda image: image.quantize(palette=palette, dither=Image.Dither.NONE)
     rest = [reduced(Image.fromarray(picture)) for picture in pictures]
     out = io.BytesIO()
-    # GIF counts hundredths of a second.
-    duration = max(20, 10 * round(100 / fps))
-    reduced(first).save(out, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)
+    durations = gif_durations(1 + len(rest), fps)
+    reduced(first).save(out, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
     return out.getvalue()
+
+
+def gif_durations(count: int, fps: float) -> list[int]:
+    """Milliseconds of each picture of a GIF, which counts in hundredths of a second, such that none drifts."""
+    ends = np.rint(100 * np.arange(count + 1) / fps).astype(int)
+    return [10 * int(hundredths) for hundredths in np.diff(ends)]
 
 
 def _frequent(picture: Any, exact: Sequence[str]) -> Any:

@@ -172,7 +172,8 @@ def draw_layers(history: History) -> Figure:
             tidy(axis)
             axis.locator_params(axis="x", nbins=6)
     for axis in grid[-1]:
-        axis.set_xlabel("environment steps" if moved else "no link has moved since step 0")
+        unit = "updates" if "updates" in history.about else "environment steps"
+        axis.set_xlabel(unit if moved else "no link has moved since step 0")
         if not moved:
             axis.set_xticks([])
     figure.suptitle(headline(history.about["config"]))

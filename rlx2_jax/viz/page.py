@@ -152,6 +152,8 @@ def _state(run: RecordedRun) -> str:
         return f"{run.lacking['summary']} Last evaluation: step {reached:,} of {total:,}."
     if run.summary["finished"]:
         return f"Finished: {run.summary['env_steps']:,} environment steps, {run.summary['updates']:,} critic updates."
+    if run.summary.get("diverged"):
+        return f"Diverged by step {run.summary['env_steps']:,} of {total:,}: its numbers were no longer finite."
     return f"Ended before its end, at step {run.summary['env_steps']:,} of {total:,}; --resume goes on."
 
 
