@@ -1,6 +1,7 @@
 """Environments that are not the package's: found by name, checked before anything compiles, and used everywhere."""
 
 import dataclasses
+import functools
 import json
 import re
 import subprocess
@@ -147,6 +148,11 @@ def fails(*_):
 
 BROKEN = {
     "no size": (Point(observation_size="two"), "observation_size is 'two'; give it a whole number"),
+    "no size at all": (Point(observation_size=True), "observation_size is True; give it a whole number"),
+    "a key": (
+        Point(reset=lambda key: Point().reset(key)._replace(physics=jax.random.wrap_key_data(key))),
+        r"physics of key<fry>\[\] cannot be kept in files; keep jax\.random\.key_data",
+    ),
     "no step": (Point(step=None), r"has no method step; see rlx2_jax\.envs\.Environment"),
     "error in reset": (Point(reset=fails), r"its reset raised RuntimeError \(no such luck\); mend it"),
     "error in step": (Point(step=fails), r"its step raised RuntimeError \(no such luck\)"),
@@ -174,6 +180,28 @@ def test_an_environment_that_breaks_the_protocol_is_refused_in_one_sentence(case
     with pytest.raises(ConfigError, match=rf"^env a task:? {message}") as refused:
         envs.make(Config(env=env).env)
     assert "\n" not in str(refused.value)
+
+
+def test_sizes_may_be_numpys_and_an_environment_is_looked_at_by_the_usual_rules():
+    promoting = lambda s, a: s._replace(physics=s.physics + 0 * jnp.arange(2))
+    env = Point(observation_size=np.int64(2), step=promoting, name="of numpy")
+    with jax.numpy_dtype_promotion("strict"):
+        made = envs.make(Config(env=env).env)
+    assert type(made.observation_size) is int
+
+
+class Maker:
+    """What makes environments, and is none's place."""
+
+    def make(self):
+        return Point()
+
+
+@pytest.mark.parametrize("factory", [functools.partial(Point, name="x"), Maker().make, lambda: Point()])
+def test_a_factory_that_no_place_names_is_known_to_this_process_alone(factory):
+    envs.register("mine", factory)
+    with pytest.raises(ConfigError, match=r"^env mine is known to this process alone"):
+        own.place_of("mine")
 
 
 def test_names_that_cannot_be_are_refused_in_one_sentence(place):

@@ -6,6 +6,7 @@ import os
 import tracemalloc
 import types
 import zipfile
+from unittest import mock
 
 import jax
 import numpy as np
@@ -14,9 +15,11 @@ from scipy import stats
 
 from rlx2_jax import networks, policies
 from rlx2_jax.config import registry, resolve
-from rlx2_jax.envs.labels import Labels
+from rlx2_jax.envs.labels import LONGEST, Labels
 from rlx2_jax.errors import CheckpointError, ConfigError
+from rlx2_jax.io import archives
 from rlx2_jax.networks import structure
+from rlx2_jax.runtime import memory
 from tests.conftest import small
 
 ABOUT = policies.describe(resolve(small(hidden=(8,))), 1200, 3.5)
@@ -223,3 +226,24 @@ def test_names_and_limits_are_read_as_they_were_written_and_numbered_where_there
     named = Labels(("height", "Winkel é", "speed"), ("left", "right"), ((-3.0, 3.0), (0.0, 0.5)))
     policies.save(tmp_path / "named.npz", params, ABOUT | named._asdict() | {"sizes": [3, 2]})
     assert policies.load(tmp_path / "named.npz").labels == named
+
+
+def test_a_policy_may_have_as_many_inputs_with_as_long_names_as_there_may_be(tmp_path):
+    zeros = lambda *shape: np.zeros(shape, np.float32)
+    params = {
+        "Dense_0": {"kernel": zeros(archives.WIDEST, 8), "bias": zeros(8)},
+        "Dense_1": {"kernel": zeros(8, 2), "bias": zeros(2)},
+    }
+    names = [f"{i:0{LONGEST}}" for i in range(archives.WIDEST)]
+    policies.save(tmp_path / "wide.npz", params, ABOUT | {"sizes": [archives.WIDEST, 2], "observation_names": names})
+    assert policies.load(tmp_path / "wide.npz").labels.observation_names[-1] == names[-1]
+
+
+def test_a_policy_is_read_whatever_a_device_says(saved, monkeypatch):
+    """It is an array of the host's; and the first device may be another host's, which says nothing."""
+    devices = [mock.Mock(platform="gpu", memory_stats=lambda: {"bytes_limit": 1, "bytes_in_use": 0})]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    monkeypatch.setattr(jax, "devices", mock.Mock(side_effect=RuntimeError("of another host")))
+    assert policies.load(saved[0]).about["env_steps"] == 1200
+    with pytest.raises(ConfigError, match=r"need 2 B but .* has 1 B left"):
+        memory.check_fits(2, "two bytes", "use one")

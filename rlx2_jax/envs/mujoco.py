@@ -32,7 +32,7 @@ from rlx2_jax.runtime import native
 
 SLOWER = (
     "MuJoCo runs through Python, several times slower than from the compiled program: the native library was not built "
-    "or does not serve this device; on a CPU, install a C++ compiler and reinstall rlx2-jax."
+    f"or does not serve this device; on a CPU, {native.BUILD}."
 )
 """What is lost without the library, and the mend."""
 
@@ -213,7 +213,7 @@ def _stop_timing(library: ctypes.CDLL) -> None:
 
 
 class _Recipe(ctypes.Structure):
-    """`Recipe` in `cpp/mujoco.cc`."""
+    """`Recipe` in `cpp/simulation.h`, field by field."""
 
     _fields_ = (
         ("model", ctypes.c_void_p),

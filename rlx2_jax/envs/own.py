@@ -7,6 +7,7 @@ by where its factory is to be imported from, `package.module:function`, or, give
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ _factories: dict[str, Factory] = {}
 class OwnEnvironment:
     """An environment whose results have the protocol's types, whatever weak ones its functions gave."""
 
+    @numerics.by_usual_rules
     def __init__(self, name: str, env: Environment):
         """Look at an environment, without computing anything.
 
@@ -35,21 +37,24 @@ class OwnEnvironment:
           ConfigError: it does not follow the protocol, or one of its functions raises an error.
         """
         self._name, self._env = name, env
-        for size in ("observation_size", "action_size"):
-            value = getattr(env, size, None)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"env {name}: {size} is {value!r}; give it a whole number of 1 or more.")
+        self.observation_size, self.action_size = (
+            _whole(name, size, getattr(env, size, None)) for size in ("observation_size", "action_size")
+        )
         for method in ("reset", "step"):
             if not callable(getattr(env, method, None)):
                 raise ConfigError(
                     f"env {name} has no method {method}; see rlx2_jax.envs.Environment for what it needs."
                 )
-        self.observation_size, self.action_size = env.observation_size, env.action_size
         try:
             self.observation_names, self.action_names, self.action_limits = Labels.of(env)
         except ValueError as error:
             raise ConfigError(f"env {name}: {error}; see rlx2_jax.envs.Environment for what it should be.") from None
         first = self._shape("reset", jax.random.PRNGKey(0))
+        if any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in jax.tree.leaves(first.physics)):
+            raise ConfigError(
+                f"env {name}: physics of {_signature(first.physics)} cannot be kept in files; keep jax.random.key_data "
+                "of a key, and wrap it again in step."
+            )
         after = self._shape("step", first, jax.ShapeDtypeStruct((self.action_size,), jnp.float32))
         if (before := _signature(first.physics)) != (found := _signature(after.physics)):
             raise ConfigError(
@@ -97,6 +102,17 @@ class OwnEnvironment:
                     "environment is one state, which we map over."
                 )
         return jax.eval_shape(_typed, given)
+
+
+def _whole(name: str, size: str, value: Any) -> int:
+    """A size that an environment says."""
+    try:
+        found = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        found = 0
+    if found < 1:
+        raise ConfigError(f"env {name}: {size} is {value!r}; give it a whole number of 1 or more.")
+    return found
 
 
 def register(name: str, factory: Factory) -> None:
@@ -189,12 +205,20 @@ def place_of(name: str) -> str:
         return name
     factory = _factories[name]
     place = f"{getattr(factory, '__module__', '__main__')}:{getattr(factory, '__qualname__', '')}"
-    if place.startswith("__main__:") or "<" in place or isinstance(factory, _Held):
+    if place.startswith("__main__:") or not _leads_to(place, factory):
         raise ConfigError(
             f"env {name} is known to this process alone, and workers are others: name it package.module:function, or "
             "use another --parallel than processes."
         )
     return place
+
+
+def _leads_to(place: str, factory: Factory) -> bool:
+    """Whether a place names this very factory: parts of others, methods of objects and local functions have none."""
+    try:
+        return bool(imported(place) == factory)
+    except ConfigError:
+        return False
 
 
 def _typed(state: State) -> State:

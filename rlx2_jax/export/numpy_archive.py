@@ -88,7 +88,7 @@ def load(path: Path) -> Archive:
     about, arrays = archives.load(path, "archive", _expected, "write it again")
     steps = about["program"]
     weights = sum(step["from"] * step["size"] for step in steps if step["name"] == "linear")
-    memory.check_fits(4 * weights, f"the matrices of {path}", "use a machine with more memory")
+    memory.check_fits(4 * weights, f"the matrices of {path}", "use a machine with more memory", on_host=True)
     try:
         program = tuple(_operation(k, steps, arrays) for k in range(len(steps)))
     except ValueError as error:

@@ -26,8 +26,8 @@ from rlx2_jax.runtime import memory
 ABOUT = "about"
 """Name of the member that says what the others are."""
 
-ABOUT_BYTES = 1 << 20
-"""No description is longer."""
+ABOUT_BYTES = 1 << 26
+"""No description is longer: it has room for a long name of each of the most numbers in an observation and an action."""
 
 WIDEST = 1 << 16
 """Numbers in an observation or an action, at most: what a description does not say, and arrays could claim."""
@@ -86,7 +86,7 @@ def load(
             wanted = expected(about, headers)
             _compare(headers, members, wanted)
             needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in wanted.values())
-            memory.check_fits(needed, "arrays that it announces", "use a machine with more memory")
+            memory.check_fits(needed, "arrays that it announces", "use a machine with more memory", on_host=True)
             return about, {name: _array(archive, members[name], headers[name]) for name in wanted}
     except FileNotFoundError:
         raise

@@ -36,7 +36,9 @@ def adam_step(
         return params - step_size * direction, state
     flat, scalar = jax.ShapeDtypeStruct((params.size,), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
     call = jax.ffi.ffi_call(native.ADAM, [flat, flat, flat, scalar], vmap_method="expand_dims")
-    constants = {"b1": np.float32(B1), "b2": np.float32(B2), "epsilon": np.float32(EPSILON)}
+    # 1 - b2 of float32 would be off by a hundred of its last places.
+    named = {"b1": B1, "b2": B2, "rest1": 1 - B1, "rest2": 1 - B2, "epsilon": EPSILON}
+    constants = {name: np.float32(value) for name, value in named.items()}
     operands = (x.ravel() for x in (params, gradient, state.mu, state.nu))
     *moved, count = call(*operands, state.count, jnp.asarray(step_size, jnp.float32), **constants)
     params, mu, nu = (x.reshape(params.shape) for x in moved)

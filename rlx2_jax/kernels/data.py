@@ -37,7 +37,7 @@ def take_rows(table: jax.Array, index: jax.Array) -> jax.Array:
 
 
 class Windows(NamedTuple):
-    """What windows of a replay ring are reduced to; names and meaning as in `replay.Batch`."""
+    """What windows of a replay ring are reduced to; names and meaning as in `replay.buffer.Batch`."""
 
     observation: jax.Array
     """`[..., O]`, at the window's first step."""
@@ -63,7 +63,7 @@ def take_windows(
     n_max: int,
     gamma: jax.Array,
 ) -> Windows:
-    """Native only: `replay.window` in one pass over the ring, which it reads a third as often.
+    """Native only: `replay.buffer.window` in one pass over the ring, which it reads a third as often.
 
     Args:
       ring: observation `[R, E, O]`, action `[R, E, A]`, reward `[R, E]`, outcome `[R, E]`, final `[F, E, O]`.

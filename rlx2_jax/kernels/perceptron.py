@@ -63,7 +63,7 @@ def perceptron(
       `[..., out]`.
 
     Raises:
-      ValueError: shapes or types that do not fit.
+      ValueError: shapes or types that do not fit, or more layers than the native kernels take.
     """
     links = tuple(links)
     _check(params, links, inputs, normalised)
@@ -71,6 +71,11 @@ def perceptron(
         return _portable(params, links, jnp.concatenate(inputs, -1), normalised)
     if native.load() is None:
         raise ValueError(native.MISSING)
+    most_layers, most_inputs = native.limits_of_perceptrons()
+    if len(links) > most_layers:
+        raise ValueError(f"a perceptron of {len(links)} layers; packed kernels take {most_layers}.")
+    if len(inputs) > most_inputs:
+        inputs = (jnp.concatenate(inputs, -1),)
     how = _How("auto" if implementation == "native" else implementation, normalised)
     # Sizes by name: of an empty batch, -1 says nothing.
     leading, outputs = inputs[0].shape[:-1], links[-1].shape[1]

@@ -231,7 +231,7 @@ def _arrays(
     if not (in_order and steps[:1] == [0] and len(steps) <= SNAPSHOTS):
         raise ValueError(f"its description has impossible steps {str(steps)[:40]}")
     size = _bytes(about["shapes"])
-    memory.check_fits(size * len(steps), "masks that it announces", "use a machine with more memory")
+    memory.check_fits(size * len(steps), "masks that it announces", "use a machine with more memory", on_host=True)
     return {str(i): ((_length(headers, str(i), size),), np.uint8) for i in range(len(steps))}
 
 

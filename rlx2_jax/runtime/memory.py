@@ -21,15 +21,20 @@ def tree_bytes(tree: Any) -> int:
 
 
 def available_bytes(device: jax.Device | None = None) -> int | None:
-    """Memory the device can still give, or None where it does not tell."""
-    device = device or jax.devices()[0]
+    """Memory a device of this host can still give, or None where it does not tell."""
+    device = device or jax.local_devices()[0]
     if device.platform == "cpu":
-        known = [count for count in (_host_bytes(), limits.memory_left()) if count is not None]
-        return min(known, default=None)
+        return available_on_host()
     stats = device.memory_stats() or {}
     if "bytes_limit" not in stats:
         return None
     return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+
+
+def available_on_host() -> int | None:
+    """Memory this process can still take, or None where the system does not tell."""
+    known = [count for count in (_host_bytes(), limits.memory_left()) if count is not None]
+    return min(known, default=None)
 
 
 def _host_bytes() -> int | None:
@@ -45,18 +50,16 @@ def _host_bytes() -> int | None:
         return None
 
 
-def check_fits(needed: int, what: str, mend: str) -> None:
-    """Refuse what the device cannot hold.
+def check_fits(needed: int, what: str, mend: str, *, on_host: bool = False) -> None:
+    """Refuse what the device, or the host, cannot hold.
 
     Raises:
       ConfigError: `needed` bytes are more than is available.
     """
-    available = available_bytes()
+    available = available_on_host() if on_host else available_bytes()
     if available is not None and needed > available:
-        raise ConfigError(
-            f"{what} need {format_bytes(needed)} but {jax.devices()[0].device_kind} has "
-            f"{format_bytes(available)} left; {mend}."
-        )
+        whose = "this machine" if on_host else jax.local_devices()[0].device_kind
+        raise ConfigError(f"{what} need {format_bytes(needed)} but {whose} has {format_bytes(available)} left; {mend}.")
 
 
 class Need(NamedTuple):

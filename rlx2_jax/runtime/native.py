@@ -28,11 +28,16 @@ CALLS = (
     *(EXCHANGE_LINKS, MUJOCO_RESET, MUJOCO_STEP),
 )
 
+BUILD = "install a compiler of C++17, such as GCC or clang, and reinstall rlx2-jax"
+"""What helps where the library was not built."""
+
 MISSING = (
-    "packed compute takes its portable path, about as slow as masked: the native kernels were not built; install a C++ "
-    "compiler and reinstall rlx2-jax."
+    f"packed compute takes its portable path, about as slow as masked: the native kernels were not built; {BUILD}."
 )
 """What is lost without the library, and the mend."""
+
+ELSEWHERE = "packed compute takes its portable path: there are no kernels for this device; use --compute=masked."
+"""What is lost on another device than a CPU, and the mend."""
 
 
 @functools.cache
@@ -45,7 +50,8 @@ def load() -> ctypes.CDLL | None:
     library.rlx2_instructions.restype = ctypes.c_char_p
     library.rlx2_use_threads(ctypes.c_int64(len(limits.cores())))
     library.rlx2_mujoco_add.restype = ctypes.c_char_p
-    library.rlx2_tile.restype = library.rlx2_group.restype = ctypes.c_int64
+    for count in ("tile", "group", "most_layers", "most_inputs"):
+        getattr(library, f"rlx2_{count}").restype = ctypes.c_int64
     for name in CALLS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
@@ -60,6 +66,13 @@ def instruction_sets() -> tuple[str, ...]:
     """Instruction sets of the library that this processor has, best first."""
     library = load()
     return () if library is None else tuple(library.rlx2_instructions().decode().split(","))
+
+
+def limits_of_perceptrons() -> tuple[int, int]:
+    """Layers of a perceptron, and arrays that are its inputs, at most."""
+    library = load()
+    assert library is not None
+    return int(library.rlx2_most_layers()), int(library.rlx2_most_inputs())
 
 
 def tiling() -> tuple[int, int]:

@@ -417,7 +417,7 @@ void TestData() {
   for (int64_t threads : {1, 4}) {
     auto& to = moved[threads > 1];
     for (auto& v : to) v.resize(count);
-    rlx2::AdamStep({count, 0.9f, 0.999f, 1e-8f, &step_size, &steps, partial.data(), bootstrap.data(), weight.data(),
+    rlx2::AdamStep({count, 0.9f, 0.999f, 0.1f, 0.001f, 1e-8f, &step_size, &steps, partial.data(), bootstrap.data(), weight.data(),
                     partial.data(), to[0].data(), to[1].data(), to[2].data(), &next}, threads);
     CHECK(next == 7);
     for (int64_t i = 0; i < count; ++i) {

@@ -92,6 +92,7 @@ struct Recipe {
   int32_t warnings;          // Kinds of them.
   uint32_t unstable;         // Those kinds, as bits, by which MuJoCo tells of an unstable simulation.
 };
+static_assert(sizeof(Recipe) == 4 * sizeof(void*) + 8 * sizeof(int32_t), "as ctypes lays it out");
 
 // One simulation, which serves any row: a batch of one that runs on the thread that calls.
 class Simulation {

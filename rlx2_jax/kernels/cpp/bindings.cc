@@ -365,9 +365,9 @@ ffi::Error TakeWindowsCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::R
 }
 
 ffi::Error AdamCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, float b1, float b2,
-                    float epsilon) {
+                    float rest1, float rest2, float epsilon) {
   Adam adam;
-  adam.b1 = b1, adam.b2 = b2, adam.epsilon = epsilon;
+  adam.b1 = b1, adam.b2 = b2, adam.rest1 = rest1, adam.rest2 = rest2, adam.epsilon = epsilon;
   Reader read(args, rets);
   const auto parameters = read.In<Floats>("parameters", {&adam.size});
   const auto gradient = read.In<Floats>("gradient", {&adam.size});
@@ -574,6 +574,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(rlx2_adam, rlx2::AdamCall,
                                   .RemainingRets()
                                   .Attr<float>("b1")
                                   .Attr<float>("b2")
+                                  .Attr<float>("rest1")
+                                  .Attr<float>("rest2")
                                   .Attr<float>("epsilon"));
 
 // At most this many threads, whatever XLA has.
@@ -592,3 +594,7 @@ extern "C" const char* rlx2_instructions() {
 // Samples of a tile, and tiles of a group.
 extern "C" int64_t rlx2_tile() { return rlx2::kTile; }
 extern "C" int64_t rlx2_group() { return rlx2::kGroup; }
+
+// Layers of a perceptron, and arrays that are its inputs, at most.
+extern "C" int64_t rlx2_most_layers() { return rlx2::kMaxDepth; }
+extern "C" int64_t rlx2_most_inputs() { return rlx2::kMaxInputs; }

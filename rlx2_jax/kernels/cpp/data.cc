@@ -19,7 +19,7 @@ constexpr int64_t kShare = 1 << 13;
 // Items fetched ahead, enough for one to arrive from memory.
 constexpr int64_t kAhead = 16;
 
-// Outcomes of a step that are not the slot of its final observation, plus 1 (`replay.py`).
+// Outcomes of a step that are not the slot of its final observation, plus 1 (`replay/buffer.py`).
 constexpr int32_t kTerminated = -1, kInvalid = -2;
 
 // Places of a ring, counted on from row to row without dividing.

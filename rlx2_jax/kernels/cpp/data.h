@@ -12,7 +12,7 @@ namespace rlx2 {
 bool TakeRows(const uint32_t* table, int64_t rows, int64_t width, const int32_t* index, int64_t count, uint32_t* out,
               int64_t threads);
 
-// A replay ring, as `rlx2_jax/replay.py` lays it out.
+// A replay ring, as `rlx2_jax/replay/buffer.py` lays it out.
 struct Ring {
   int64_t rows = -1, columns = -1, slots = -1, observation_size = -1, action_size = -1;
   const float* observation = nullptr;  // [rows, columns, observation_size]
@@ -22,7 +22,7 @@ struct Ring {
   const float* final = nullptr;        // [slots, columns, observation_size]
 };
 
-// Windows of n_step steps in a ring, at most n_max, and what they are reduced to: in the terms of `replay.window`.
+// Windows of n_step steps in a ring, at most n_max, and what they are reduced to: in the terms of `replay.buffer.window`.
 struct Windows {
   int64_t count = -1, n_max = 0;
   const int32_t* n_step = nullptr;      // scalar
@@ -51,7 +51,7 @@ void ThreefryKeys(const uint32_t key[2], const uint32_t* number, int64_t count, 
 // Adam (Kingma & Ba, 2015) on `size` parameters.
 struct Adam {
   int64_t size = -1;
-  float b1 = 0, b2 = 0, epsilon = 0;
+  float b1 = 0, b2 = 0, rest1 = 0, rest2 = 0, epsilon = 0;                    // rest1 is 1 - b1, rounded once
   const float* step_size = nullptr;                                           // scalar
   const int32_t* count = nullptr;                                             // scalar: steps taken so far
   const float *parameters = nullptr, *gradient = nullptr, *mu = nullptr, *nu = nullptr;

@@ -13,6 +13,26 @@ struct Constant {
   static constexpr T value = constant;
 };
 
+// Four lanes of two vectors, by number, and the first or second half of one, of 4 or 8 lanes. GCC has the name that
+// clang gives to the first from version 12 on.
+#if defined(__clang__) || (__GNUC__ >= 12 && !defined(RLX2_AS_GCC_11))
+#define RLX2_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define RLX2_HALF(v, which, lanes) RLX2_HALF_OF_##lanes(v, which * lanes)
+#define RLX2_HALF_OF_4(v, k) __builtin_shufflevector(v, v, k, k + 1, k + 2, k + 3)
+#define RLX2_HALF_OF_8(v, k) __builtin_shufflevector(v, v, k, k + 1, k + 2, k + 3, k + 4, k + 5, k + 6, k + 7)
+#else
+typedef int32_t Places __attribute__((vector_size(16)));
+#define RLX2_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Places{__VA_ARGS__})
+#define RLX2_HALF(v, which, lanes) (Half<lanes>(v, which))
+template <int lanes, typename Whole>
+static inline auto Half(Whole v, int which) {
+  typedef float Halves __attribute__((vector_size(4 * lanes)));
+  Halves half;
+  __builtin_memcpy(&half, reinterpret_cast<const char*>(&v) + which * sizeof half, sizeof half);
+  return half;
+}
+#endif
+
 // Every processor: four lanes, which SSE2 and NEON have.
 #define LANES 4
 namespace generic {

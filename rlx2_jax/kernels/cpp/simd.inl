@@ -15,12 +15,10 @@ typedef float Four __attribute__((vector_size(16)));
 
 static inline Four Fold(Vec v) {
 #if LANES == 16
-  typedef float Eight __attribute__((vector_size(32)));
-  const Eight half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                     __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-  return __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7);
+  const auto half = RLX2_HALF(v, 0, 8) + RLX2_HALF(v, 1, 8);
+  return RLX2_HALF(half, 0, 4) + RLX2_HALF(half, 1, 4);
 #elif LANES == 8
-  return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+  return RLX2_HALF(v, 0, 4) + RLX2_HALF(v, 1, 4);
 #else
   return v;
 #endif
@@ -28,9 +26,9 @@ static inline Four Fold(Vec v) {
 
 static inline Four Sums(Vec v0, Vec v1, Vec v2, Vec v3) {
   const Four a = Fold(v0), b = Fold(v1), c = Fold(v2), d = Fold(v3);
-  const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const Four cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+  const Four ab = RLX2_SHUFFLE(a, b, 0, 4, 1, 5) + RLX2_SHUFFLE(a, b, 2, 6, 3, 7);
+  const Four cd = RLX2_SHUFFLE(c, d, 0, 4, 1, 5) + RLX2_SHUFFLE(c, d, 2, 6, 3, 7);
+  return RLX2_SHUFFLE(ab, cd, 0, 1, 4, 5) + RLX2_SHUFFLE(ab, cd, 2, 3, 6, 7);
 }
 
 static inline float Sum(Vec v) {
@@ -328,10 +326,10 @@ static void SumGroups(const Network& net) {
 static void AdamStep(const Adam& adam, float correction1, float correction2, int64_t first, int64_t end) {
   const auto loop = [&](const float* gradient, const float* parameters, const float* mu, const float* nu,
                         float* __restrict next_parameters, float* __restrict next_mu, float* __restrict next_nu) {
-    const float b1 = adam.b1, b2 = adam.b2, epsilon = adam.epsilon;
+    const float b1 = adam.b1, b2 = adam.b2, rest1 = adam.rest1, rest2 = adam.rest2, epsilon = adam.epsilon;
     const float step = *adam.step_size / correction1, scale = 1 / correction2;
     for (int64_t i = first; i < end; ++i) {
-      const float g = gradient[i], m = b1 * mu[i] + (1 - b1) * g, n = b2 * nu[i] + (1 - b2) * g * g;
+      const float g = gradient[i], m = b1 * mu[i] + rest1 * g, n = b2 * nu[i] + rest2 * (g * g);
       next_mu[i] = m;
       next_nu[i] = n;
       next_parameters[i] = parameters[i] - step * m / (__builtin_sqrtf(scale * n) + epsilon);
