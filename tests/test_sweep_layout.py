@@ -6,7 +6,7 @@ import pytest
 
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.sweeps.layout import ROWS, STATE, Layout, compile_batch
-from rlx2_jax.sweeps.plans import build, product
+from rlx2_jax.sweeps.plans import build, common_schedule, product
 from tests.conftest import TD3_THEN_SAC, census, small
 
 RUNS = 3
@@ -14,7 +14,7 @@ RUNS = 3
 
 def arguments(layout, configs, axes=STATE):
     """Program, functions and arguments of a batch of runs."""
-    program, schedule = build(configs)
+    program, schedule = build(configs), common_schedule(configs)
     keys = layout.put(np.stack([jax.random.PRNGKey(c.seed) for c in configs]))
     hparams = [make_hparams(c, 1, 1) for c in configs]
     hparams = layout.put(jax.tree.map(lambda *leaves: np.stack(leaves), *hparams))
