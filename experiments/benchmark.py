@@ -54,7 +54,7 @@ OUTPUT = command_line.define_path(
 LATENCY_CALLS = 300
 
 TRANSITIONS = 100_000
-"""Size of the replay that updates sample from; as ever, a ring holds the next power of two."""
+"""Least size of the replay that updates sample from; its ring has room for the next power of two."""
 
 RATE_SIZE = 1024
 """Side of the matrices whose product shows the machine's rate of multiply-adds."""

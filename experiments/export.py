@@ -119,8 +119,9 @@ def _checked(policy: Policy, env: envs.Environment, artifacts: Sequence[Artifact
 
 def _returns_told(returns: Mapping[str, list[float]]) -> list[str]:
     of = {name: statistics.summarize(np.asarray(values)) for name, values in returns.items()}
+    spread = lambda result: f", standard deviation {result.std:.1f}" if result.n > 1 else ""
     return [
-        f"{name}: return {result.mean:.1f}, standard deviation {result.std:.1f}, {result.n} episodes that begin alike"
+        f"{name}: return {result.mean:.1f}{spread(result)}, {result.n} episode{'s' * (result.n > 1)} that begin alike"
         for name, result in of.items()
     ]
 

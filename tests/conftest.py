@@ -72,7 +72,8 @@ LONGEST = (
     "program",
     "cloning",
     "agents",
-    "studies",
+    "study_report",
+    "study_plan",
     "launchers",
     "kernels",
     "export_c",
@@ -98,7 +99,7 @@ LONGEST = (
 LONGEST_SLOW = (
     "other_python",
     "notebooks",
-    "studies",
+    "study_launcher",
     "sweep_launcher",
     "learning",
     "attacks",
@@ -143,6 +144,7 @@ def pytest_sessionfinish():
 def pytest_collection_modifyitems(config, items):
     """Begin with the longest files: a worker takes whole ones, so that what their tests share is made once."""
     longest = LONGEST_SLOW if config.option.markexpr == "slow" else LONGEST
+    assert all((ROOT / "tests" / f"test_{name}.py").exists() for name in longest)
     rank = {f"test_{name}.py": place for place, name in enumerate(longest)}
     items.sort(key=lambda item: rank.get(item.path.name, len(longest)))
 

@@ -119,6 +119,8 @@ def test_numbers_may_be_those_of_numpy_and_whole_ones_may_have_a_point():
     usual = small(warmup_steps=200, seed=3, hidden=(16, 16), gamma=0.5)
     assert written == usual and hash(resolve(written)) == hash(resolve(usual))
     assert json.dumps(resolve(written).to_dict()) == json.dumps(resolve(usual).to_dict())
+    values = {"warmup_steps": 2e2, "hidden": [16.0, 16], "reset_moments": np.bool_(True)}
+    assert Config.from_dict(values) == Config(warmup_steps=200, hidden=np.array([16, 16]))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -75,6 +75,17 @@ def test_wiring_is_what_a_count_by_hand_finds(case):
     np.testing.assert_allclose(found["dead"], np.mean(dead), rtol=1e-6)
 
 
+def test_where_no_matrix_fits_the_next_units_are_seen_by_their_links_in():
+    """As where every layer reads the observation, too."""
+    shapes = (5, 8), (13, 8), (13, 1)
+    matrices = [np.ones((2, *shape), bool) for shape in shapes]
+    matrices[1][0, :, 3] = False
+    matrices[1][:, 1:5, 0] = False
+    found = wiring(tree(matrices), jnp.int32(8))
+    assert (found["fan_in_min"], found["fan_in_max"]) == (0, 13)
+    assert found["dead"] == pytest.approx(1 / 32)
+
+
 @hypothesis.given(wired(), st.integers(0, 2**32 - 1))
 def test_overlap_is_the_share_of_links_that_were_there_before(case, seed):
     matrices, _ = case

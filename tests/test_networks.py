@@ -17,8 +17,9 @@ from rlx2_jax.config import registry, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import make_hparams, nets, structure, templates
-from rlx2_jax.policies import tickets
+from rlx2_jax.policies import history, tickets
 from rlx2_jax.training import compute, programs, train
+from rlx2_jax.viz import masks
 from tests.conftest import TD3_THEN_SAC, assert_sparse, random_batch, small
 
 KEY = jax.random.PRNGKey(0)
@@ -197,6 +198,33 @@ def test_what_a_matrix_reads_is_seen_whatever_layer_it_is_of():
     params, x = net.init(KEY, 4), jax.random.normal(KEY, (3, 4))
     renamed = {name.replace("DenseGeneral", "Dense"): leaves for name, leaves in params.items()}
     chex.assert_trees_all_close(net.activations(params, x), plain.activations(renamed, x))
+
+
+class Backwards(nn.Module):
+    """Layers whose names do not stand in their order, each of which reads the observation."""
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        h = x
+        for i, width in enumerate(self.features[:-1]):
+            h = jnp.concatenate([nn.relu(nn.Dense(width, name=f"layer_{9 - i}")(h)), x], -1)
+        return nn.Dense(self.features[-1], name="end")(h)
+
+
+def backwards(features, initial):
+    """As a person writes it."""
+    del initial
+    return Backwards(features)
+
+
+def test_layers_in_any_order_are_trained_reported_and_drawn(tmp_path):
+    result = train(small(network=f"{__name__}:backwards", **SPARSE), tmp_path, show_progress=False)
+    assert result.finished and 0 <= result.rows[-1]["critic_dead"] <= 1
+    found = history.load(tmp_path)
+    for figure in (masks.draw_inputs(found, result.policy), masks.draw_layers(found), masks.draw_strip(found, "actor")):
+        assert figure.axes
 
 
 def alone(features, initial):

@@ -197,6 +197,11 @@ class Maker:
         return Point()
 
 
+def test_sizes_that_are_arrays_are_numbers_to_all_that_reads_them():
+    made = envs.make(Config(env=Point(action_size=np.array(1), name="of arrays")).env)
+    assert (made.action_size, made.action_limits) == (1, ((-1.0, 1.0),))
+
+
 @pytest.mark.parametrize("factory", [functools.partial(Point, name="x"), Maker().make, lambda: Point()])
 def test_a_factory_that_no_place_names_is_known_to_this_process_alone(factory):
     envs.register("mine", factory)

@@ -507,13 +507,16 @@ def test_the_best_policy_is_of_no_evaluation_that_was_forgotten(tmp_path):
         record.open(begin, kept)
         for steps, value in enumerate(returns, begin // 400 + 1):
             record.add({"env_steps": 400 * steps, "return_mean": value}, params)
-        about = policies.load(tmp_path / "policy_best.npz").about
-        return record.rows, (about["env_steps"], about["return_mean"])
+        best = tmp_path / "policy_best.npz"
+        about = policies.load(best).about if best.exists() else None
+        return record.rows, about and (about["env_steps"], about["return_mean"])
 
     rows, best = evaluated(0, (), 3.0, 5.0, 4.0)
     assert best == (800, 5.0)
     assert evaluated(800, rows[:2], 4.0)[1] == (800, 5.0)
+    assert evaluated(400, rows[:1])[1] is None, "one that is not made again yet"
     # From before the best one: what is evaluated again, and in another way comes out lower, takes its place.
+    rows, _ = evaluated(0, (), 3.0, 5.0, 4.0)
     assert evaluated(400, rows[:1], 2.0, 1.0)[1] == (800, 2.0)
     assert evaluated(400, rows[:1], 5.0, 4.0)[1] == (800, 5.0)
 

@@ -305,8 +305,11 @@ def test_chains_mixtures_and_injected_hyperparameters():
     assert (np.asarray(history[0]["still"]["w"]) == np.asarray(history[-1]["still"]["w"])).all()
     assert (np.asarray(history[0]["moving"]["w"]) != np.asarray(history[-1]["moving"]["w"])).any()
     injected = optax.inject_hyperparams(lambda rate: METHODS["rigl"](optax.adam(rate)))(rate=0.1)
-    _, state, _ = run(injected, params["moving"])
+    p, state, _ = run(injected, params["moving"])
+    moved = lambda state: injected.update(gradients_like(p, 9), state, p, event=False)[0]["w"]
+    assert np.asarray(moved(state)).any()
     state.hyperparams["rate"] = jnp.float32(0.0)
+    assert not np.asarray(moved(state)).any()
     tx = METHODS["rigl"](optax.adam(0.1))
     _, state = sparse.init(tx, params["moving"])
     nothing = optax.tree_map_params(tx, lambda x: None, state)

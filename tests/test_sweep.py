@@ -15,7 +15,7 @@ import pytest
 from rlx2_jax import policies
 from rlx2_jax.config import METHODS
 from rlx2_jax.errors import DivergedError, WorkdirError
-from rlx2_jax.io import files
+from rlx2_jax.io import files, lock
 from rlx2_jax.networks import masking
 from rlx2_jax.policies import history, tickets
 from rlx2_jax.sweeps import plans, product, sweep, worker, workers
@@ -185,6 +185,14 @@ def test_a_run_has_its_own_buffer_whichever_batch_it_is_in(tmp_path):
     assert [len(batch.runs) for batch in split.plan.batches] == [1, 1]
     kept = [rows_of(tmp_path / "both", run.name)[-1]["replay_size"] for run in split.plan.runs]
     assert kept == [200, 600]
+
+
+@pytest.mark.parametrize("parallel", ["shard_map", "processes"])
+def test_a_second_sweep_is_kept_out_of_a_directory(tmp_path, parallel, monkeypatch):
+    hold = lock.hold
+    monkeypatch.setattr(lock, "hold", lambda directory: hold(directory, 0.0))
+    with hold(tmp_path), pytest.raises(WorkdirError, match="in use by another process"):
+        quiet(product(small(**SHORT)), tmp_path, parallel=parallel)
 
 
 @pytest.mark.slow

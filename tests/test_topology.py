@@ -126,6 +126,14 @@ def test_an_active_link_of_weight_zero_ranks_above_every_absent_one():
     assert not np.asarray(new_weight).any()
 
 
+@given(events(), FRACTION)
+def test_only_weights_on_the_mask_count(case, fraction):
+    weight, mask, score = case
+    stale = event(np.where(mask, weight, 7.0).astype(np.float32), mask, score, fraction)
+    for ours, theirs in zip(stale, event(weight, mask, score, fraction), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_nan_scores_grow_last():
     mask = np.array([[True, False, False]])
     grown = event(np.float32([[1.0, 0.0, 0.0]]), mask, np.float32([[0.0, np.nan, 0.1]]), 1.0)[1]

@@ -50,14 +50,14 @@ def wiring(mask: Masks, width: jax.Array) -> Values:
     Returns:
       `fan_in_min` and `fan_in_max`, links into a hidden unit, over all of them; `fan_in_cv`, the standard deviation of
       the fan-in over a layer's units, divided by its mean, averaged over layers (and twins); `dead`, the share of
-      hidden units with no link in or none out, which can pass nothing on.
+      hidden units with no link in or none out, which can pass nothing on. Of matrices that do not fit the next one, as
+      where layers read more than the one before, this is not seen; where none fits, it is of links in alone.
     """
     kernels = masking.kernels(mask)
+    fitting = [(before, after) for before, after in itertools.pairwise(kernels) if before.shape[-1] == after.shape[-2]]
+    links = [(before.sum(-2), after.sum(-1)) for before, after in fitting]
     smallest, largest, spread, dead = [], [], [], []
-    for before, after in itertools.pairwise(kernels):
-        if before.shape[-1] != after.shape[-2]:
-            continue
-        into, out = before.sum(-2), after.sum(-1)
+    for into, out in links or [(kernel.sum(-2), kernel.sum(-2)) for kernel in kernels[:-1]]:
         live = _live(into, width)
         mean = jnp.mean(into, axis=-1, where=live)
         smallest.append(jnp.min(into, where=live, initial=jnp.iinfo(into.dtype).max))

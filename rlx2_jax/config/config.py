@@ -276,7 +276,7 @@ class Config:
         required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
         if missing := sorted(required - set(values)):
             raise ConfigError(f"configuration fields {missing} are missing; give all that a run's config.json has.")
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        plain = {name: plain_value(fields[name], value) for name, value in values.items()}
         for name, value in plain.items():
             check_kind(fields[name], value)
         return cls(**plain)

@@ -143,7 +143,9 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def plain_value(field: dataclasses.Field[Any], value: Any) -> Any:
-    """A value as files hold it: Python's numbers for NumPy's, whole ones where a field has those, lists as tuples."""
+    """A value as a configuration holds it: Python's numbers, whole ones where the field has those, and tuples."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return tuple(plain_value(field, part) for part in value)
     if isinstance(value, np.generic):

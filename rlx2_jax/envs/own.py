@@ -46,7 +46,9 @@ class OwnEnvironment:
                     f"env {name} has no method {method}; see rlx2_jax.envs.Environment for what it needs."
                 )
         try:
-            self.observation_names, self.action_names, self.action_limits = Labels.of(env)
+            self.observation_names, self.action_names, self.action_limits = Labels.of(
+                env, self.observation_size, self.action_size
+            )
         except ValueError as error:
             raise ConfigError(f"env {name}: {error}; see rlx2_jax.envs.Environment for what it should be.") from None
         first = self._shape("reset", jax.random.PRNGKey(0))

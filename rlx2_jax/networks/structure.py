@@ -107,7 +107,7 @@ def _shapes(net: Net, inputs: int) -> tuple[tuple[Shape, ...], int]:
     """The shapes of a network's matrices, and how many other parameters it has.
 
     Raises:
-      ConfigError: kernels that are no matrices, or that no layer after another reads.
+      ConfigError: kernels that are no matrices, or matrices that are not each used once, one after another.
     """
     params = _template(net, inputs)
     found = [kernel.shape for kernel in masking.kernels(params)]

@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -484,7 +485,7 @@ def _program_key(config: RunConfig) -> str:
 
 def _name(config: RunConfig, fields: Sequence[str]) -> str:
     c = config
-    parts = [c.agent, c.env.replace("/", "-"), c.method]
+    parts = [_short(value) for value in (c.agent, c.env, c.method)]
     if c.actor_sparsity or c.critic_sparsity:
         parts += [f"{c.actor_sparsity:g}", f"{c.critic_sparsity:g}"]
     parts += [f"{name}={_short(getattr(c, name))}" for name in fields]
@@ -498,7 +499,8 @@ def _name(config: RunConfig, fields: Sequence[str]) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, tuple):
         return "x".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value).replace("/", "-")
+    # Neither of these may be in a name on every file system.
+    return f"{value:g}" if isinstance(value, float) else re.sub("[/:]", "-", str(value))
 
 
 def _unused(name: str, taken: set[str]) -> str:

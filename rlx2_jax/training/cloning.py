@@ -17,7 +17,8 @@ does: with the same weights, and with the same mask or ticket. What the fields m
 | `batch_size`, `actor_lr` | of an update |
 | `method`, `topology`, `drop_fraction`, `evolve_until`, `actor_sparsity`, `ticket` | of the actor, as ever |
 
-There is no critic, and what concerns one, targets or replay has no effect. Of a SAC actor the mean is trained; nothing
+There is no critic, and what concerns one, targets or replay has no effect; a method that changes the number of links,
+of critics too, is refused. Of a SAC actor the mean is trained; nothing
 teaches its standard deviation.
 """
 
@@ -77,7 +78,7 @@ def clone(
       say: takes a line per evaluation.
 
     Raises:
-      ConfigError: an impossible configuration, or a teacher of another task.
+      ConfigError: an impossible configuration, a method that changes the number of links, or a teacher of another task.
       CheckpointError: a ticket that cannot be read.
       WorkdirError: a workdir that cannot be used.
       DivergedError: the error stopped being finite.

@@ -181,7 +181,8 @@ def make_cloning(config: Config, teacher: policies.Policy) -> Cloning:
       teacher: whose shapes and kind of agent to expect.
 
     Raises:
-      ConfigError: a configuration that cannot be, or a teacher of another task.
+      ConfigError: a configuration that cannot be, a method that changes the number of links, or a teacher of another
+        task.
       CheckpointError: a ticket that cannot be read.
     """
     if config.data_parallel > 1:

@@ -99,6 +99,8 @@ class Record:
         self.rows, told = workdirs.rewind(self.directory, env_steps, self.config.eval_every, kept)
         if self._has_best(env_steps):
             self._best = max((row["return_mean"] for row in self.rows), default=-math.inf)
+        else:
+            policies.locate(self.directory, "best").unlink(missing_ok=True)
         self._loggers = Loggers(Run.of(self.config, self.directory, env_steps, self._say))
         lacking = None
         if first is not None:
@@ -110,8 +112,8 @@ class Record:
     def _has_best(self, env_steps: int) -> bool:
         """Whether the best policy is there, and of no evaluation that was forgotten.
 
-        Where such a one has taken its place, it gives way to the next evaluation's: usually these are made again, to
-        the bit, and the same one with them.
+        Where such a one has taken its place, the next evaluation's takes it: usually these are made again, to the bit,
+        and the same one with them.
         """
         assert self.directory is not None
         try:

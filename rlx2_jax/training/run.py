@@ -78,7 +78,8 @@ def train(
       WorkdirError: a workdir that cannot be used.
       FileError: something that cannot be written, such as on a full disk; the last good checkpoint is kept.
       CheckpointError: nothing good to resume from, or a checkpoint that cannot be written.
-      DivergedError: values stopped being finite, or the same on all devices; the last good checkpoint is kept.
+      DivergedError: values stopped being finite, or the same on all devices; the last good checkpoint, if there is one,
+        is kept.
     """
     compilation.use_cache_by_default()
     program = programs.make_program(config)
@@ -161,7 +162,12 @@ class _Run:
             self.display.say(told)
 
     def _was_saved(self) -> bool:
-        """Whether there is anything to go on from: there is not, if a run was killed before its first checkpoint."""
+        """Whether there is anything to go on from: there is not, if a run was killed before its first checkpoint.
+
+        Raises:
+          DivergedError: it diverged before that, and would again.
+          CheckpointError: its checkpoints are gone.
+        """
         assert self.checkpoints is not None and self.record.directory is not None
         directory = self.record.directory
         if any((directory / "checksums").glob("*.json")):
@@ -273,8 +279,9 @@ class _Run:
         self._close(done=False)
         raise DivergedError(
             f"{self.config.data_parallel} devices chose different links {self._lately()} ({int(self.state.apart)} "
-            f"topology events), so they no longer train one network; {self._kept()}; look for a faulty device, or go "
-            "on with --resume --data_parallel=1."
+            f"topology events), so they no longer train one network; {self._kept()}; look for a faulty device, or "
+            + ("begin again with --overwrite" if self.saved_at < 0 else "go on with --resume")
+            + " --data_parallel=1."
         )
 
     def _lately(self) -> str:

@@ -91,7 +91,7 @@ def draw_strip(history: History, network: str = "actor") -> Figure:
     for k, (axis, now) in enumerate(zip(axes, shown, strict=True)):
         before = shown[max(k - 1, 0)]
         _show(axis, first, before, now, NAMED)
-        told = f"step {history.steps[now]:,}: {_links(first, before, now)}"
+        told = f"{_unit(history)} {history.steps[now]:,}: {_links(first, before, now)}"
         axis.set_title(told if stacked else re.sub("(?<=[:,]) ", "\n", told), fontsize="small")
         axis.tick_params(labelleft=stacked or k == 0)
         if k == len(shown) - 1 or not stacked:
@@ -105,7 +105,8 @@ def draw_strip(history: History, network: str = "actor") -> Figure:
         axis.set_ylabel(layer.axes[1], fontsize="small")
     several = len(history.steps) > 1
     above.suptitle(f"{network}, {first.title}{', each beside the one before' * several}", fontsize="medium")
-    end = f"the other layers at step {history.steps[-1]:,}{', beside step 0' * several}"
+    unit = _unit(history)
+    end = f"the other layers at {unit} {history.steps[-1]:,}{f', beside {unit} 0' * several}"
     below.suptitle(end, fontsize="medium")
     figure.suptitle(headline(history.about["config"]))
     _legend(figure)
@@ -127,7 +128,8 @@ def draw_inputs(history: History, policy: Policy | None = None) -> Figure:
     names = [labels.observation_names[i] + " (unread)" * (i in unread) for i in order]
     bars = {"links of the actor": actor[-1, order], "links of a critic": critic[-1, order]}
     if policy is not None:
-        bars["sum of |w|, actor"] = np.abs(np.asarray(masking.kernels(policy.params)[0])).sum(1)[order]
+        weights = masking.kernels(policy.params)[_reader(history, "actor")]
+        bars["sum of |w|, actor"] = np.abs(np.asarray(weights)).sum(1)[order]
     actions = critic[-1, inputs:][:NAMED]
     several = len(history.steps) > 1
     figure = Figure(figsize=(10.5, 2.6 + 0.17 * (len(order) + len(actions))), layout="constrained")
@@ -172,8 +174,7 @@ def draw_layers(history: History) -> Figure:
             tidy(axis)
             axis.locator_params(axis="x", nbins=6)
     for axis in grid[-1]:
-        unit = "updates" if "updates" in history.about else "environment steps"
-        axis.set_xlabel(unit if moved else "no link has moved since step 0")
+        axis.set_xlabel(_plural(history) if moved else f"no link has moved since {_unit(history)} 0")
         if not moved:
             axis.set_xticks([])
     figure.suptitle(headline(history.about["config"]))
@@ -326,7 +327,7 @@ def _links(layer: _Layer, before: int, now: int) -> str:
 
 
 def _moment_of(history: History, network: str, now: int) -> str:
-    return f"{headline(history.about['config'])}\n{network} at step {history.steps[now]:,}"
+    return f"{headline(history.about['config'])}\n{network} at {_unit(history)} {history.steps[now]:,}"
 
 
 def _legend(figure: Figure) -> None:
@@ -344,7 +345,30 @@ def _legend(figure: Figure) -> None:
 
 def _per_input(history: History, network: str) -> np.ndarray:
     """Links of a network's first layer from each input, `[snapshots, inputs]`; of the first critic."""
-    return np.stack([history.matrices(i, network)[0].sum(-1) for i in range(len(history.steps))])
+    first = _reader(history, network)
+    return np.stack([history.matrices(i, network)[first].sum(-1) for i in range(len(history.steps))])
+
+
+def _reader(history: History, network: str) -> int:
+    """The first of a network's matrices that has a row for each of its inputs: they stand in the order of their names.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    inputs = history.observation_size + (len(history.labels.action_names) if network == "critic" else 0)
+    rows = [matrix.shape[0] for matrix in history.matrices(0, network)]
+    if inputs not in rows:
+        raise ConfigError(f"no matrix of the {network} reads its {inputs} inputs; draw --kind=masks instead.")
+    return rows.index(inputs)
+
+
+def _unit(history: History) -> str:
+    """What steps of a history are: those of a clone are updates."""
+    return "update" if "updates" in history.about else "step"
+
+
+def _plural(history: History) -> str:
+    return "updates" if "updates" in history.about else "environment steps"
 
 
 def _unread(policy: Policy) -> tuple[int, ...]:
@@ -375,7 +399,7 @@ def _draw_over_training(figure: Figure, axis: Any, history: History, links: np.n
     image = axis.imshow(links.T, aspect="auto", cmap="cividis", interpolation="nearest", vmin=lowest)
     ticks = sorted({0, count // 2, count - 1})
     axis.set_xticks(ticks, [f"{history.steps[tick]:,}" for tick in ticks], fontsize=7)
-    axis.set_xlabel("environment steps", fontsize="small")
+    axis.set_xlabel(_plural(history), fontsize="small")
     axis.set_yticks([])
     axis.set_title("links of the actor over training", fontsize="small")
     figure.colorbar(image, ax=axis, label="links")
