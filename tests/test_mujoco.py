@@ -30,6 +30,8 @@ from tests.test_run import without_clocks
 
 TASKS = tuple(gym_tasks.TASKS)
 LATEST = tuple(name for name in TASKS if name.endswith("5"))
+needs_native = pytest.mark.skipif(not native.available(), reason="the native kernels were not built")
+
 KEY = jax.random.key(0)
 STEPS = 2000
 
@@ -160,6 +162,7 @@ def test_actions_stand_for_the_tasks_own_range(name):
         assert any((row[i : i + bound.size] == bound).all() for i in range(row.size - bound.size))
 
 
+@needs_native
 def test_many_runs_of_many_environments_are_one_call_with_the_bits_of_each_alone():
     env = made("Hopper-v4")[0]
     state, actions = first("Hopper-v4", 6)
@@ -175,6 +178,7 @@ def test_many_runs_of_many_environments_are_one_call_with_the_bits_of_each_alone
     assert len(calls) == 1
 
 
+@needs_native
 def test_the_number_of_threads_changes_nothing():
     state, actions = first("HalfCheetah-v4", 8)
     step = made("HalfCheetah-v4")[2]
@@ -275,7 +279,7 @@ def test_without_the_library_python_does_the_same_and_says_so(monkeypatch, capfd
     chex.assert_trees_all_equal(found, expected)
 
 
-@pytest.mark.skipif(not native.available(), reason="needs the native kernels")
+@needs_native
 def test_mujoco_does_not_time_its_parts_unless_a_person_does():
     """It reads a clock 114 times in a step of the hopper's."""
     import mujoco as theirs
@@ -308,6 +312,7 @@ def test_differentiating_is_refused_with_the_mend():
         jax.grad(lambda action: env.step(state, action).reward)(jnp.zeros(env.action_size))
 
 
+@needs_native
 def test_several_devices_and_processes_give_the_same_bits(tmp_path):
     """Two devices of a process step at once; programs name a task alike everywhere; nothing is printed or written."""
     command = (
@@ -353,6 +358,7 @@ def test_several_devices_and_processes_give_the_same_bits(tmp_path):
     np.testing.assert_array_equal(ends, state.physics)
 
 
+@needs_native
 def test_what_cannot_be_is_refused_with_the_mend(monkeypatch, tmp_path):
     for name in ("Hopper-v3", "Hopper-v9", "Pusher-v5"):
         with pytest.raises(ConfigError, match="unknown env"):
@@ -373,6 +379,7 @@ def test_what_cannot_be_is_refused_with_the_mend(monkeypatch, tmp_path):
         gym_tasks.load.__wrapped__("Hopper-v4")
 
 
+@needs_native
 def test_a_program_whose_task_was_not_made_in_its_process_says_so(monkeypatch):
     env = made("Hopper-v4")[0]
     monkeypatch.setattr(env.engine, "_key", "elsewhere")
