@@ -212,8 +212,8 @@ def _conditions(group: Group) -> str:
 
 def _time(group: Group, name: str) -> str:
     """A point in time that all runs share, if they do."""
-    found = {line["config"][name] for line in group.lines}
-    return "by arm" if len(found) > 1 else f"{found.pop():,}"
+    value, *others = group.values(name)
+    return "by arm" if others else f"{json.loads(value):,}"
 
 
 def _buffers(group: Group) -> str:

@@ -55,23 +55,14 @@ class Labels(NamedTuple):
     """`[A]`: what -1 and 1 mean, in the task's own unit."""
 
     @classmethod
-    def of(cls, env: Environment, observations: int | None = None, actions: int | None = None) -> Labels:
+    def of(cls, env: Environment) -> Labels:
         """The labels of an environment.
-
-        Args:
-          env: says them, or does not.
-          observations: entries of an observation (default: as the environment has it, and so for actions).
-          actions: entries of an action.
 
         Raises:
           ValueError: as of `read`.
         """
         said = {field: getattr(env, field, None) for field in cls._fields}
-        return cls.read(
-            said,
-            env.observation_size if observations is None else observations,
-            env.action_size if actions is None else actions,
-        )
+        return cls.read(said, env.observation_size, env.action_size)
 
     @classmethod
     def read(cls, said: Mapping[str, Any], observations: int, actions: int) -> Labels:

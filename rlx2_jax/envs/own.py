@@ -45,10 +45,10 @@ class OwnEnvironment:
                 raise ConfigError(
                     f"env {name} has no method {method}; see rlx2_jax.envs.Environment for what it needs."
                 )
+        said = {field: getattr(env, field, None) for field in Labels._fields}
         try:
-            self.observation_names, self.action_names, self.action_limits = Labels.of(
-                env, self.observation_size, self.action_size
-            )
+            labels = Labels.read(said, self.observation_size, self.action_size)
+            self.observation_names, self.action_names, self.action_limits = labels
         except ValueError as error:
             raise ConfigError(f"env {name}: {error}; see rlx2_jax.envs.Environment for what it should be.") from None
         first = self._shape("reset", jax.random.PRNGKey(0))

@@ -7,13 +7,13 @@ random bits, and Adam.
 from rlx2_jax.kernels.adam import ADAM, adam_step
 from rlx2_jax.kernels.data import Windows, fast_key, key_like, take_rows, take_windows
 from rlx2_jax.kernels.perceptron import perceptron
-from rlx2_jax.runtime.native import ELSEWHERE, MISSING
+from rlx2_jax.runtime.native import MISSING, NO_KERNELS
 from rlx2_jax.runtime.native import available as native_available
 
 __all__ = [
     "ADAM",
-    "ELSEWHERE",
     "MISSING",
+    "NO_KERNELS",
     "Windows",
     "adam_step",
     "fast_key",

@@ -36,7 +36,7 @@ MISSING = (
 )
 """What is lost without the library, and the mend."""
 
-ELSEWHERE = "packed compute takes its portable path: there are no kernels for this device; use --compute=masked."
+NO_KERNELS = "packed compute takes its portable path: there are no kernels for this device; use --compute=masked."
 """What is lost on another device than a CPU, and the mend."""
 
 

@@ -50,7 +50,7 @@ def choose(config: RunConfig, say: Callable[[str], None], cache: Path | None = N
       cache: file of what was measured (default: `rlx2_jax/compute.json` in the user's cache directory).
     """
     if config.compute == "packed" and not kernels.native_available():
-        say(kernels.MISSING if jax.default_backend() == "cpu" else kernels.ELSEWHERE)
+        say(kernels.MISSING if jax.default_backend() == "cpu" else kernels.NO_KERNELS)
     if config.compute != "auto":
         return config
     masked = dataclasses.replace(config, compute="masked")

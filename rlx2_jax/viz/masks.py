@@ -368,7 +368,7 @@ def _unit(history: History) -> str:
 
 
 def _plural(history: History) -> str:
-    return "updates" if "updates" in history.about else "environment steps"
+    return {"update": "updates", "step": "environment steps"}[_unit(history)]
 
 
 def _unread(policy: Policy) -> tuple[int, ...]:
