@@ -44,10 +44,10 @@ MUJOCO: Settings = {
     "eval_every": EVAL_EVERY,
     "score_evaluations": 30,
 }
-"""Protocol of the studies on MuJoCo's tasks: the paper's settings as its release has them, points in time unscaled
-(warm-up 25,000 steps, three-step targets after 300,000 updates, events every 10,000), and a million steps, as most have
-them since. The release steps one environment. TD3 updates its actor every second step, so an iteration here holds two,
-and two environments are the fewest."""
+"""Protocol of the studies on MuJoCo's tasks: the paper's points in time, unscaled (warm-up 25,000 steps, three-step
+targets after 300,000 updates, events every 10,000), the release's initial weights, and a million steps, as most have
+them since. The rest is read as `rlx2` does, so SAC collects with samples. The release steps one environment. TD3
+updates its actor every second step, so an iteration here holds two, and two environments are the fewest."""
 
 
 def _on_mujoco(by_row: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +147,7 @@ STUDIES: dict[str, Study] = {
     ),
     "table2-mujoco": Study(
         title="Table 2 on MuJoCo's tasks",
-        question="On the paper's own tasks and with its release's settings, which schemes keep the dense return?",
+        question="On the paper's own tasks and with its schedule, which schemes keep the dense return?",
         rows=tuple(f"{agent}/{task}" for agent in ("td3", "sac") for task in _FIRST_TASKS),
         seeds=5,
         arms=arms.by_weight,

@@ -29,7 +29,9 @@ buffer even where that leaves fewer than the fewest (here `buffer_min` stays); t
 factor of the temperature (here it is that of the loss in its logarithm, `log_alpha * (entropy - target)`); its SAC grow
 score also holds the previous actor-loss gradient (here it is the critic's alone); its zero-valued active weights tie
 with absent ones when dropping (here an absent link can never be kept); it takes a `done` exactly at the time limit for
-a truncation (here the environment's own signal decides).
+a truncation (here the environment's own signal decides); each of its evaluations begins with the same ten starts (here
+each draws its own); it rounds a layer's number of links up (here to the nearest); it checks the buffer before the
+updates of a step (here after them), and takes three-step targets one update sooner.
 """
 
 from __future__ import annotations
