@@ -132,3 +132,16 @@ def test_a_command_is_kept_without_places_on_this_machine(monkeypatch):
     assert provenance.command() == "python experiments/train.py --seed=1 --env=ant"
     monkeypatch.setattr("sys.argv", [])  # Of an interpreter inside another program.
     assert provenance.command() == "python"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("AMD EPYC", "AMD EPYC (family 25, model 17)"),
+        ("AMD EPYC 9654 96-Core Processor", "AMD EPYC 9654 96-Core Processor"),
+        ("", ""),
+    ],
+)
+def test_a_processor_whose_name_says_no_generation_is_told_by_its_numbers(name, told):
+    facts = f"vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: {name}\nstepping\t: 1\n"
+    assert provenance.model_name(f"processor\t: 0\n{facts}\nprocessor\t: 1\n{facts.replace('25', '26')}") == told

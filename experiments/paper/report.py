@@ -41,7 +41,7 @@ DISTANCES = {
 
 READING = """\
 Intervals are 95 % percentile-bootstrap intervals over seeds, and too narrow for a handful of them: of normally
-distributed scores they hold the mean in 75 % of cases with three seeds, 81 % with four and 88 % with eight; that of
+distributed scores they hold the mean in 75 % of cases with three seeds, 80 % with four and 88 % with eight; that of
 three reaches from the lowest score to the highest. P(a better) is the share of pairs of seeds in which a scores more;
 [1.00, 1.00] says only that no seed of one reaches one of the other, which between three and three of the same kind
 happens once in ten times, between four and four once in 35. "p" is that of a two-sided permutation test of the means,

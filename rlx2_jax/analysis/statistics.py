@@ -3,7 +3,7 @@
 A sample is one array of per-seed scores for each task, `[n_task]`. Intervals are percentile intervals of the stratified
 bootstrap: seeds are drawn again with replacement within each task, all tasks together (Agarwal et al., *Deep
 Reinforcement Learning at the Edge of the Statistical Precipice*, 2021). With few seeds such an interval is too narrow:
-of normally distributed scores it holds the mean in 75 % of cases with three seeds, 81 % with four, 84 % with five, 88 %
+of normally distributed scores it holds the mean in 75 % of cases with three seeds, 80 % with four, 84 % with five, 88 %
 with eight and 93 % with twenty. `for_few` says which one comes nearer to what it should.
 """
 
