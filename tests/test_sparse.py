@@ -317,6 +317,31 @@ def test_chains_mixtures_and_injected_hyperparameters():
     assert len(jax.tree.leaves(nothing)) == 3, "Adam's counter, ours and the key"
 
 
+MIXTURES = {
+    "by leaf": lambda own: optax.multi_transform(
+        {"own": own, "rest": optax.sgd(0.1)}, {"one": {"w": "own", "b": "own"}, "two": {"w": "rest", "b": "rest"}}
+    ),
+    "by module": lambda own: optax.multi_transform({"own": own, "rest": optax.sgd(0.1)}, {"one": "own", "two": "rest"}),
+    "frozen": lambda own: optax.partition({"own": own, "rest": optax.set_to_zero()}, {"one": "own", "two": "rest"}),
+    "masked": lambda own: optax.masked(own, {"one": True, "two": False}),
+}
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_one_part_of_a_tree_may_be_sparse_and_the_rest_another_optimisers(mixture, parts):
+    """As may each of two, which one state holds."""
+    params = {name: {"w": matrix((8, 8)), "b": matrix((8,))} for name in ("one", "two")}
+    mixed = MIXTURES[mixture](METHODS["rigl"](optax.sgd(0.1)))
+    other = optax.masked(METHODS["static"](optax.identity()), {"one": False, "two": True})
+    _, state, history = run(optax.chain(mixed, other) if parts == 2 else mixed, params)
+    assert {k: int(v) for k, v in sparse.connections_of(history[-1]).items()} == {
+        f"{name}/w": 32 for name in ("one", "two")[:parts]
+    }
+    assert sparse.masks_of(state)["one"]["b"] is None
+    assert (np.asarray(history[0]["one"]["w"]) != np.asarray(history[-1]["one"]["w"])).any()
+
+
 def test_a_key_decides_the_first_masks_and_random_growth():
     params = {"w": matrix((16, 16))}
     tx = METHODS["set"](optax.sgd(0.0))
@@ -440,6 +465,11 @@ REFUSALS = {
         ),
         "leave it out by `where`",
     ),
+    "a number for a density": (
+        lambda: sparse.rigl(optax.sgd(0.1), density=0.9, until=9),
+        "density=0.9: give a function, such as sparse.erdos_renyi",
+    ),
+    "a number for a share": (lambda: sparse.static(optax.sgd(0.1), density=HALF, fraction=0.3), "sparse.constant"),
     "uneven pruning": (lambda: sparse.gradual(optax.sgd(0.1), density=HALF, end=10, every=3), "no multiple of every=3"),
     "times": (lambda: sparse.rigl(optax.sgd(0.1), density=HALF, until=0), "use a share in"),
     "3 of 2": (lambda: sparse.n_of_m(3, 2), "use 1 <= n <= m"),

@@ -237,4 +237,4 @@ def _signature(tree: Any) -> str:
     """Kinds of the arrays of a tree, in words."""
     leaves, structure = jax.tree.flatten(tree)
     kinds = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
-    return f"[{kinds}] in {structure}" if len(leaves) != 1 else kinds
+    return kinds if jax.tree_util.all_leaves([tree]) else f"[{kinds}] in {structure}"

@@ -35,6 +35,17 @@ from rlx2_jax.sparse.trees import Where, matrices
 _NEVER = schedules.constant(0.0)
 _ALL = densities.uniform(0.0)
 
+_MENDS = {
+    "density": "erdos_renyi(0.9), where 0.9 is the sparsity",
+    "start": "uniform(0.5)",
+    "fraction": "constant(0.3)",
+    "progress": "cubic(0, 1000)",
+    "initial": "criteria.magnitude",
+    "drop": "criteria.magnitude",
+    "grow": "criteria.gradient",
+}
+"""What a person is told to give in place of what is no function."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -76,6 +87,10 @@ class Method:
     def __post_init__(self) -> None:
         if self.every < 0 or self.begin < 0:
             raise SparseError(f"every={self.every}, begin={self.begin}: use 0 or more.")
+        for name, mend in _MENDS.items():
+            value = getattr(self, name)
+            if not (callable(value) or (name == "progress" and value is None)):
+                raise SparseError(f"{name}={value!r:.40}: give a function, such as sparse.{mend}.")
 
     def due(self, step: jax.Array) -> jax.Array:
         """Whether an event is due before the update that follows `step` others: a boolean."""

@@ -112,7 +112,7 @@ def masks_of(state: Any) -> Masks:
       SparseError: there is none.
     """
     is_sparse = lambda x: isinstance(x, SparseState)
-    found = [x.masks for x in jax.tree.leaves(state, is_leaf=is_sparse) if is_sparse(x)]
+    found = [trees.own(x.masks) for x in jax.tree.leaves(state, is_leaf=is_sparse) if is_sparse(x)]
     if not found:
         raise SparseError("nothing in this state is sparse: wrap the optimiser, as in sparse.rigl(optax.adam(1e-3)).")
     return functools.reduce(trees.merge, found)

@@ -1,7 +1,7 @@
 """Pytrees of parameters and of masks: which leaves are sparse, and what is off their masks.
 
-Masks have the structure of the parameters: a boolean array for a sparse leaf, None for a dense one. What optax puts in
-place of leaves that are not a transformation's (`MaskedNode`) stays as it is.
+Masks have the structure of the parameters: a boolean array for a sparse leaf, None for a dense one, or for a subtree of
+them. What optax puts in place of parameters that are not a transformation's (`MaskedNode`) stays as it is.
 """
 
 from __future__ import annotations
@@ -55,12 +55,25 @@ def map_masks(function: Callable[..., Any], masks: Masks, *trees: Tree) -> Tree:
     leaves = jax.tree.leaves(trees[0])
     structure: Any = jax.tree.structure(trees[0])
     try:
-        rest = [structure.flatten_up_to(tree) for tree in (masks, *trees[1:])]
+        rest = [_spread(masks, trees[0]), *(structure.flatten_up_to(tree) for tree in trees[1:])]
     except (ValueError, TypeError) as error:
         raise SparseError(
             "the state, the parameters and the gradients are not of one tree; call sparse.init with these parameters."
         ) from error
     return jax.tree.unflatten(structure, [function(mask, x, *xs) for x, mask, *xs in zip(leaves, *rest, strict=True)])
+
+
+def _spread(masks: Masks, tree: Tree) -> list[Any]:
+    """The mask of each leaf, where None stands for all that is below it.
+
+    Raises:
+      ValueError: the masks are of another tree.
+    """
+    found, structure = jax.tree.flatten(masks, is_leaf=lambda x: x is None)
+    parts: list[Any] = structure.flatten_up_to(tree)
+    if any(mask is not None and not jax.tree_util.all_leaves([part]) for mask, part in zip(found, parts, strict=True)):
+        raise ValueError("a mask where there are several parameters")
+    return [mask for mask, part in zip(found, parts, strict=True) for _ in jax.tree.leaves(part)]
 
 
 def over(axes: int, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -72,14 +85,18 @@ def over(axes: int, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def merge(first: Masks, second: Masks) -> Masks:
     """Masks of two transformations of one tree as one: where both have one, what is on both."""
-    nothing = lambda x: x is None or isinstance(x, optax.MaskedNode)
+    if first is None or second is None:
+        return second if first is None else first
+    if jax.tree_util.all_leaves([first]):
+        return first & second
+    # One level of the tree at a time: either may be None where the other has a whole subtree.
+    return jax.tree.map(merge, first, second, is_leaf=lambda x: x is not first)
 
-    def both(a: Any, b: Any) -> Any:
-        if nothing(a) or nothing(b):
-            return (None if nothing(b) else b) if nothing(a) else a
-        return a & b
 
-    return jax.tree.map(both, first, second, is_leaf=nothing)
+def own(masks: Masks) -> Masks:
+    """The masks of one transformation, None for all that is not its own, be it a leaf or a whole subtree."""
+    absent = lambda x: x is None or isinstance(x, optax.MaskedNode)
+    return jax.tree.map(lambda mask: None if absent(mask) else mask, masks, is_leaf=absent)
 
 
 def connections_of(masks: Masks) -> dict[str, jax.Array]:
