@@ -11,7 +11,9 @@ import pytest
 
 from rlx2_jax import networks
 from rlx2_jax.agents import base, make_agent
+from rlx2_jax.agents.td3 import TD3
 from rlx2_jax.config import methods, registry, resolve
+from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.replay import buffer
@@ -517,3 +519,42 @@ def test_a_loss_whose_shape_would_spread_over_the_batch_is_refused():
     """`[B, 1]` against `[B]` would be `[B, B]` without a word."""
     with pytest.raises(AssertionError, match=r"same shape|rank"):
         base.masked_mean(jnp.ones((4, 1)), jnp.ones(4))
+
+
+class Alone(base.OffPolicyAgent):
+    """An agent that says nothing."""
+
+
+class Undecided(base.OffPolicyAgent):
+    """An agent that has no losses."""
+
+    defaults, passes, release_init = TD3.defaults, TD3.passes, TD3.release_init
+
+
+class Single(TD3):
+    """An agent that asks its first critic alone."""
+
+    def value_of(self, output):
+        return output[0, ..., 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("small", "is of type function; derive a class from rlx2_jax.agents.OffPolicyAgent"),
+        ("Setup", "has no `defaults` of type Defaults"),
+        ("Alone", "has no `defaults` of type Defaults"),
+        ("Undecided", "lacks act, actor_loss, critic_loss, draw, explore; write what"),
+    ],
+)
+def test_what_is_no_agent_is_refused_in_one_sentence(name, sentence):
+    with pytest.raises(ConfigError, match=rf"^agent={__name__}:{name} {sentence}") as refused:
+        resolve(small(agent=f"{__name__}:{name}"))
+    assert "\n" not in str(refused.value)
+
+
+def test_an_agent_says_itself_what_its_critics_find_an_action_worth():
+    output = jnp.array([[[2.0], [5.0]], [[3.0], [4.0]]])
+    usual, single = (make_agent(resolve(small(agent=name)), O, A) for name in ("td3", f"{__name__}:Single"))
+    np.testing.assert_array_equal(usual.value_of(output), [2, 4])
+    np.testing.assert_array_equal(single.value_of(output), [2, 5])

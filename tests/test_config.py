@@ -123,6 +123,17 @@ def test_numbers_may_be_those_of_numpy_and_whole_ones_may_have_a_point():
     assert Config.from_dict(values) == Config(warmup_steps=200, hidden=np.array([16, 16]))
 
 
+@pytest.mark.parametrize("name", ["agent", "network", "method"])
+def test_what_a_person_wrote_is_named_by_its_place_and_not_given(name):
+    with pytest.raises(ConfigError, match=rf"^{name} is of type function; name it as package\.module:\w+, or __main__"):
+        resolve(small(**{name: small}))
+
+
+def test_an_environment_is_given_and_not_its_class():
+    with pytest.raises(ConfigError, match=r"env is the class Config; give an environment, such as Config\(\)"):
+        Config(env=Config)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_name_lists_the_valid_ones(name):
     with pytest.raises(ConfigError, match=f"unknown {name} 'nonsense'") as refused:
@@ -266,6 +277,8 @@ def test_evaluations_are_as_far_apart_as_the_physics_makes_them_dear():
     assert every("Hopper-v4", backend="mujoco") == 5_000
     assert every("Hopper-v4", backend="mjx") == every("halfcheetah") == every("playground/CheetahRun") == 25_000
     assert every("halfcheetah", total_steps=20_000) == 5_000, "four, however short"
+    length = resolve(Config(env="halfcheetah", total_steps=50_000))
+    assert (length.total_steps, length.eval_every) == (52_000, 13_000), "12,000 would make five, and 60,000 steps"
     assert every("inverted_pendulum") == 1_000, "twenty or more of a task that is learned in minutes"
 
 

@@ -68,7 +68,7 @@ def test_wiring_is_what_a_count_by_hand_finds(case):
                 dead.append(layer[-1] == 0 or not any(after[twin, unit]))
             fan_ins += layer
             spreads.append(np.std(layer) / np.mean(layer))
-    found = wiring(tree(matrices), jnp.int32(width))
+    found = wiring([*map(jnp.asarray, matrices)], jnp.int32(width))
     assert found["fan_in_min"] == min(fan_ins)
     assert found["fan_in_max"] == max(fan_ins)
     np.testing.assert_allclose(found["fan_in_cv"], np.mean(spreads), rtol=1e-5, atol=1e-6)
@@ -81,7 +81,7 @@ def test_where_no_matrix_fits_the_next_units_are_seen_by_their_links_in():
     matrices = [np.ones((2, *shape), bool) for shape in shapes]
     matrices[1][0, :, 3] = False
     matrices[1][:, 1:5, 0] = False
-    found = wiring(tree(matrices), jnp.int32(8))
+    found = wiring([*map(jnp.asarray, matrices)], jnp.int32(8))
     assert (found["fan_in_min"], found["fan_in_max"]) == (0, 13)
     assert found["dead"] == pytest.approx(1 / 32)
 

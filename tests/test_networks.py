@@ -16,7 +16,7 @@ from rlx2_jax.agents import make_agent
 from rlx2_jax.config import registry, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks import masking
-from rlx2_jax.networks.structure import make_hparams, nets, structure, templates
+from rlx2_jax.networks.structure import make_hparams, nets, orders, structure, templates
 from rlx2_jax.policies import history, tickets
 from rlx2_jax.training import compute, programs, train
 from rlx2_jax.viz import masks
@@ -256,13 +256,130 @@ def flat(features, initial):
     return nn.LayerNorm()
 
 
+class Named(nn.Module):
+    """A perceptron whose last layer has the first name."""
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        for width, name in zip(self.features[:-1], ("torso", "middle"), strict=True):
+            x = nn.relu(nn.Dense(width, name=name)(x))
+        return nn.Dense(self.features[-1], name="head")(x)
+
+
+def named(features, initial):
+    """As a person writes it."""
+    del initial
+    return Named(features)
+
+
+def test_layers_are_told_in_the_order_of_their_calls_whatever_their_names(tmp_path):
+    """In columns, in masks over training and in pictures; files keep the order of names."""
+    c = small(network=f"{__name__}:named", hidden=(16, 12), **SPARSE)
+    result = train(c, tmp_path, show_progress=False)
+    assert orders(c, *result.policy.sizes) == {"actor": (2, 1, 0), "critic": (2, 1, 0)}
+    found = history.load(tmp_path)
+    observations, actions = result.policy.sizes
+    first, middle, last = found.masks(-1, "actor")
+    assert [mask.shape for mask in (first, middle, last)] == [(observations, 16), (16, 12), (12, actions)]
+    into = np.concatenate([first.sum(0), middle.sum(0)])
+    assert (result.rows[-1]["actor_fan_in_min"], result.rows[-1]["actor_fan_in_max"]) == (into.min(), into.max())
+    weights = result.policy.params["torso"]["kernel"]
+    np.testing.assert_array_equal(np.asarray(weights) != 0, first)
+    figure = masks.draw_inputs(found, result.policy)
+    (bars,) = [axis for axis in figure.axes if axis.get_title() == "sum of |w|, actor"]
+    assert sum(bar.get_width() for bar in bars.patches) == pytest.approx(np.abs(weights).sum(), rel=1e-5)
+    layers = masks.draw_strip(found, "actor")
+    assert f"layer 3 of 3, 12 x {actions}" in " ".join(axis.get_title() for axis in layers.axes)
+
+
+class Loose(nn.Module):
+    """A matrix that is no kernel."""
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(self.features[0])(x))
+        x = x @ self.param("mixing", nn.initializers.lecun_normal(), (self.features[0], self.features[0]))
+        return nn.Dense(self.features[-1])(nn.relu(nn.Dense(self.features[0])(x)))
+
+
+class Counting(nn.Module):
+    """Statistics of batches."""
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        hidden = nn.BatchNorm(use_running_average=False)(nn.Dense(self.features[0])(x))
+        return nn.Dense(self.features[-1])(nn.relu(hidden))
+
+
+class Dropping(nn.Module):
+    """Dropout without a key."""
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        hidden = nn.Dropout(0.5, deterministic=False)(nn.Dense(self.features[0])(x))
+        return nn.Dense(self.features[-1])(nn.relu(hidden))
+
+
+class Wide(nn.Module):
+    """One output more than there should be."""
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.features[-1] + 1)(nn.relu(nn.Dense(self.features[0])(x)))
+
+
+def loose(features, initial):
+    """As a person writes it."""
+    del initial
+    return Loose(features)
+
+
+def counting(features, initial):
+    """As a person writes it."""
+    del initial
+    return Counting(features)
+
+
+def dropping(features, initial):
+    """As a person writes it."""
+    del initial
+    return Dropping(features)
+
+
+def wide(features, initial):
+    """As a person writes it."""
+    del initial
+    return Wide(features)
+
+
+def broken(features, initial):
+    """With a fault of its own."""
+    del initial
+    return Wide(features + 1)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"network": f"{__name__}:loose"}, r"matrix mixing of shape \[16, 16\] would stay dense; call it `kernel`"),
+        ({"network": f"{__name__}:counting"}, "Counting raised ScopeCollectionNotFound .*without statistics"),
+        ({"network": f"{__name__}:dropping"}, "Dropping raised InvalidRngError"),
+        ({"network": f"{__name__}:wide"}, "gives the actor 2 outputs, not 1"),
+        ({"network": f"{__name__}:broken"}, "making it raised TypeError"),
         ({"network": "resnet"}, "unknown network 'resnet'; valid: layernorm, mlp, simba, or package.module:function"),
         ({"network": "nowhere:at_all"}, r"No module named 'nowhere'\); write package\.module:function"),
         ({"network": f"{__name__}:absent"}, r"cannot be imported: .*; write package\.module:function"),
-        ({"network": f"{__name__}:small"}, r"takes \d positional|return a flax.linen module"),
+        ({"network": f"{__name__}:small"}, "too many positional arguments; write a function of"),
         ({"network": f"{__name__}:flat"}, "give it matrices"),
         ({"network": f"{__name__}:alone"}, "1 matrices, of which 0 read hidden units; give it at least one"),
         ({"network": f"{__name__}:tied"}, "3 matrices, of which 3 read hidden units; give it at least one"),

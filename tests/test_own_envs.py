@@ -166,6 +166,10 @@ BROKEN = {
         Point(step=lambda s, a: s._replace(physics=jnp.zeros(3))),
         r"step leaves physics of float32\[3\], reset gave float32\[2\]",
     ),
+    "physics in a container": (
+        Point(step=lambda s, a: s._replace(physics=(s.physics,))),
+        r"step leaves physics of \[float32\[2\]\] in .*, reset gave float32\[2\]",
+    ),
     "other kinds": (
         Point(step=lambda s, a: s._replace(physics=jnp.zeros(2, jnp.int32))),
         r"step leaves physics of int32\[2\], reset gave float32\[2\]",

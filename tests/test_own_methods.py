@@ -53,6 +53,10 @@ flat = Mechanisms(drop=lambda weight, gradient, key: weight.ravel())
 nowhere = Mechanisms(initial=lambda weight, gradient, key: None)
 late = Mechanisms(progress=lambda time: jnp.where(time < 1, 0.0, 1.0))
 halfway = Mechanisms(progress=lambda time: time / 2)
+unmoved = Mechanisms(start=sparse.uniform(0.5))
+doubled = Mechanisms(start_times=2)
+numbered = Mechanisms(fraction=0.3)
+dense_already = Mechanisms(density=0.5)
 vector = Mechanisms(fraction=lambda time: jnp.ones(2))
 """
 
@@ -375,6 +379,10 @@ BAD = {
         {"method": f"{NAME}:flat"},
         r".*: its drop gives an array of shape \[16\]; give an array of shape \[1, 16\]\.",
     ),
+    "a start of what never changes": ({"method": f"{NAME}:unmoved"}, ".* which never change; say how by progress"),
+    "a multiple of what never changes": ({"method": f"{NAME}:doubled"}, ".* which never change; say how by progress"),
+    "a number for a share": ({"method": f"{NAME}:numbered"}, r".*: its fraction is 0\.3; give .* sparse\.constant"),
+    "a number for a density": ({"method": f"{NAME}:dense_already"}, r".*: its density is 0\.5; give a function"),
     "no array": ({"method": f"{NAME}:nowhere"}, r".*: its initial gives a NoneType; give an array of shape"),
     "progress": (
         {"method": f"{NAME}:halfway"},

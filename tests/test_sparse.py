@@ -466,7 +466,7 @@ REFUSALS = {
         "leave it out by `where`",
     ),
     "a number for a density": (
-        lambda: sparse.rigl(optax.sgd(0.1), density=0.9, until=9),
+        lambda: sparse.rigl(optax.sgd(0.1), density=0.9, until=9),  # type: ignore[arg-type]
         "density=0.9: give a function, such as sparse.erdos_renyi",
     ),
     "a number for a share": (lambda: sparse.static(optax.sgd(0.1), density=HALF, fraction=0.3), "sparse.constant"),

@@ -135,6 +135,13 @@ def test_nothing_is_estimated_from_nothing_or_from_what_is_not_finite(bad):
         statistics.permutation(bad, bad)
 
 
+def test_the_scores_of_a_single_task_need_no_list():
+    a, b = np.array([1.0, 2.0, 4.0]), np.array([2.0, 3.0, 5.0])
+    assert estimate(statistics.ratio, a, b) == estimate(statistics.ratio, [a], [b])
+    assert estimate(statistics.mean, [1.0, 2.0]) == estimate(statistics.mean, [np.array([1.0, 2.0])])
+    assert statistics.permutation(a, b) == statistics.permutation([a], [b])
+
+
 def test_an_estimate_knows_its_smallest_part():
     found = statistics.estimate(statistics.ratio, [np.ones(3), np.ones(2)], [np.ones(4), np.ones(1)])
     assert (found.n, found.fewest) == (5, 1)

@@ -49,6 +49,25 @@ def test_preset_sparsities_are_the_rows_of_table_2():
         product(small(), sparsities=["preset"])
 
 
+def test_sparsities_may_be_numbers_and_pairs():
+    written = product(small(), sparsities=["0.5", "0.6/0.7"])
+    assert product(small(), sparsities=[0.5, (0.6, 0.7)]) == written
+
+
+@pytest.mark.parametrize(
+    ("axes", "sentence"),
+    [
+        ({"seeds": 3}, "seed=3: give several values"),
+        ({"methods": "rlx2"}, "method='rlx2': give several values"),
+        ({"sparsities": 0.9}, r"sparsities=0\.9: give several values"),
+        ({"fields": {"gama": [0.9]}}, "unknown setting gama; name fields of Config"),
+    ],
+)
+def test_axes_that_are_none_are_refused_in_one_sentence(axes, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        product(small(), **axes)
+
+
 @pytest.mark.parametrize("text", ["much", "0.9/", "0.9/0.8/0.7"])
 def test_a_sparsity_is_one_number_or_two(text):
     if text == "0.9/":

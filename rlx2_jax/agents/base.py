@@ -7,6 +7,7 @@ dense for a masked network, and used on its masks only (see `networks.forms`).
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -73,7 +74,7 @@ class Now(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class OffPolicyAgent:
+class OffPolicyAgent(abc.ABC):
     """An agent of a resolved configuration, for observations and actions of given sizes."""
 
     config: RunConfig
@@ -106,26 +107,26 @@ class OffPolicyAgent:
         """The network of a critic, of the one that the configuration asks for."""
         return module
 
+    @abc.abstractmethod
     def draw(self, key: jax.Array, batches: Batch) -> Any:
         """Noise of updates on batches `[..., B]`: a tree of arrays with the batches' leading axes."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def critic_loss(
         self, params: networks.Params, state: AgentState, batch: Batch, noise: Any, now: Now
     ) -> tuple[jax.Array, jax.Array]:
         """Loss of the critics with these parameters on one batch, and their mean value."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def actor_loss(
         self, params: networks.Params, state: AgentState, batch: Batch, noise: Any, now: Now
     ) -> tuple[jax.Array, Any]:
         """Loss of the actor with these parameters on one batch, and what `after_actor` needs of it."""
-        raise NotImplementedError
 
     @staticmethod
+    @abc.abstractmethod
     def act(output: jax.Array) -> jax.Array:
         """The noise-free action `[..., A]` of the actor's output."""
-        raise NotImplementedError
 
     @staticmethod
     def sample_action(output: jax.Array, key: jax.Array) -> jax.Array:
@@ -137,11 +138,15 @@ class OffPolicyAgent:
         del output, key
         raise ConfigError("this agent's actor has no distribution; call act without a key, and add noise of your own.")
 
+    @abc.abstractmethod
     def explore(
         self, state: AgentState, observation: jax.Array, key: jax.Array, hparams: HParams
     ) -> tuple[jax.Array, jax.Array]:
         """The action taken at observations `[E, O]`, and its noise-free mean, `[E, A]` each."""
-        raise NotImplementedError
+
+    def value_of(self, output: jax.Array) -> jax.Array:
+        """What the critics' outputs `[2, ..., outputs]` say an action is worth, `[...]`: what `value_bias` is of."""
+        return output[..., 0].min(0)
 
     def begin(self, actor: SparseNetwork, critic: SparseNetwork) -> AgentState:
         """The state with these networks."""
@@ -162,6 +167,7 @@ class OffPolicyAgent:
         Raises:
           ConfigError: with the mend.
         """
+        del self
 
     @property
     def devices(self) -> DataParallel:

@@ -38,13 +38,13 @@ PARTS = 8
 """Parts of an event's batch between which the variance of its gradient is measured."""
 
 
-def wiring(mask: Masks, width: jax.Array) -> Values:
+def wiring(kernels: Sequence[jax.Array], width: jax.Array) -> Values:
     """Where the links of a network stand.
 
     The mean fan-in is fixed by the sparsity; how unequal units are is not.
 
     Args:
-      mask: booleans of one network or of twins.
+      kernels: booleans of its matrices, of one network or of twins, in the order of their calls.
       width: live units per hidden layer.
 
     Returns:
@@ -53,7 +53,6 @@ def wiring(mask: Masks, width: jax.Array) -> Values:
       hidden units with no link in or none out, which can pass nothing on. Of matrices that do not fit the next one, as
       where layers read more than the one before, this is not seen; where none fits, it is of links in alone.
     """
-    kernels = masking.kernels(mask)
     fitting = [(before, after) for before, after in itertools.pairwise(kernels) if before.shape[-1] == after.shape[-2]]
     links = [(before.sum(-2), after.sum(-1)) for before, after in fitting]
     smallest, largest, spread, dead = [], [], [], []
@@ -73,7 +72,7 @@ def wiring(mask: Masks, width: jax.Array) -> Values:
 
 
 def compress(mask: Masks) -> tuple[jax.Array, ...]:
-    """The matrices of a mask, one bit per weight: bytes of each, input to output."""
+    """The matrices of a mask, one bit per weight: bytes of each, in the order of `masking.kernels`."""
     return tuple(jnp.packbits(kernel.ravel()) for kernel in masking.kernels(mask))
 
 

@@ -1,10 +1,11 @@
 """What can be said of a handful of runs: point estimates with 95 % bootstrap intervals, and permutation tests.
 
-A sample is one array of per-seed scores for each task, `[n_task]`. Intervals are percentile intervals of the stratified
-bootstrap: seeds are drawn again with replacement within each task, all tasks together (Agarwal et al., *Deep
-Reinforcement Learning at the Edge of the Statistical Precipice*, 2021). With few seeds such an interval is too narrow:
-of normally distributed scores it holds the mean in 75 % of cases with three seeds, 80 % with four, 84 % with five, 88 %
-with eight and 93 % with twenty. `for_few` says which one comes nearer to what it should.
+A sample is one array of per-seed scores for each task, `[n_task]`, or the scores of a single task. Intervals are
+percentile intervals of the stratified bootstrap: seeds are drawn again with replacement within each task, all tasks
+together (Agarwal et al., *Deep Reinforcement Learning at the Edge of the Statistical Precipice*, 2021). With few seeds
+such an interval is too narrow: of normally distributed scores it holds the mean in 75 % of cases with three seeds, 80 %
+with four, 84 % with five, 88 % with eight and 93 % with twenty. `for_few` says which one comes nearer to what it
+should.
 """
 
 from __future__ import annotations
@@ -180,7 +181,8 @@ def estimate(
 
 def _checked(samples: Sequence[Sample]) -> list[list[np.ndarray]]:
     """Scores as they can be reckoned with."""
-    plain = [[np.asarray(scores, np.float64) for scores in sample] for sample in samples]
+    tasks = [[sample] if all(np.ndim(scores) == 0 for scores in sample) else sample for sample in samples]
+    plain = [[np.asarray(scores, np.float64) for scores in sample] for sample in tasks]
     if not plain or any(not sample or any(s.size == 0 or not np.isfinite(s).all() for s in sample) for sample in plain):
         raise ValueError("statistics need at least one finite score for each task.")
     return plain

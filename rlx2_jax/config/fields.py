@@ -161,8 +161,14 @@ def check_kind(field: dataclasses.Field[Any], value: Any) -> None:
       ConfigError: one sentence on how to mend it.
     """
     kinds = [KINDS[kind] for kind in str(field.type).split(" | ")]
-    mend = ", ".join(mend for _, mend in kinds)
-    require(any(fits(value) for fits, _ in kinds), f"{field.name}={value!r:.40}: {mend}.")
+    fits = any(fit(value) for fit, _ in kinds)
+    if own := field.metadata.get("own"):
+        name = field.name
+        require(
+            fits,
+            f"{name} is of type {type(value).__name__}; name it as {own}, or __main__:name in a notebook or script.",
+        )
+    require(fits, f"{field.name}={value!r:.40}: {', '.join(mend for _, mend in kinds)}.")
 
 
 def require(condition: bool, message: str) -> None:

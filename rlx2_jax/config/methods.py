@@ -139,4 +139,26 @@ def _imported(name: str) -> Mechanisms:
             f"method={name} has kind={found.kind!r} and topology={found.topology!r}; use kind='sparse', and for the "
             f"topology one of {', '.join(TOPOLOGIES)}."
         )
+    for part, mend in _PARTS.items():
+        value = getattr(found, part)
+        if not (callable(value) or (value is None and part not in ("drop", "start", "density", "where"))):
+            raise ConfigError(f"method={name}: its {part} is {value!r:.40}; give a function, such as {mend}.")
+    if found.progress is None and (found.start is not _ALL or found.start_times is not None):
+        raise ConfigError(
+            f"method={name} has a start for its numbers of links, which never change; say how by progress, such as "
+            "sparse.cubic(0, 0.8), or leave start and start_times out."
+        )
     return found
+
+
+_PARTS = {
+    "drop": "sparse.criteria.magnitude",
+    "grow": "sparse.criteria.gradient",
+    "initial": "sparse.criteria.magnitude",
+    "fraction": "sparse.constant(0.3)",
+    "progress": "sparse.cubic(0, 0.8)",
+    "start": "sparse.uniform(0.5)",
+    "density": "sparse.erdos_renyi, of a sparsity",
+    "where": "lambda path, leaf: True",
+}
+"""Parts of a method that are functions, and what a person is told to give in place of what is none."""

@@ -104,8 +104,25 @@ def find(name: str) -> AgentKind:
     """
     if ":" in name:
         found: AgentKind = places.imported(name, "Class")
+        _check(name, found)
         return found
     if name not in AGENTS:
         raise ConfigError(f"unknown agent {name!r}; valid: {', '.join(AGENTS)}, or package.module:Class.")
     own: AgentKind = importlib.import_module(f"rlx2_jax.agents.{name}").agent
     return own
+
+
+def _check(name: str, found: Any) -> None:
+    """Refuse what is no agent.
+
+    Raises:
+      ConfigError: with the mend.
+    """
+    mend = "derive a class from rlx2_jax.agents.OffPolicyAgent, or from an agent that is there"
+    if not isinstance(found, type):
+        raise ConfigError(f"agent={name} is of type {type(found).__name__}; {mend}.")
+    for attribute, kind in {"defaults": Defaults, "passes": Passes, "release_init": str}.items():
+        if not isinstance(getattr(found, attribute, None), kind):
+            raise ConfigError(f"agent={name} has no `{attribute}` of type {kind.__name__}; {mend}, and say it.")
+    if lacking := sorted(getattr(found, "__abstractmethods__", ())):
+        raise ConfigError(f"agent={name} lacks {', '.join(lacking)}; write what an agent has to say of its own.")

@@ -143,6 +143,9 @@ def _length(c: Config, asked: int, backend: str) -> _Length:
     )
     chunk_steps = _round_to(chunk_steps, c.num_envs)
     eval_every = _round_to(eval_every, chunk_steps)
+    if c.eval_every is None:
+        # Nobody asked for it: a chunk more, where whole evaluations then come nearer to the length asked for.
+        eval_every = min(eval_every, eval_every + chunk_steps, key=lambda steps: math.ceil(asked / steps) * steps)
     evaluations = math.ceil(asked / eval_every)
     total = evaluations * eval_every
     return _Length(

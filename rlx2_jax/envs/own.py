@@ -138,6 +138,8 @@ def name_of(env: Any) -> str:
     Raises:
       ConfigError: another object has this name already.
     """
+    if isinstance(env, type):
+        raise ConfigError(f"env is the class {env.__qualname__}; give an environment, such as {env.__qualname__}().")
     own = getattr(env, "name", None)
     name = own if isinstance(own, str) else f"{type(env).__module__}:{type(env).__qualname__}"
     held = _factories.get(name)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,10 +45,17 @@ def make(name: str, features: tuple[int, ...], initial: str) -> nn.Module:
     Raises:
       ConfigError: there is none, or it is no Flax module.
     """
+    factory = _factory(name)
     try:
-        module = _factory(name)(features, initial)
+        inspect.signature(factory).bind(features, initial)
     except TypeError as error:
         raise ConfigError(f"network={name}: {error}; write a function of (features, initial).") from None
+    try:
+        module = factory(features, initial)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"network={name}: making it raised {places.said(error)}; mend it.") from error
     if not isinstance(module, nn.Module):
         raise ConfigError(f"network={name} made a {type(module).__name__}; return a flax.linen module.")
     return module
@@ -135,6 +143,20 @@ class Net:
             return read[1:], output
 
         return (jax.vmap(one) if self.twins else one)(params)
+
+    def calls(self, inputs: int) -> list[str]:
+        """Paths of the layers with a matrix, such as `Dense_0`, in the order in which they are called."""
+        found: list[str] = []
+
+        def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+            given = call(*args, **kwargs)
+            if context.method_name == "__call__" and context.module.has_variable("params", "kernel"):
+                found.append("/".join(context.module.path))
+            return given
+
+        with nn.intercept_methods(look):
+            jax.eval_shape(lambda key: self.one.init(key, inputs), jax.random.PRNGKey(0))
+        return found
 
     @functools.cached_property
     def _whole(self) -> nn.Module:

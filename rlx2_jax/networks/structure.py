@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from rlx2_jax.config import NEVER, VALUES, Config, HParams, RunConfig, methods, 
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks import masking, modules, own
 from rlx2_jax.networks.modules import Net, Params
+from rlx2_jax.runtime import places
+from rlx2_jax.sparse import trees
 from rlx2_jax.sparse.densities import checked, erdos_renyi_densities, whole
 
 Shape = tuple[int, int]
@@ -87,8 +89,15 @@ def structure(config: Config, observation_size: int, action_size: int) -> dict[s
             f"observations of {observation_size} and actions of {action_size} numbers make no networks; use tasks with "
             "sides of 1 or more."
         )
-    inputs = inputs_of(observation_size, action_size)
-    return {name: _structure(config, name, net.one, inputs[name]) for name, net in nets(config, action_size).items()}
+    inputs, made = inputs_of(observation_size, action_size), nets(config, action_size)
+    found = {name: _structure(config, name, net.one, inputs[name]) for name, net in made.items()}
+    outputs, expected = _outputs(made["actor"], inputs["actor"]), registry.find(config.agent).actor_outputs(action_size)
+    if outputs != expected:
+        raise ConfigError(
+            f"network={config.network_of('actor')} gives the actor {outputs} outputs, not {expected}; give it as many "
+            "as the last of its features says."
+        )
+    return found
 
 
 def templates(config: Config, observation_size: int, action_size: int) -> dict[str, Params]:
@@ -99,7 +108,22 @@ def templates(config: Config, observation_size: int, action_size: int) -> dict[s
 
 @functools.lru_cache(1024)
 def _template(net: Net, inputs: int) -> Params:
-    return jax.eval_shape(lambda key: net.init(key, inputs), jax.random.PRNGKey(0))
+    return _looked_at(net, lambda key: net.init(key, inputs), jax.random.PRNGKey(0))
+
+
+def _looked_at(net: Net, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Shapes of what a function of a network gives.
+
+    Raises:
+      ConfigError: an error of a person's own code.
+    """
+    try:
+        return jax.eval_shape(function, *arguments)
+    except Exception as error:
+        raise ConfigError(
+            f"the network {type(net.module).__name__} raised {places.said(error)}; mend it (a network is a function of "
+            "its parameters alone, without statistics of batches and random numbers)."
+        ) from error
 
 
 @functools.lru_cache(1024)
@@ -110,11 +134,17 @@ def _shapes(net: Net, inputs: int) -> tuple[tuple[Shape, ...], int]:
       ConfigError: kernels that are no matrices, or matrices that are not each used once, one after another.
     """
     params = _template(net, inputs)
+    for path, leaf in trees.by_path(params).items():
+        if trees.matrices(path, leaf) and not masking.is_kernel(path):
+            raise ConfigError(
+                f"the network's matrix {path} of shape {list(leaf.shape)} would stay dense; call it `kernel`, as the "
+                "layers of flax.linen do, in a module of its own."
+            )
     found = [kernel.shape for kernel in masking.kernels(params)]
     if not found or any(len(shape) != 2 for shape in found):
         raise ConfigError(f"the network has kernels {found}; give it matrices, as of flax.linen.Dense.")
     shapes = tuple((inputs, outputs) for inputs, outputs in found)
-    hidden, _ = jax.eval_shape(net.activations, params, jax.ShapeDtypeStruct((1, inputs), jnp.float32))
+    hidden, _ = _looked_at(net, net.activations, params, jax.ShapeDtypeStruct((1, inputs), jnp.float32))
     if not hidden or len(hidden) != len(shapes) - 1:
         raise ConfigError(
             f"the network has {len(shapes)} matrices, of which {len(hidden)} read hidden units; give it at least one "
@@ -122,6 +152,25 @@ def _shapes(net: Net, inputs: int) -> tuple[tuple[Shape, ...], int]:
         )
     held = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     return shapes, int(held - sum(map(math.prod, shapes)))
+
+
+@functools.lru_cache(1024)
+def _outputs(net: Net, inputs: int) -> int:
+    """Outputs of a network."""
+    single = jax.ShapeDtypeStruct((1, inputs), jnp.float32)
+    return int(jax.eval_shape(net.apply, _template(net, inputs), single).shape[-1])
+
+
+def orders(config: Config, observation_size: int, action_size: int) -> dict[str, tuple[int, ...]]:
+    """Places of the matrices of the `actor` and of a `critic` in `masking.kernels`, in the order of their calls."""
+    inputs = inputs_of(observation_size, action_size)
+    return {name: _order(net.one, inputs[name]) for name, net in nets(config, action_size).items()}
+
+
+@functools.lru_cache(1024)
+def _order(net: Net, inputs: int) -> tuple[int, ...]:
+    places = {path.rpartition("/")[0]: i for i, path in enumerate(masking.paths(_template(net, inputs)))}
+    return tuple(places[path] for path in net.calls(inputs))
 
 
 def _structure(c: Config, name: str, net: Net, inputs: int) -> Structure:

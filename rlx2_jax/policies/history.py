@@ -7,7 +7,7 @@ is looked at, k = ceil(N / (SNAPSHOTS - 2)), so what is kept does not depend on 
 The file is an archive of NumPy arrays: `about`, a JSON string as that of `masks.npz` with `steps`, at which the
 snapshots were taken; and for each a member `0`, `1` and so on, bytes that zlib has compressed:
 
-    bits_i   = numpy.packbits of each matrix at steps[i], actor before critic, from input to output
+    bits_i   = numpy.packbits of each matrix at steps[i], actor before critic, in the order of `masking.kernels`
     member i = zlib(bits_i xor bits_{i-1}),   bits_{-1} = 0
 
 Between two snapshots few links move, so nearly all bytes are zero. Nothing is compressed twice, and the file is written
@@ -30,7 +30,7 @@ from rlx2_jax.envs.labels import Labels
 from rlx2_jax.errors import CheckpointError, ConfigError
 from rlx2_jax.io import archives
 from rlx2_jax.networks import masking
-from rlx2_jax.networks.structure import templates
+from rlx2_jax.networks.structure import orders, templates
 from rlx2_jax.policies import tickets
 from rlx2_jax.runtime import memory
 
@@ -47,7 +47,7 @@ NETWORKS = ("actor", "critic")
 """In the order of a snapshot's bytes; both critics are one network."""
 
 Shapes = Mapping[str, Sequence[Sequence[int]]]
-"""Shapes of the matrices of each network, input to output; those of a critic begin with 2."""
+"""Shapes of the matrices of each network, as they are stored; those of a critic begin with 2."""
 
 
 class History(NamedTuple):
@@ -72,6 +72,14 @@ class History(NamedTuple):
 
     def masks(self, snapshot: int, network: str) -> list[np.ndarray]:
         """Boolean masks of a network's matrices, input to output: `[in, out]`, of critics `[2, in, out]`."""
+        found = self._stored(snapshot, network)
+        return [found[i] for i in self.order(network)]
+
+    def order(self, network: str) -> tuple[int, ...]:
+        """Places of a network's matrices among the stored ones, in the order of their calls."""
+        return orders(*tickets.described(self.about))[network]
+
+    def _stored(self, snapshot: int, network: str) -> list[np.ndarray]:
         places = _places(self.about["shapes"])
         return [_bits(self.packed[snapshot, start:end], shape) for name, shape, start, end in places if name == network]
 
@@ -111,7 +119,7 @@ def load(path: str | Path) -> History:
         changes = [_decompressed(arrays[str(i)], about["shapes"]) for i in range(len(about["steps"]))]
         history = History(tuple(about["steps"]), np.bitwise_xor.accumulate(changes, axis=0), about)
         for i, network in itertools.product(range(len(history.steps)), NETWORKS):
-            _check_links(history.masks(i, network), about, network)
+            _check_links(history._stored(i, network), about, network)
     except (ValueError, zlib.error) as error:
         raise CheckpointError(
             f"the masks {file} are damaged ({error}); restore a copy, or make their run again."

@@ -69,8 +69,9 @@ def _spread(masks: Masks, tree: Tree) -> list[Any]:
     Raises:
       ValueError: the masks are of another tree.
     """
-    found, structure = jax.tree.flatten(masks, is_leaf=lambda x: x is None)
-    parts: list[Any] = structure.flatten_up_to(tree)
+    found = jax.tree.leaves(masks, is_leaf=lambda x: x is None)
+    structure: Any = jax.tree.structure(masks, is_leaf=lambda x: x is None)
+    parts = structure.flatten_up_to(tree)
     if any(mask is not None and not jax.tree_util.all_leaves([part]) for mask, part in zip(found, parts, strict=True)):
         raise ValueError("a mask where there are several parameters")
     return [mask for mask, part in zip(found, parts, strict=True) for _ in jax.tree.leaves(part)]

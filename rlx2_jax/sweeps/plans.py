@@ -129,7 +129,7 @@ def product(
     envs: Sequence[str] = (),
     agents: Sequence[str] = (),
     methods: Sequence[str] = (),
-    sparsities: Sequence[str] = (),
+    sparsities: Sequence[str | float | tuple[float, float]] = (),
     seeds: Sequence[int] = (),
     fields: Mapping[str, Sequence[Any]] | None = None,
 ) -> list[RunConfig]:
@@ -140,7 +140,8 @@ def product(
       envs: tasks.
       agents: algorithms.
       methods: training schemes.
-      sparsities: `0.9` for both networks, `0.98/0.95` for actor and critics, `preset` for the row of Table 2.
+      sparsities: `0.9` for both networks, `"0.98/0.95"` or `(0.98, 0.95)` for actor and critics, `"preset"` for the
+        row of Table 2.
       seeds: of runs.
       fields: values of other fields by name.
 
@@ -151,6 +152,12 @@ def product(
     if how := sorted(workdirs.HOW & set(fields)):
         raise ConfigError(f"sweep.{how[0]}: it says how runs are computed, not which; give one value, --{how[0]}=....")
     axes: dict[str, Sequence[Any]] = {"env": envs, "agent": agents, "method": methods, "seed": seeds, **fields}
+    known = {field.name for field in dataclasses.fields(Config)}
+    for name, values in {**axes, "sparsities": sparsities}.items():
+        if name not in known and name != "sparsities":
+            raise ConfigError(f"unknown setting {name}; name fields of Config.")
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise ConfigError(f"{name}={values!r:.40}: give several values, as in a list, or one in a list of one.")
     axes = {name: values for name, values in axes.items() if values}
     found: dict[str, RunConfig] = {}
     for values in itertools.product(*axes.values(), sparsities or (None,)):
@@ -164,7 +171,8 @@ def product(
     return list(found.values())
 
 
-def _sparsity(text: str, config: Config) -> tuple[float, float]:
+def _sparsity(value: str | float | tuple[float, float], config: Config) -> tuple[float, float]:
+    text = "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
     if text == PRESET:
         row = presets.PRESETS.get(f"{config.agent}/{config.env}")
         if row is None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from rlx2_jax import kernels
 from rlx2_jax.analysis import diagnostics
 from rlx2_jax.config import HParams, Schedule
-from rlx2_jax.networks import Masked, masking
+from rlx2_jax.networks import Masked, masking, structure
 from rlx2_jax.replay import buffer
 from rlx2_jax.training import evaluation
 from rlx2_jax.training.state import FURTHER_KEY, Report, TrainState, empty_tally
@@ -27,7 +27,7 @@ def report(trainer: Trainer, state: TrainState, hparams: HParams, schedule: Sche
     returns = evaluation.play(trainer.env, policy, first, config.episode_length, hparams.gamma)
     actor, critic = agent.actor.masked(), agent.critic.masked()
     pairs = jnp.concatenate([first.observation, policy(first.observation)], -1)
-    q = critic.net.activations(critic.params, pairs)[1][..., 0].min(0)
+    q = trainer.agent.value_of(critic.net.activations(critic.params, pairs)[1])
     tally, progress = state.tally, state.progress
     values = {
         "env_steps": progress.env_steps,
@@ -59,11 +59,13 @@ def diagnose(trainer: Trainer, state: TrainState, actor: Masked, critic: Masked,
     n_max, one = trainer.config.n_max, jnp.asarray(1)
     batch = buffer.sample(state.replay, sample_key, (diagnostics.SAMPLES,), one, n_max, hparams.gamma)
     pairs = jnp.concatenate([batch.observation, batch.action], -1)
+    order = structure.orders(trainer.config, trainer.env.observation_size, trainer.env.action_size)
     values: Report = {}
     for name, network, inputs in (("actor", actor, batch.observation), ("critic", critic, pairs)):
         width, events = getattr(hparams, f"{name}_width"), getattr(state.tally, name)
         hidden, _ = network.net.activations(network.params, inputs)
-        found = diagnostics.wiring(network.mask, width) | {
+        kernels_of = masking.kernels(network.mask)
+        found = diagnostics.wiring([kernels_of[i] for i in order[name]], width) | {
             "churn": events.grown / masking.count(network.mask),
             "overlap": diagnostics.overlap(network.mask, state.first_masks[name]),
             "dormant": diagnostics.dormant(hidden, width),

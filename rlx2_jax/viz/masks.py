@@ -128,7 +128,7 @@ def draw_inputs(history: History, policy: Policy | None = None) -> Figure:
     names = [labels.observation_names[i] + " (unread)" * (i in unread) for i in order]
     bars = {"links of the actor": actor[-1, order], "links of a critic": critic[-1, order]}
     if policy is not None:
-        weights = masking.kernels(policy.params)[_reader(history, "actor")]
+        weights = masking.kernels(policy.params)[history.order("actor")[_reader(history, "actor")]]
         bars["sum of |w|, actor"] = np.abs(np.asarray(weights)).sum(1)[order]
     actions = critic[-1, inputs:][:NAMED]
     several = len(history.steps) > 1
