@@ -1,6 +1,7 @@
 """Draw runs: their learning curves in one picture, or what is inside one of them.
 
 python experiments/plot.py --workdirs=runs/hopper-rlx2,runs/hopper-dense --output=hopper.png
+python experiments/plot.py --workdirs=runs/a-sweep --output=sweep.png
 python experiments/plot.py --workdir=runs/hopper --kind=masks --output=masks.gif
 
 The picture is PNG, PDF or SVG, as its name ends; masks over training are also GIF or MP4. Kinds:
@@ -56,7 +57,7 @@ INSIDE: Mapping[str, Callable[[Path, str], Figure]] = {
 }
 """What is drawn of one run."""
 
-WORKDIRS = flags.DEFINE_list("workdirs", [], "directories of the runs")
+WORKDIRS = flags.DEFINE_list("workdirs", [], "directories of runs, and of sweeps for all of theirs")
 WORKDIR = command_line.define_path("workdir", None, "directory of a run; needed for what is inside one")
 KIND = flags.DEFINE_enum("kind", "curves", ["curves", *INSIDE], "what to draw")
 NETWORK = flags.DEFINE_enum("network", "actor", [*history.NETWORKS], "whose masks")
@@ -69,7 +70,7 @@ def main(argv: Sequence[str]) -> int | None:
     del argv
     # A run that is named twice is one run.
     named = command_line.paths(WORKDIRS) + ([] if WORKDIR.value is None else [WORKDIR.value])
-    directories = [*{path.resolve(): path for path in named}.values()]
+    directories = [*{path.resolve(): path for place in named for path in _runs(place)}.values()]
     if not directories:
         raise ConfigError("nothing to draw; name runs with --workdirs, or one with --workdir.")
     if OUTPUT.value is None:
@@ -83,6 +84,13 @@ def main(argv: Sequence[str]) -> int | None:
     files.write_bytes(OUTPUT.value, data)
     print(f"wrote {OUTPUT.value}")
     return 0
+
+
+def _runs(directory: Path) -> list[Path]:
+    """The runs of a sweep that have begun, or a run by itself."""
+    if not (directory / workdirs.PLAN).exists():
+        return [directory]
+    return sorted(path.parent for path in directory.glob("runs/*/metrics.jsonl")) or [directory]
 
 
 def _draw(directories: Sequence[Path], ending: str) -> bytes:

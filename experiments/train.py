@@ -12,6 +12,7 @@ command that starts a run, with --resume added, serves a queue that may start it
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -58,8 +59,8 @@ def main(argv: Sequence[str]) -> int | None:
 
 def default_workdir(config: Config, *, held: bool) -> Path:
     """`runs/<agent>-<env>-<method>-<seed>`, numbered where it is taken; the last one taken to resume or replace it."""
-    task = config.env.replace("/", "-")
-    first = Path("runs") / f"{config.agent}-{task}-{config.method}-{config.seed}"
+    name = f"{config.agent}-{config.env}-{config.method}-{config.seed}"
+    first = Path("runs") / re.sub("[/:]", "-", name)
     path, count = first, 1
     while path.exists():
         count += 1

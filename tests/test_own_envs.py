@@ -16,7 +16,7 @@ import pytest
 from rlx2_jax import envs, policies
 from rlx2_jax.config import Config, resolve
 from rlx2_jax.envs import State, own
-from rlx2_jax.errors import ConfigError
+from rlx2_jax.errors import ConfigError, DivergedError
 from rlx2_jax.sweeps import sweep
 from rlx2_jax.training import train
 from tests.conftest import ROOT, cached, launch_here, small
@@ -140,6 +140,12 @@ def test_an_object_is_trained_and_resumed_bit_for_bit(tmp_path):
         train(config, tmp_path / "part", show_progress=False, on_report=stop)
     resumed = train(config, tmp_path / "part", resume=True, show_progress=False)
     assert without_clocks(resumed.rows) == without_clocks(whole.rows)
+
+
+def test_where_no_transition_is_finite_the_environment_is_to_blame(tmp_path):
+    undefined = Point(step=lambda state, action: Point().step(state, action)._replace(reward=jnp.nan))
+    with pytest.raises(DivergedError, match=r"mend the environment, which gave no other\.$"):
+        train(small(env=undefined), tmp_path, show_progress=False)
 
 
 def fails(*_):

@@ -291,6 +291,8 @@ def test_processes_share_plan_table_and_resume(tmp_path):
     assert all(f"{run}: score {score:.1f}; " in said for run, score in scores.items())
     assert "; 2 of 2 runs are done" in said
     assert [line["finished"] for line in table(whole)] == ["True", "True"]
+    drawn = launch_here("plot.py", f"--workdirs={whole}", f"--output={tmp_path}/both.pdf")
+    assert drawn.stdout == f"wrote {tmp_path}/both.pdf\n", drawn.stderr
     parent = start(killed, *PROCESSES, "--total_steps=1200")
     wait_for(killed, "runs/*/checksums/*.json", parent)
     parent.kill()

@@ -87,7 +87,7 @@ def train(
     directory = None if workdir is None else Path(workdir)
     if resume and directory is None:
         raise workdirs.WorkdirError("there is nothing to resume without a workdir; name one.")
-    size_line = _check_memory(program)
+    _check_memory(program)
     with contextlib.ExitStack() as stack:
         if directory is not None:
             stack.enter_context(workdirs.held(directory, program.config, resume=resume, overwrite=overwrite))
@@ -100,7 +100,7 @@ def train(
         if chosen != program.config:
             program = programs.make_program(chosen)
         display.say(_headline(program))
-        display.say(size_line)
+        display.say(_check_memory(program))
         if rounded := _rounded(config, program.config):
             display.say(rounded)
         record = Record(program.config, program.env, directory, display.say)
@@ -270,9 +270,12 @@ class _Run:
 
     def _diverged(self, what: str) -> NoReturn:
         self._close(done=False, diverged=True)
+        left_out = int(self.state.nonfinite)
+        none = left_out >= self.clock.steps
+        mend = "mend the environment, which gave no other" if none else "try smaller --critic_lr and --actor_lr"
         raise DivergedError(
-            f"diverged {self._lately()}: {what} no longer finite ({int(self.state.nonfinite):,} non-finite transitions "
-            f"were kept out of replay); {self._kept()}; try smaller --critic_lr and --actor_lr."
+            f"diverged {self._lately()}: {what} no longer finite ({left_out:,} non-finite transitions were kept out of "
+            f"replay); {self._kept()}; {mend}."
         )
 
     def _came_apart(self) -> NoReturn:
