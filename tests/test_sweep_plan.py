@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import sys
 
 import jax
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from rlx2_jax.config import METHODS, Config, make_schedule, resolve
 from rlx2_jax.errors import ConfigError, RlxError, WorkdirError
+from rlx2_jax.networks import MLP
 from rlx2_jax.sweeps import plans
 from rlx2_jax.sweeps.plans import SHARED, build, lay_out, product
 from tests.conftest import small
@@ -199,6 +201,21 @@ def test_packed_runs_are_processes_or_refused():
 def test_a_run_that_cannot_be_is_refused_before_any_is_begun(changes, sentence, parallel):
     with pytest.raises(RlxError, match=sentence):
         lay_out([*product(small()), *product(small(**changes))], parallel=parallel)
+
+
+def alone(features, initial):
+    """A network of a script."""
+    return MLP(features, initial)
+
+
+def test_what_stands_in_a_script_is_refused_before_workers_look_for_it(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "alone", alone, raising=False)
+    config = small(network="__main__:alone")
+    with pytest.raises(
+        ConfigError, match=r"^network=__main__:alone is known to this process alone.* put it in a module"
+    ):
+        lay_out([resolve(config)], parallel="processes")
+    assert lay_out([resolve(config)]).runs
 
 
 def test_how_runs_are_computed_is_no_axis_and_may_change_between_starts():

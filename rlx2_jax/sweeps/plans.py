@@ -228,6 +228,8 @@ def lay_out(
         for group in _groups(added):
             build([run.config for run in group])  # Refuses what cannot be.
             envs.place_of(group[0].config.env)
+            for run in group:
+                _check_reachable(run.config)
     else:
         batches += _batches(added, len(batches), devices, device_bytes, runs_per_device, pad)
     return Plan(
@@ -238,6 +240,16 @@ def lay_out(
         devices=devices,
         compiled=held.compiled if held else 0,
     )
+
+
+def _check_reachable(config: RunConfig) -> None:
+    """Refuse what a person wrote in a script or notebook, where a worker process cannot import it from."""
+    for name, value in vars(config).items():
+        if str(value).startswith("__main__:"):
+            raise ConfigError(
+                f"{name}={value} is known to this process alone, and workers are others: put it in a module, or use "
+                "another --parallel than processes."
+            )
 
 
 def _asked(configs: Iterable[RunConfig], parallel: str) -> dict[str, RunConfig]:
