@@ -6,6 +6,7 @@ import math
 import sys
 
 import jax
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,6 +55,9 @@ def test_preset_sparsities_are_the_rows_of_table_2():
 def test_sparsities_may_be_numbers_and_pairs():
     written = product(small(), sparsities=["0.5", "0.6/0.7"])
     assert product(small(), sparsities=[0.5, (0.6, 0.7)]) == written
+    assert product(small(), sparsities=np.array([0.5, 0.6]), seeds=np.arange(2)) == product(
+        small(), sparsities=["0.5", "0.6"], seeds=range(2)
+    )
 
 
 @pytest.mark.parametrize(

@@ -152,15 +152,9 @@ def product(
     if how := sorted(workdirs.HOW & set(fields)):
         raise ConfigError(f"sweep.{how[0]}: it says how runs are computed, not which; give one value, --{how[0]}=....")
     axes: dict[str, Sequence[Any]] = {"env": envs, "agent": agents, "method": methods, "seed": seeds, **fields}
-    known = {field.name for field in dataclasses.fields(Config)}
-    for name, values in {**axes, "sparsities": sparsities}.items():
-        if name not in known and name != "sparsities":
-            raise ConfigError(f"unknown setting {name}; name fields of Config.")
-        if isinstance(values, str) or not isinstance(values, Sequence):
-            raise ConfigError(f"{name}={values!r:.40}: give several values, as in a list, or one in a list of one.")
-    axes = {name: values for name, values in axes.items() if values}
+    axes = {name: listed for name, values in axes.items() if (listed := _listed(name, values))}
     found: dict[str, RunConfig] = {}
-    for values in itertools.product(*axes.values(), sparsities or (None,)):
+    for values in itertools.product(*axes.values(), _listed("sparsities", sparsities) or (None,)):
         config = dataclasses.replace(base, **dict(zip(axes, values[:-1], strict=True)))
         if values[-1] is not None:
             actor, critic = _sparsity(values[-1], config)
@@ -169,6 +163,19 @@ def product(
         # A dense run is the same at every sparsity.
         found.setdefault(_identity(resolved), resolved)
     return list(found.values())
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    """The values of an axis, which is anything that can be gone through, such as an array.
+
+    Raises:
+      ConfigError: it cannot, or nothing is called so.
+    """
+    if name not in {*(field.name for field in dataclasses.fields(Config)), "sparsities"}:
+        raise ConfigError(f"unknown setting {name}; name fields of Config.")
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigError(f"{name}={values!r:.40}: give several values, as in a list, or one in a list of one.")
+    return [*values]
 
 
 def _sparsity(value: str | float | tuple[float, float], config: Config) -> tuple[float, float]:
