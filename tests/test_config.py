@@ -279,6 +279,8 @@ def test_evaluations_are_as_far_apart_as_the_physics_makes_them_dear():
     assert every("halfcheetah", total_steps=20_000) == 5_000, "four, however short"
     length = resolve(Config(env="halfcheetah", total_steps=50_000))
     assert (length.total_steps, length.eval_every) == (52_000, 13_000), "12,000 would make five, and 60,000 steps"
+    length = resolve(Config(env="halfcheetah", total_steps=8_563))
+    assert (length.total_steps, length.eval_every) == (10_000, 2_000), "3,000 would make three"
     assert every("inverted_pendulum") == 1_000, "twenty or more of a task that is learned in minutes"
 
 

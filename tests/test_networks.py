@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import types
 
 import chex
@@ -18,8 +19,8 @@ from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import make_hparams, nets, orders, structure, templates
 from rlx2_jax.policies import history, tickets
-from rlx2_jax.training import compute, programs, train
-from rlx2_jax.viz import masks
+from rlx2_jax.training import compute, programs, recorded, train
+from rlx2_jax.viz import masks, page, rollout
 from tests.conftest import TD3_THEN_SAC, assert_sparse, random_batch, small
 
 KEY = jax.random.PRNGKey(0)
@@ -290,8 +291,56 @@ def test_layers_are_told_in_the_order_of_their_calls_whatever_their_names(tmp_pa
     figure = masks.draw_inputs(found, result.policy)
     (bars,) = [axis for axis in figure.axes if axis.get_title() == "sum of |w|, actor"]
     assert sum(bar.get_width() for bar in bars.patches) == pytest.approx(np.abs(weights).sum(), rel=1e-5)
+    html = page.page(recorded.read(tmp_path)).decode()
+    rows = re.findall(r"<th[^>]*>actor, layer (\d)</th><td[^>]*>(\d+) → (\d+)</td>", html)
+    assert rows == [("1", f"{observations}", "16"), ("2", "16", "12"), ("3", "12", f"{actions}")]
+    assert [shape for shape, _ in rollout.links_per_matrix(result.policy)] == [
+        (observations, 16),
+        (16, 12),
+        (12, actions),
+    ]
     layers = masks.draw_strip(found, "actor")
     assert f"layer 3 of 3, 12 x {actions}" in " ".join(axis.get_title() for axis in layers.axes)
+
+
+class Holding(nn.Module):
+    """A layer that holds a matrix, and another layer."""
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features[0]))
+        return nn.Dense(self.features[-1])(nn.relu(x @ kernel))
+
+
+class Twice(nn.Module):
+    """A layer that is called twice where parameters are made."""
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.features[-1])(nn.relu(nn.WeightNorm(nn.Dense(self.features[0], name="first"))(x)))
+
+
+class Remade(nn.Module):
+    """Layers that are computed again on the way back."""
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.remat(nn.Dense)
+        return layer(self.features[-1], name="a")(nn.relu(layer(self.features[0], name="b")(x)))
+
+
+@pytest.mark.parametrize(
+    ("module", "calls"), [(Holding, ["", "Dense_0"]), (Twice, ["first", "Dense_0"]), (Remade, ["b", "a"])]
+)
+def test_calls_are_in_their_order_and_each_once(module, calls):
+    net = networks.Net(module((8, 2)))
+    assert net.calls(net.init(KEY, 4), 4) == calls
 
 
 class Loose(nn.Module):
@@ -362,6 +411,12 @@ def wide(features, initial):
     return Wide(features)
 
 
+def listed(features, initial):
+    """With a list for a field."""
+    del initial
+    return nn.Sequential([nn.Dense(features[0]), nn.relu, nn.Dense(features[-1])])
+
+
 def broken(features, initial):
     """With a fault of its own."""
     del initial
@@ -375,6 +430,7 @@ def broken(features, initial):
         ({"network": f"{__name__}:counting"}, "Counting raised ScopeCollectionNotFound .*without statistics"),
         ({"network": f"{__name__}:dropping"}, "Dropping raised InvalidRngError"),
         ({"network": f"{__name__}:wide"}, "gives the actor 2 outputs, not 1"),
+        ({"network": f"{__name__}:listed"}, "has a list or an array among the fields of its Sequential"),
         ({"network": f"{__name__}:broken"}, "making it raised TypeError"),
         ({"network": "resnet"}, "unknown network 'resnet'; valid: layernorm, mlp, simba, or package.module:function"),
         ({"network": "nowhere:at_all"}, r"No module named 'nowhere'\); write package\.module:function"),

@@ -140,6 +140,7 @@ def test_the_scores_of_a_single_task_need_no_list():
     assert estimate(statistics.ratio, a, b) == estimate(statistics.ratio, [a], [b])
     assert estimate(statistics.mean, [1.0, 2.0]) == estimate(statistics.mean, [np.array([1.0, 2.0])])
     assert statistics.permutation(a, b) == statistics.permutation([a], [b])
+    assert estimate(statistics.mean, iter([a, b])) == estimate(statistics.mean, [a, b])
 
 
 def test_an_estimate_knows_its_smallest_part():

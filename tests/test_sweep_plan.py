@@ -54,7 +54,8 @@ def test_preset_sparsities_are_the_rows_of_table_2():
 
 def test_sparsities_may_be_numbers_and_pairs():
     written = product(small(), sparsities=["0.5", "0.6/0.7"])
-    assert product(small(), sparsities=[0.5, (0.6, 0.7)]) == written
+    assert product(small(), sparsities=[0.5, (0.6, 0.7)]) == product(small(), sparsities=[0.5, [0.6, 0.7]]) == written
+    assert product(small(), seeds=None) == product(small())
     assert product(small(), sparsities=np.array([0.5, 0.6]), seeds=np.arange(2)) == product(
         small(), sparsities=["0.5", "0.6"], seeds=range(2)
     )
@@ -67,6 +68,8 @@ def test_sparsities_may_be_numbers_and_pairs():
         ({"methods": "rlx2"}, "method='rlx2': give several values"),
         ({"sparsities": 0.9}, r"sparsities=0\.9: give several values"),
         ({"fields": {"gama": [0.9]}}, "unknown setting gama; name fields of Config"),
+        ({"fields": {"sparsities": [0.9]}}, "unknown setting sparsities; name fields of Config"),
+        ({"seeds": np.array(3)}, "give several values"),
     ],
 )
 def test_axes_that_are_none_are_refused_in_one_sentence(axes, sentence):

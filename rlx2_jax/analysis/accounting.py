@@ -74,7 +74,7 @@ class Account:
     """What a configuration holds and computes. Ratios: to the dense one-step agent of its shape."""
 
     actor_links: tuple[int, ...]
-    """Links of each actor matrix, input to output."""
+    """Links of each actor matrix, in the order of `masking.kernels`."""
     critic_links: tuple[int, ...]
     """The same for one of the two critics."""
     actor_weights_dense: int

@@ -181,7 +181,8 @@ def estimate(
 
 def _checked(samples: Sequence[Sample]) -> list[list[np.ndarray]]:
     """Scores as they can be reckoned with."""
-    tasks = [[sample] if all(np.ndim(scores) == 0 for scores in sample) else sample for sample in samples]
+    listed = [[*sample] for sample in samples]
+    tasks = [[sample] if all(np.ndim(scores) == 0 for scores in sample) else sample for sample in listed]
     plain = [[np.asarray(scores, np.float64) for scores in sample] for sample in tasks]
     if not plain or any(not sample or any(s.size == 0 or not np.isfinite(s).all() for s in sample) for sample in plain):
         raise ValueError("statistics need at least one finite score for each task.")

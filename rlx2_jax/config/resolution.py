@@ -118,7 +118,12 @@ def _eval_every(c: Config, asked: int, backend: str) -> int:
     training: a run looks five times less often, and short ones of slow tasks only four times.
     """
     most = EVAL_EVERY if backend == envs.MUJOCO else JAX_EVAL_EVERY
-    return min(most, math.ceil(asked / (20 if _is_quick(c) else 4)))
+    return min(most, math.ceil(asked / _evaluations(c)))
+
+
+def _evaluations(c: Config) -> int:
+    """The fewest evaluations of a run, where nobody says how far apart they are."""
+    return 20 if _is_quick(c) else 4
 
 
 class _Length(NamedTuple):
@@ -143,10 +148,10 @@ def _length(c: Config, asked: int, backend: str) -> _Length:
     )
     chunk_steps = _round_to(chunk_steps, c.num_envs)
     eval_every = _round_to(eval_every, chunk_steps)
-    if c.eval_every is None:
+    evaluations, longer = math.ceil(asked / eval_every), eval_every + chunk_steps
+    if c.eval_every is None and (fewer := math.ceil(asked / longer)) >= _evaluations(c):
         # Nobody asked for it: a chunk more, where whole evaluations then come nearer to the length asked for.
-        eval_every = min(eval_every, eval_every + chunk_steps, key=lambda steps: math.ceil(asked / steps) * steps)
-    evaluations = math.ceil(asked / eval_every)
+        eval_every, evaluations = min((eval_every, evaluations), (longer, fewer), key=lambda length: math.prod(length))
     total = evaluations * eval_every
     return _Length(
         total_steps=total,

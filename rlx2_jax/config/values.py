@@ -49,7 +49,7 @@ class HParams(flax.struct.PyTreeNode):
     target_noise_clip: jax.Array
     """TD3: bound of the target action's noise."""
     actor_links: tuple[jax.Array, ...] = flax.struct.field(metadata=_made_of("method", "actor_sparsity"))
-    """Number of active links of each actor matrix, input to output; where it changes, at the end."""
+    """Number of active links of each actor matrix, in the order of `masking.kernels`; where it changes, at the end."""
     critic_links: tuple[jax.Array, ...] = flax.struct.field(metadata=_made_of("method", "critic_sparsity"))
     """The same for each matrix of one critic."""
     actor_width: jax.Array = flax.struct.field(metadata=_made_of("method", "actor_sparsity"))

@@ -50,6 +50,8 @@ def make(name: str, features: tuple[int, ...], initial: str) -> nn.Module:
         inspect.signature(factory).bind(features, initial)
     except TypeError as error:
         raise ConfigError(f"network={name}: {error}; write a function of (features, initial).") from None
+    except ValueError:
+        pass  # Not all that can be called says how.
     try:
         module = factory(features, initial)
     except ConfigError:
@@ -58,6 +60,13 @@ def make(name: str, features: tuple[int, ...], initial: str) -> nn.Module:
         raise ConfigError(f"network={name}: making it raised {places.said(error)}; mend it.") from error
     if not isinstance(module, nn.Module):
         raise ConfigError(f"network={name} made a {type(module).__name__}; return a flax.linen module.")
+    try:
+        hash(module)
+    except TypeError:
+        raise ConfigError(
+            f"network={name} has a list or an array among the fields of its {type(module).__name__}, and no program "
+            "could be found by it; give it tuples."
+        ) from None
     return module
 
 
@@ -134,7 +143,7 @@ class Net:
             read: list[jax.Array] = []
 
             def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-                if context.method_name == "__call__" and context.module.has_variable("params", "kernel"):
+                if _has_matrix(context):
                     read.append(args[0])
                 return call(*args, **kwargs)
 
@@ -144,18 +153,17 @@ class Net:
 
         return (jax.vmap(one) if self.twins else one)(params)
 
-    def calls(self, inputs: int) -> list[str]:
-        """Paths of the layers with a matrix, such as `Dense_0`, in the order in which they are called."""
+    def calls(self, params: Params, inputs: int) -> list[str]:
+        """Paths of the layers with a matrix, such as `Dense_0`, in the order in which one network calls them."""
         found: list[str] = []
 
         def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-            given = call(*args, **kwargs)
-            if context.method_name == "__call__" and context.module.has_variable("params", "kernel"):
+            if _has_matrix(context):
                 found.append("/".join(context.module.path))
-            return given
+            return call(*args, **kwargs)
 
         with nn.intercept_methods(look):
-            jax.eval_shape(lambda key: self.one.init(key, inputs), jax.random.PRNGKey(0))
+            jax.eval_shape(self.one.apply, params, jax.ShapeDtypeStruct((1, inputs), jnp.float32))
         return found
 
     @functools.cached_property
@@ -172,6 +180,11 @@ class Net:
             axis_size=2,
         )
         return pair(**{name: value for name, value in own.items() if name not in ("parent", "name")})
+
+
+def _has_matrix(context: nn.module.InterceptorContext) -> bool:
+    """Whether what is called is a layer with a matrix of its own."""
+    return context.method_name == "__call__" and context.module.has_variable("params", "kernel")
 
 
 def gaussian_head(output: jax.Array) -> tuple[jax.Array, jax.Array]:

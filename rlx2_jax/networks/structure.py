@@ -119,6 +119,8 @@ def _looked_at(net: Net, function: Callable[..., Any], *arguments: Any) -> Any:
     """
     try:
         return jax.eval_shape(function, *arguments)
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(
             f"the network {type(net.module).__name__} raised {places.said(error)}; mend it (a network is a function of "
@@ -135,7 +137,8 @@ def _shapes(net: Net, inputs: int) -> tuple[tuple[Shape, ...], int]:
     """
     params = _template(net, inputs)
     for path, leaf in trees.by_path(params).items():
-        if trees.matrices(path, leaf) and not masking.is_kernel(path):
+        # A row or a column is a gain.
+        if trees.matrices(path, leaf) and min(leaf.shape[-2:]) > 1 and not masking.is_kernel(path):
             raise ConfigError(
                 f"the network's matrix {path} of shape {list(leaf.shape)} would stay dense; call it `kernel`, as the "
                 "layers of flax.linen do, in a module of its own."
@@ -169,8 +172,9 @@ def orders(config: Config, observation_size: int, action_size: int) -> dict[str,
 
 @functools.lru_cache(1024)
 def _order(net: Net, inputs: int) -> tuple[int, ...]:
-    places = {path.rpartition("/")[0]: i for i, path in enumerate(masking.paths(_template(net, inputs)))}
-    return tuple(places[path] for path in net.calls(inputs))
+    params = _template(net, inputs)
+    found = {path.rpartition("/")[0]: i for i, path in enumerate(masking.paths(params))}
+    return tuple(found[path] for path in net.calls(params, inputs))
 
 
 def _structure(c: Config, name: str, net: Net, inputs: int) -> Structure:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from rlx2_jax import envs
 from rlx2_jax.config import METHOD, OWN, VALUES, Config, RunConfig, Schedule, make_schedule, methods, presets, resolve
@@ -151,6 +152,8 @@ def product(
     fields = dict(fields or {})
     if how := sorted(workdirs.HOW & set(fields)):
         raise ConfigError(f"sweep.{how[0]}: it says how runs are computed, not which; give one value, --{how[0]}=....")
+    if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(Config)}):
+        raise ConfigError(f"unknown setting {unknown[0]}; name fields of Config.")
     axes: dict[str, Sequence[Any]] = {"env": envs, "agent": agents, "method": methods, "seed": seeds, **fields}
     axes = {name: listed for name, values in axes.items() if (listed := _listed(name, values))}
     found: dict[str, RunConfig] = {}
@@ -169,17 +172,17 @@ def _listed(name: str, values: Any) -> list[Any]:
     """The values of an axis, which is anything that can be gone through, such as an array.
 
     Raises:
-      ConfigError: it cannot, or nothing is called so.
+      ConfigError: it cannot.
     """
-    if name not in {*(field.name for field in dataclasses.fields(Config)), "sparsities"}:
-        raise ConfigError(f"unknown setting {name}; name fields of Config.")
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if values is None:
+        return []
+    if isinstance(values, str) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) < 1:
         raise ConfigError(f"{name}={values!r:.40}: give several values, as in a list, or one in a list of one.")
     return [*values]
 
 
 def _sparsity(value: str | float | tuple[float, float], config: Config) -> tuple[float, float]:
-    text = "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = "/".join(map(str, value)) if isinstance(value, tuple | list | np.ndarray) else str(value)
     if text == PRESET:
         row = presets.PRESETS.get(f"{config.agent}/{config.env}")
         if row is None:

@@ -350,7 +350,7 @@ def _per_input(history: History, network: str) -> np.ndarray:
 
 
 def _reader(history: History, network: str) -> int:
-    """The first of a network's matrices that has a row for each of its inputs: they stand in the order of their names.
+    """The first of a network's matrices that has a row for each of its inputs, in the order of their calls.
 
     Raises:
       ConfigError: there is none.

@@ -23,7 +23,7 @@ from rlx2_jax.analysis.accounting import Account
 from rlx2_jax.config import Config, RunConfig, written
 from rlx2_jax.envs import JAX
 from rlx2_jax.errors import ConfigError, RlxError
-from rlx2_jax.networks.structure import structure
+from rlx2_jax.networks.structure import orders, structure
 from rlx2_jax.runtime.memory import format_bytes
 from rlx2_jax.viz import inline, panels
 from rlx2_jax.viz.curves import legible
@@ -315,13 +315,15 @@ def _layers(run: RecordedRun) -> str:
     """Links of each matrix, and how many of them were there at the start."""
     assert run.sizes is not None
     rows = []
+    order = orders(run.config, *run.sizes)
     for network, own in structure(run.config, *run.sizes).items():
         kept: Sequence[str] = [""] * len(own.shapes)
         if run.masks is not None:
             first, last = (run.masks.matrices(i, network) for i in (0, len(run.masks.steps) - 1))
             kept = [_percent((a & b).sum() / max(1, b.sum())) for a, b in zip(first, last, strict=True)]
         name = "one critic" if network == "critic" else network
-        for i, (shape, links) in enumerate(zip(own.shapes, own.links, strict=True)):
+        for i, place in enumerate(order[network]):
+            shape, links = own.shapes[place], own.links[place]
             whole = math.prod(shape)
             bar = f'<span class="bar" aria-hidden="true"><i style="width:{100 * links / whole:.2f}%"></i></span>'
             cells = [f"{shape[0]} → {shape[1]}", f"{links:,}", f"{whole:,}", f"{_percent(links / whole)}{bar}", kept[i]]

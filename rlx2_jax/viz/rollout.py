@@ -15,7 +15,7 @@ from rlx2_jax import envs
 from rlx2_jax.config import Config
 from rlx2_jax.envs import episodes
 from rlx2_jax.networks import masking
-from rlx2_jax.networks.structure import structure
+from rlx2_jax.networks.structure import orders, structure
 from rlx2_jax.policies import Policy
 
 AZIMUTH = 112.0
@@ -104,18 +104,20 @@ def roll_out(policy: Policy, key: jax.Array, steps: int | None = None) -> Rollou
 
 
 def links_per_matrix(policy: Policy) -> list[tuple[tuple[int, int], int]]:
-    """Shape and number of links of each matrix.
+    """Shape and number of links of each matrix, in the order of their calls.
 
     A policy holds its weights, not its masks, and a link may be zero: one that was just grown, or that leads to a dead
     unit. So the numbers are its configuration's; where those change during a run, weights that are not zero tell more.
     """
-    actor = structure(Config.from_dict(policy.about["config"]), *policy.sizes)["actor"]
+    made = Config.from_dict(policy.about["config"]), *policy.sizes
+    actor = structure(*made)["actor"]
     found = [int(np.count_nonzero(kernel)) for kernel in masking.kernels(policy.params)]
     bounds = [sorted(pair) for pair in zip(actor.start_links, actor.links, strict=True)]
-    return [
+    counted = [
         (shape, min(max(count, fewest), most))
         for shape, count, (fewest, most) in zip(actor.shapes, found, bounds, strict=True)
     ]
+    return [counted[i] for i in orders(*made)["actor"]]
 
 
 def follow(model: Any, frames: episodes.Frames, dt: float) -> Camera:
