@@ -162,12 +162,9 @@ def check_kind(field: dataclasses.Field[Any], value: Any) -> None:
     """
     kinds = [KINDS[kind] for kind in str(field.type).split(" | ")]
     fits = any(fit(value) for fit, _ in kinds)
-    if own := field.metadata.get("own"):
-        name = field.name
-        require(
-            fits,
-            f"{name} is of type {type(value).__name__}; name it as {own}, or __main__:name in a notebook or script.",
-        )
+    own, thing = field.metadata.get("own"), type(value).__name__
+    if own and not isinstance(value, int | float | tuple | dict | None):
+        require(fits, f"{field.name} is of type {thing}; name it as {own}, or __main__:name in a notebook or script.")
     require(fits, f"{field.name}={value!r:.40}: {', '.join(mend for _, mend in kinds)}.")
 
 
