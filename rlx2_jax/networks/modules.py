@@ -9,6 +9,7 @@ Weights that are absent are zeros, and nothing here needs to know which.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -142,12 +143,7 @@ class Net:
         def one(params: Params) -> tuple[list[jax.Array], jax.Array]:
             read: list[jax.Array] = []
 
-            def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-                if _has_matrix(context):
-                    read.append(args[0])
-                return call(*args, **kwargs)
-
-            with nn.intercept_methods(look):
+            with _watched(lambda layer, x: read.append(x)):
                 output = self.one.apply(params, inputs)
             return read[1:], output
 
@@ -156,13 +152,7 @@ class Net:
     def calls(self, params: Params, inputs: int) -> list[str]:
         """Paths of the layers with a matrix, such as `Dense_0`, in the order in which one network calls them."""
         found: list[str] = []
-
-        def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-            if _has_matrix(context):
-                found.append("/".join(context.module.path))
-            return call(*args, **kwargs)
-
-        with nn.intercept_methods(look):
+        with _watched(lambda layer, x: found.append("/".join(layer.path))):
             jax.eval_shape(self.one.apply, params, jax.ShapeDtypeStruct((1, inputs), jnp.float32))
         return found
 
@@ -182,9 +172,15 @@ class Net:
         return pair(**{name: value for name, value in own.items() if name not in ("parent", "name")})
 
 
-def _has_matrix(context: nn.module.InterceptorContext) -> bool:
-    """Whether what is called is a layer with a matrix of its own."""
-    return context.method_name == "__call__" and context.module.has_variable("params", "kernel")
+def _watched(see: Callable[[nn.Module, jax.Array], None]) -> contextlib.AbstractContextManager[None]:
+    """While entered, `see` is given each layer with a matrix of its own as it is called, and what it reads."""
+
+    def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if context.method_name == "__call__" and context.module.has_variable("params", "kernel"):
+            see(context.module, args[0])
+        return call(*args, **kwargs)
+
+    return nn.intercept_methods(look)
 
 
 def gaussian_head(output: jax.Array) -> tuple[jax.Array, jax.Array]:
