@@ -87,7 +87,7 @@ def train(
     directory = None if workdir is None else Path(workdir)
     if resume and directory is None:
         raise workdirs.WorkdirError("there is nothing to resume without a workdir; name one.")
-    _check_memory(program)
+    size_line = _check_memory(program)
     with contextlib.ExitStack() as stack:
         if directory is not None:
             stack.enter_context(workdirs.held(directory, program.config, resume=resume, overwrite=overwrite))
@@ -99,8 +99,9 @@ def train(
         chosen = compute.choose(program.config, display.say)
         if chosen != program.config:
             program = programs.make_program(chosen)
+            size_line = _check_memory(program)
         display.say(_headline(program))
-        display.say(_check_memory(program))
+        display.say(size_line)
         if rounded := _rounded(config, program.config):
             display.say(rounded)
         record = Record(program.config, program.env, directory, display.say)
