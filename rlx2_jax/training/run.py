@@ -100,10 +100,8 @@ def train(
         if chosen != program.config:
             program = programs.make_program(chosen)
             size_line = _check_memory(program)
-        display.say(_headline(program))
-        display.say(size_line)
-        if rounded := _rounded(config, program.config):
-            display.say(rounded)
+        for line in (_headline(program), size_line, *_rounded(config, program.config)):
+            display.say(line)
         record = Record(program.config, program.env, directory, display.say)
         told = resume_with or f"train(config, {str(workdir)!r}, resume=True)"
         run = _Run(program, record, checkpoints, display, stop, on_report, told)
@@ -372,14 +370,14 @@ def _check_memory(program: programs.Program) -> str:
     )
 
 
-def _rounded(asked: Config, resolved: Config) -> str | None:
-    """One line on a length that is not the one asked for, if any is not."""
+def _rounded(asked: Config, resolved: Config) -> list[str]:
+    """One line on the lengths that are not the ones asked for, if any is not."""
     changed = [
         f"{name}={getattr(resolved, name):,} for {getattr(asked, name):,}"
         for name in ("total_steps", "eval_every", "chunk_steps")
         if getattr(asked, name) not in (None, getattr(resolved, name))
     ]
-    return f"rounded to whole evaluations, chunks and iterations: {', '.join(changed)}" if changed else None
+    return [f"rounded to whole evaluations, chunks and iterations: {', '.join(changed)}"] if changed else []
 
 
 def _headline(program: programs.Program) -> str:
