@@ -89,7 +89,7 @@ def test_every_other_study_in_small(study, flags, tmp_path):
         (["--study=table2", "--smoke", "--results=/proc/nowhere"], "cannot be written (No such file or directory)"),
         (["--study=table2", "--scale=1e300"], "scale=1e+300: a positive share"),
         (["--study=table2", "--dry_run", "--parallel=foo"], "unknown parallel 'foo'; valid: shard_map, "),
-        (["--study=table2", "--dry_run", "--workers=0"], "workers=0: this process may use"),
+        (["--study=table2", "--dry_run", "--workers=0"], "workers=0: of the cores here this process may use "),
         (["--study=table2", "--smoke", "--workers=1"], "workers=1 says nothing to --parallel=shard_map"),
         (["--study=table2", "--smoke", "--buffer_max=2000000000"], "lower --buffer_max or --hidden"),
     ],

@@ -14,6 +14,7 @@ import pytest
 
 from rlx2_jax import policies
 from rlx2_jax.io import lock
+from rlx2_jax.runtime import limits
 from tests.conftest import ROOT, cached, launch, launch_here, shown
 from tests.forks import Fork
 
@@ -272,7 +273,8 @@ def test_a_port_in_use_is_one_sentence(tmp_path):
     assert said == f"error: port {port} cannot be used (Address already in use); name another coordinator_address.\n"
 
 
-PROCESSES = ("--parallel=processes", "--compute=packed", "--methods=ss,rlx2", "--seeds=1", "--workers=2")
+WORKERS = f"--workers={min(2, len(limits.cores()))}"
+PROCESSES = ("--parallel=processes", "--compute=packed", "--methods=ss,rlx2", "--seeds=1", WORKERS)
 
 
 def workers_of(process):

@@ -111,7 +111,7 @@ def core_groups(count: int | None) -> list[tuple[int, ...]]:
     cores = limits.cores()
     count = len(cores) if count is None else count
     if not 1 <= count <= len(cores):
-        raise ConfigError(f"workers={count}: this process may use {len(cores)} cores; name one to as many.")
+        raise ConfigError(f"workers={count}: of the cores here this process may use {len(cores)}; name one to as many.")
     return [tuple(cores[k::count]) for k in range(count)]
 
 
