@@ -12,7 +12,6 @@ command that starts a run, with --resume added, serves a queue that may start it
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -60,7 +59,7 @@ def main(argv: Sequence[str]) -> int | None:
 def default_workdir(config: Config, *, held: bool) -> Path:
     """`runs/<agent>-<env>-<method>-<seed>`, numbered where it is taken; the last one taken to resume or replace it."""
     name = f"{config.agent}-{config.env}-{config.method}-{config.seed}"
-    first = Path("runs") / re.sub("[/:]", "-", name)
+    first = Path("runs") / workdirs.in_name(name)
     path, count = first, 1
     while path.exists():
         count += 1

@@ -15,7 +15,6 @@ import itertools
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -529,8 +528,7 @@ def _name(config: RunConfig, fields: Sequence[str]) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, tuple):
         return "x".join(map(str, value))
-    # Neither of these may be in a name on every file system.
-    return f"{value:g}" if isinstance(value, float) else re.sub("[/:]", "-", str(value))
+    return f"{value:g}" if isinstance(value, float) else workdirs.in_name(str(value))
 
 
 def _unused(name: str, taken: set[str]) -> str:

@@ -70,6 +70,11 @@ TICKET = "ticket"
 """The field that says where: a run may be resumed with the same masks in another place."""
 
 
+def in_name(text: str) -> str:
+    """A text as it may stand in a directory's name on every file system: a task, or what is named by its place."""
+    return re.sub("[/:]", "-", text)
+
+
 def identity(config: RunConfig) -> dict[str, Any]:
     """The values that make a configuration this run and no other."""
     return {name: value for name, value in config.to_dict().items() if name not in HOW}
