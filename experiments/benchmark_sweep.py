@@ -103,7 +103,7 @@ def main(argv: Sequence[str]) -> int | None:
 
 def shortened(config: Config) -> RunConfig:
     """A run in chunks of ten iterations, past its warm-up after two of them, too early for any event."""
-    steps = 10 * config.num_envs
+    steps = 10 * config.steps_per_iteration
     short: dict[str, Any] = {"total_steps": 1000 * steps, "warmup_steps": 2 * steps, "buffer_max": 100_000}
     short |= {"buffer_min": None, "chunk_steps": steps, "eval_every": steps, "schedule_scale": 1.0}
     return resolve(dataclasses.replace(config, **short))

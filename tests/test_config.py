@@ -51,8 +51,6 @@ REFUSED = {
     "hidden=()": ({"hidden": ()}, "at least one width"),
     "hidden too deep to be packed": ({"hidden": (4,) * 16, "compute": "packed"}, "takes 15; use compute=masked"),
     "hidden=0": ({"hidden": (16, 0)}, "at least one width"),
-    "policy_delay>updates": ({"policy_delay": 8}, "use 8 environments"),
-    "policy_delay odd": ({"policy_delay": 3}, "use 6 environments"),
     "hidden=16.5": ({"hidden": (16.5,)}, "whole number"),
     "schedule_scale=inf": ({"schedule_scale": math.inf}, "finite"),
     "schedule_scale=1e308": ({"schedule_scale": 1e308}, "positive factor of at most 715"),
@@ -64,7 +62,9 @@ REFUSED = {
     "actor_lr=inf": ({"actor_lr": math.inf}, "finite"),
     "explore_noise=inf": ({"explore_noise": math.inf}, "finite"),
     "too many updates": ({"total_steps": 2_000_000_000, "update_ratio": 4.0}, "updates; use at most"),
-    "no update": ({"update_ratio": 0.1}, "multiple of policy_delay=2"),
+    "no update": ({"update_ratio": 1e-5}, "whole cycles of policy_delay=2 updates; use an update_ratio of 0.0005"),
+    "policy_delay=10000": ({"policy_delay": 10_000}, "use an update_ratio of 2.5"),
+    "total_steps<iteration": ({"policy_delay": 3000, "total_steps": 1200}, "ends in the warm-up"),
 }
 AT_LEAST_1 = (
     "episode_length",
@@ -157,12 +157,31 @@ def test_a_policy_delay_below_1_is_refused_by_its_name(value):
         resolve(small(policy_delay=value))
 
 
-@pytest.mark.parametrize("update_ratio", [0.1, 0.25, 1.25])
-def test_the_number_of_environments_advised_for_a_policy_delay_is_accepted(update_ratio):
-    with pytest.raises(ConfigError, match="environments") as refused:
-        resolve(small(update_ratio=update_ratio))
-    advised = int(str(refused.value).split()[-2])
-    resolve(small(update_ratio=update_ratio, num_envs=advised))
+@pytest.mark.parametrize("update_ratio", [1e-6, 0.0007131])
+def test_the_update_ratio_advised_is_accepted(update_ratio):
+    with pytest.raises(ConfigError, match="use an update_ratio of") as refused:
+        resolve(small(update_ratio=update_ratio, total_steps=100_000))
+    advised = float(str(refused.value).split()[-1].removesuffix("."))
+    resolve(small(update_ratio=advised, total_steps=100_000))
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "updates"),
+    [
+        ({}, 4, 4),
+        ({"num_envs": 1}, 2, 2),
+        ({"num_envs": 1, "agent": "sac"}, 1, 1),
+        ({"policy_delay": 3}, 12, 12),
+        ({"policy_delay": 8}, 8, 8),
+        ({"update_ratio": 0.1}, 20, 2),
+        ({"update_ratio": 1.25}, 8, 10),
+        ({"update_ratio": 0.333333, "num_envs": 1, "policy_delay": 1}, 3, 1),
+    ],
+    ids=str,
+)
+def test_an_iteration_is_as_long_as_whole_cycles_of_updates_need(changes, steps, updates):
+    c = resolve(small(**changes))
+    assert (c.steps_per_iteration, c.updates_per_iteration) == (steps, updates)
 
 
 @pytest.mark.parametrize("name", ["actor", "critic"])
@@ -177,7 +196,9 @@ CONFIGS = st.builds(
     small,
     agent=st.sampled_from(AGENTS),
     method=st.sampled_from(tuple(methods.METHODS)),
-    num_envs=st.sampled_from([2, 4, 6, 20]),
+    num_envs=st.sampled_from([1, 2, 3, 4, 6, 20]),
+    update_ratio=st.sampled_from([None, 0.1, 0.25, 1.0, 1.25, 3.0]),
+    policy_delay=st.sampled_from([None, 1, 2, 3, 8]),
     total_steps=st.integers(2000, 50_000),
     eval_every=st.one_of(st.none(), st.integers(1000, 2000)),
     chunk_steps=st.one_of(st.none(), st.integers(10, 1000)),
@@ -247,11 +268,15 @@ def test_resolving_opens_no_file(monkeypatch):
 @given(CONFIGS)
 def test_whole_iterations_make_a_chunk_whole_chunks_an_evaluation_whole_evaluations_the_run(config):
     c = resolved(config)
-    assert c.chunk_steps == c.iterations_per_chunk * c.num_envs
+    assert c.chunk_steps == c.iterations_per_chunk * c.steps_per_iteration
     assert c.eval_every == c.chunks_per_evaluation * c.chunk_steps
     assert c.total_steps == c.num_evaluations * c.eval_every
     assert c.total_steps >= config.total_steps
-    assert c.updates_per_iteration % c.delay == 0
+    steps, cycles = c.steps_per_iteration // c.num_envs, c.updates_per_iteration / c.delay
+    assert c.steps_per_iteration == steps * c.num_envs
+    assert c.updates_per_iteration == pytest.approx(c.steps_per_iteration * c.ratio)
+    assert cycles == round(cycles) >= 1
+    assert not any((fewer * cycles / steps).is_integer() for fewer in range(1, steps)), "no longer than it has to be"
     assert tuple(name for name, value in vars(c).items() if value is None) == NOTHING_DERIVED
 
 
@@ -356,9 +381,9 @@ def test_a_fixed_topology_and_a_one_step_target_never_come_to_their_events():
 
 @given(st.integers(1, 9), st.integers(0, 60), st.integers(1, 3))
 def test_the_updates_of_a_run_are_those_of_its_iterations_after_the_warm_up(num_envs, warmup, updates):
-    config = small(num_envs=2 * num_envs, warmup_steps=100 + warmup, update_ratio=float(updates), chunk_steps=200)
+    config = small(num_envs=num_envs, warmup_steps=100 + warmup, update_ratio=updates / 2, chunk_steps=200)
     c = resolve(config)
-    learning = sum(steps >= c.warmup_steps for steps in range(0, c.total_steps, c.num_envs))
+    learning = sum(steps >= c.warmup_steps for steps in range(0, c.total_steps, c.steps_per_iteration))
     assert c.updates == learning * c.updates_per_iteration
     assert make_schedule(c).critic_evolve_end == c.updates
 

@@ -193,6 +193,26 @@ def test_nothing_is_dropped_for_an_agent_that_has_not_begun_to_learn():
     assert buffer.size(r.later(100 // E, warm, hparams, schedule).replay) < 400
 
 
+@pytest.mark.parametrize(("num_envs", "delay"), [(1, 2), (2, 6)])
+def test_an_iteration_goes_on_until_a_cycle_of_updates_is_due(num_envs, delay):
+    changes = {"num_envs": num_envs, "policy_delay": delay, "chunk_steps": 60, "total_steps": 1200}
+    program = programs.make_program(small(env="probe/chain", eval_every=60, warmup_steps=240, **changes))
+    chunk, hparams, schedule = jax.jit(program.chunk), program.hparams, program.schedule
+    state = jax.jit(program.renew)(program.init(KEY, hparams))
+    for _ in range(5):
+        state = chunk(state, hparams, schedule)
+    progress = state.progress
+    assert (progress.env_steps, progress.critic_calls, progress.actor_calls) == (300, 60, 60 // delay)
+    assert state.tally.iterations == 60 // delay
+    assert state.tally.episodes == 150
+    assert_finite(state.tally)
+    rows = 300 // num_envs
+    assert state.replay.head == rows
+    observation, action = state.replay.observation[:rows, :, 0], np.asarray(state.replay.action[: 240 // num_envs])
+    np.testing.assert_array_equal(observation, np.broadcast_to(np.arange(rows)[:, None] % 2, observation.shape))
+    assert len(np.unique(action)) == action.size, "each step has random numbers of its own"
+
+
 def test_non_finite_steps_are_counted_and_kept_out():
     r = run("td3")
     state, hparams, schedule = r.start()

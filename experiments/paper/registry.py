@@ -47,7 +47,7 @@ MUJOCO: Settings = {
 """Protocol of the studies on MuJoCo's tasks: the paper's points in time, unscaled (warm-up 25,000 steps, three-step
 targets after 300,000 updates, events every 10,000), the release's initial weights, and a million steps, as most have
 them since. The rest is read as `rlx2` does, so SAC collects with samples. The release steps one environment. TD3
-updates its actor every second step, so an iteration here holds two, and two environments are the fewest."""
+updates its actor every second step, so an iteration here holds two: of two environments, or (`--num_envs=1`) of one."""
 
 
 def _on_mujoco(by_row: Mapping[str, Any]) -> dict[str, Any]:

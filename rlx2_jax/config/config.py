@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from fractions import Fraction
 from typing import Any, Self
 
 from rlx2_jax import envs
@@ -29,6 +30,9 @@ from rlx2_jax.config.fields import (
     plain_value,
 )
 from rlx2_jax.errors import ConfigError
+
+MOST_STEPS = 1000
+"""Steps of each environment in an iteration, at most."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,9 +235,19 @@ class Config:
         return vars(self) == vars(other) if isinstance(other, Config) else NotImplemented
 
     @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps per iteration: each environment's next, or as many more as make whole cycles of updates."""
+        return self.num_envs * self.cycles_per_step.denominator
+
+    @property
     def updates_per_iteration(self) -> int:
-        """Critic updates per iteration (one step of all environments)."""
-        return round(self.num_envs * self.ratio)
+        """Critic updates per iteration, a whole multiple of `delay`."""
+        return self.cycles_per_step.numerator * self.delay
+
+    @property
+    def cycles_per_step(self) -> Fraction:
+        """Cycles of `delay` critic updates and one of the actor per step of all environments."""
+        return Fraction(self.num_envs * self.ratio / self.delay).limit_denominator(MOST_STEPS)
 
     @property
     def ratio(self) -> float:
@@ -312,7 +326,7 @@ class RunConfig(Config):
     @property
     def iterations_per_chunk(self) -> int:
         """Iterations in one call of the compiled chunk."""
-        return self.chunk_steps // self.num_envs
+        return self.chunk_steps // self.steps_per_iteration
 
     @property
     def chunks_per_evaluation(self) -> int:
@@ -322,8 +336,8 @@ class RunConfig(Config):
     @property
     def updates(self) -> int:
         """Critic updates in the whole run: those of the iterations that begin when the warm-up is over."""
-        iterations = self.total_steps // self.num_envs - math.ceil(self.warmup_steps / self.num_envs)
-        return iterations * self.updates_per_iteration
+        steps = self.steps_per_iteration
+        return (self.total_steps // steps - math.ceil(self.warmup_steps / steps)) * self.updates_per_iteration
 
     @property
     def num_evaluations(self) -> int:

@@ -23,15 +23,16 @@ few hundred thousand steps do not recover (`experiments/results/hopper-td3`). At
 inverted_pendulum better.
 
 Not reproduced, in any reading: the release steps one environment, here `num_envs` begin together, and stay in phase
-where nothing ends an episode but its time limit; at a topology event it makes no optimiser step, and scores links by
-the gradient of the batch at hand (here the step is made, and the score is of a fresh batch); it drops a tenth of the
-buffer even where that leaves fewer than the fewest (here `buffer_min` stays); the gradient of SAC's temperature holds a
-factor of the temperature (here it is that of the loss in its logarithm, `log_alpha * (entropy - target)`); its SAC grow
-score also holds the previous actor-loss gradient (here it is the critic's alone); its zero-valued active weights tie
-with absent ones when dropping (here an absent link can never be kept); it takes a `done` exactly at the time limit for
-a truncation (here the environment's own signal decides); each of its evaluations begins with the same ten starts (here
-each draws its own); it rounds a layer's number of links up (here to the nearest); it checks the buffer before the
-updates of a step (here after them), and takes three-step targets one update sooner.
+where nothing ends an episode but its time limit; with one, TD3 takes two steps here, then makes both updates, where the
+release makes one after each; at a topology event it makes no optimiser step, and scores links by the gradient of the
+batch at hand (here the step is made, and the score is of a fresh batch); it drops a tenth of the buffer even where that
+leaves fewer than the fewest (here `buffer_min` stays); the gradient of SAC's temperature holds a factor of the
+temperature (here it is that of the loss in its logarithm, `log_alpha * (entropy - target)`); its SAC grow score also
+holds the previous actor-loss gradient (here it is the critic's alone); its zero-valued active weights tie with absent
+ones when dropping (here an absent link can never be kept); it takes a `done` exactly at the time limit for a truncation
+(here the environment's own signal decides); each of its evaluations begins with the same ten starts (here each draws
+its own); it rounds a layer's number of links up (here to the nearest); it checks the buffer before the updates of a
+step (here after them), and takes three-step targets one update sooner.
 """
 
 from __future__ import annotations

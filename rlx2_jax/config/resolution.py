@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 from rlx2_jax import envs
 from rlx2_jax.config import methods, registry
-from rlx2_jax.config.config import Config, RunConfig
+from rlx2_jax.config.config import MOST_STEPS, Config, RunConfig
 from rlx2_jax.config.fields import NEVER, check_kind, check_value, require
 from rlx2_jax.errors import ConfigError
 
@@ -101,7 +102,19 @@ def _asked_steps(c: Config) -> int:
     require(total >= E, f"total_steps={total} is less than one step of num_envs={E} environments; use at least {E}.")
     updates = total * c.ratio
     require(updates <= NEVER, f"update_ratio={c.ratio:g} makes {updates:.2g} updates; use at most {NEVER}.")
+    _check_updates(c)
     return total
+
+
+def _check_updates(c: Config) -> None:
+    """An iteration must hold whole cycles of updates, after not too many steps."""
+    asked, cycles, E = c.num_envs * c.ratio / c.delay, c.cycles_per_step, c.num_envs
+    nearest = max(cycles, Fraction(1, MOST_STEPS)) * c.delay / E
+    require(
+        math.isclose(asked, cycles, rel_tol=1e-5),
+        f"update_ratio={c.ratio:g} x num_envs={E}: no iteration of up to {MOST_STEPS} steps holds whole cycles of "
+        f"policy_delay={c.delay} updates; use an update_ratio of {float(nearest):.9g}.",
+    )
 
 
 def _schedule_scale(c: Config, asked: int) -> float:
@@ -146,7 +159,7 @@ def _length(c: Config, asked: int, backend: str) -> _Length:
         f"chunk_steps={chunk_steps}, eval_every={eval_every} and total_steps={asked} must not decrease; "
         "use 1 <= chunk_steps <= eval_every <= total_steps.",
     )
-    chunk_steps = _round_to(chunk_steps, c.num_envs)
+    chunk_steps = _round_to(chunk_steps, c.steps_per_iteration)
     eval_every = _round_to(eval_every, chunk_steps)
     evaluations, longer = math.ceil(asked / eval_every), eval_every + chunk_steps
     if c.eval_every is None and (fewer := math.ceil(asked / longer)) >= _evaluations(c):
@@ -207,7 +220,7 @@ def _experience(c: Config, total: int, n_max: int, scale: float) -> _Experience:
     needed = max(c.batch_size, window)
     warmup = _scaled(c.warmup_steps, 25_000 * scale, least=needed)
     require(warmup >= window, f"warmup_steps={warmup} does not fill one window; use at least {window}.")
-    begins = math.ceil(warmup / c.num_envs) * c.num_envs
+    begins = math.ceil(warmup / c.steps_per_iteration) * c.steps_per_iteration
     require(total > begins, f"total_steps={total} ends in the warm-up; use more than {begins} steps.")
     buffer_max = c.buffer_max
     if buffer_max is None:
@@ -240,11 +253,11 @@ class _Intervals(NamedTuple):
 
 def _intervals(c: Config, scale: float) -> _Intervals:
     # The paper makes an update per step, so what it counts in updates is as much in steps.
-    E, U = c.num_envs, c.updates_per_iteration
+    S, U = c.steps_per_iteration, c.updates_per_iteration
     return _Intervals(
-        evolve_interval=_scaled(c.evolve_interval, 10_000 * U / E * scale, least=U),
-        n_step_delay=_scaled(c.n_step_delay, 300_000 * U / E * scale),
-        buffer_check_interval=_scaled(c.buffer_check_interval, 10_000 * scale, least=E),
+        evolve_interval=_scaled(c.evolve_interval, 10_000 * U / S * scale, least=U),
+        n_step_delay=_scaled(c.n_step_delay, 300_000 * U / S * scale),
+        buffer_check_interval=_scaled(c.buffer_check_interval, 10_000 * scale, least=S),
     )
 
 
@@ -278,24 +291,7 @@ def _check_together(c: RunConfig) -> None:
                 getattr(c, name),
                 f"{name}=False needs values off the links, which packed compute does not keep; use compute=masked.",
             )
-    _check_updates(c)
     _check_changing(c)
-
-
-def _check_updates(c: RunConfig) -> None:
-    """An iteration must hold whole cycles: its updates are a whole multiple of the policy delay."""
-
-    def fits(num_envs: int) -> bool:
-        cycles = num_envs * c.ratio / c.policy_delay
-        return round(cycles) >= 1 and math.isclose(cycles, round(cycles))
-
-    advised = next((E for E in range(c.num_envs, c.num_envs + 1000) if fits(E)), None)
-    mend = "choose another update_ratio" if advised is None else f"use {advised} environments"
-    require(
-        fits(c.num_envs),
-        f"num_envs={c.num_envs} x update_ratio={c.ratio:g} critic updates per iteration are not a multiple of "
-        f"policy_delay={c.policy_delay}; {mend}.",
-    )
 
 
 def _check_changing(c: RunConfig) -> None:

@@ -1,7 +1,8 @@
 """What the compiled program of a run does, step by step.
 
     chunk        = iterations
-    iteration    = collect:  E environments step once, the E transitions enter replay;
+    iteration    = collect:  E environments step, the E transitions enter replay: once, or as often as whole cycles of
+                             updates take (with one environment, twice for TD3's delay of 2);
                    learn:    U critic updates (and U / delay actor updates) from replay, once warmed up;
                    evolve:   a topology event of critic or actor, if due (see `evolution`);
                    check:    the buffer's policy distance, if due
@@ -12,6 +13,8 @@ batches, so that what is not due costs nothing in a sweep either. It is also equ
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,14 +79,13 @@ def chunk(trainer: Trainer, state: TrainState, hparams: HParams, schedule: Sched
 
 
 def iteration(trainer: Trainer, state: TrainState, hparams: HParams, schedule: Schedule) -> TrainState:
-    """One step of all environments, and what is learned from it."""
+    """Steps of all environments, one if it can be, and what is learned from them."""
     key, act_key, random_key, env_key, learn_key, critic_key, actor_key = jax.random.split(
         kernels.fast_key(state.key), 7
     )
     before, tally = state.progress, state.tally
     learning = before.env_steps >= schedule.warmup_steps
-    env_state, step, finished_return = collect(trainer, state, (act_key, random_key, env_key), hparams, learning)
-    replay = buffer.add(state.replay, step, hparams.buffer_max)
+    env_state, replay, collected = collect(trainer, state, (act_key, random_key, env_key), hparams, learning)
 
     # Of the iteration as a whole, events included: their scores are of the loss that its updates descended.
     multi_step = before.critic_calls >= schedule.n_step_delay
@@ -112,21 +114,72 @@ def iteration(trainer: Trainer, state: TrainState, hparams: HParams, schedule: S
         tally=MetricSums(
             iterations=tally.iterations + learning,
             learning=jax.tree.map(jnp.add, tally.learning, metrics),
-            episodes=tally.episodes + (step.terminated | step.truncated).sum(),
-            episode_return=tally.episode_return + finished_return.sum(),
+            episodes=tally.episodes + collected.episodes,
+            episode_return=tally.episode_return + collected.episode_return,
             actor=jax.tree.map(jnp.add, tally.actor, events["actor"]),
             critic=jax.tree.map(jnp.add, tally.critic, events["critic"]),
         ),
         policy_distance=distance,
-        nonfinite=state.nonfinite + (~step.finite).sum(),
+        nonfinite=state.nonfinite + collected.nonfinite,
         apart=jax.tree.map(jnp.add, state.apart, differ),
     )
 
 
+class Collected(NamedTuple):
+    """What the steps of an iteration came to, in all environments together."""
+
+    episodes: jax.Array
+    """int32: those that ended."""
+    episode_return: jax.Array
+    """Sum of their returns."""
+    nonfinite: jax.Array
+    """int32: transitions that must never be learned from."""
+
+
+Keys = tuple[jax.Array, jax.Array, jax.Array]
+"""Of exploration, of random actions, and of the environments."""
+
+
 def collect(
+    trainer: Trainer, state: TrainState, keys: Keys, hparams: HParams, learning: jax.Array
+) -> tuple[envs.VectorState, Replay, Collected]:
+    """The iteration's steps of all environments, into replay.
+
+    Args:
+      trainer: of the run.
+      state: of the run.
+      keys: of the iteration.
+      hparams: of the run.
+      learning: whether the warm-up is over.
+
+    Returns:
+      The environments and replay after the steps, and what they came to.
+    """
+
+    def once(carry: tuple[envs.VectorState, Replay], keys: Keys) -> tuple[tuple[envs.VectorState, Replay], Collected]:
+        env_state, replay = carry
+        env_state, step, finished_return = act(trainer, state.agent, env_state, keys, hparams, learning)
+        return (env_state, buffer.add(replay, step, hparams.buffer_max)), Collected(
+            episodes=(step.terminated | step.truncated).sum(),
+            episode_return=finished_return.sum(),
+            nonfinite=(~step.finite).sum(),
+        )
+
+    count, before = trainer.config.steps_per_iteration // trainer.config.num_envs, (state.envs, state.replay)
+    if count == 1:
+        (env_state, replay), collected = once(before, keys)
+    else:
+        each = jax.tree.map(lambda key: jax.random.split(key, count), keys)
+        (env_state, replay), steps = jax.lax.scan(once, before, each)
+        collected = jax.tree.map(lambda x: x.sum(0), steps)
+    return env_state, replay, collected
+
+
+def act(
     trainer: Trainer,
-    state: TrainState,
-    keys: tuple[jax.Array, jax.Array, jax.Array],
+    agent_state: AgentState,
+    env_state: envs.VectorState,
+    keys: Keys,
     hparams: HParams,
     learning: jax.Array,
 ) -> tuple[envs.VectorState, buffer.Step, jax.Array]:
@@ -134,8 +187,9 @@ def collect(
 
     Args:
       trainer: of the run.
-      state: of the run.
-      keys: of exploration, of random actions, and of the environments.
+      agent_state: of the run.
+      env_state: of the environments.
+      keys: of the step.
       hparams: of the run.
       learning: whether the warm-up is over.
 
@@ -143,12 +197,12 @@ def collect(
       The environments, the step as it enters replay, and the returns `[E]` of the episodes that it ended, else 0.
     """
     act_key, random_key, env_key = keys
-    observation = state.envs.current.observation
-    action, mean = trainer.agent.explore(state.agent, observation, act_key, hparams)
+    observation = env_state.current.observation
+    action, mean = trainer.agent.explore(agent_state, observation, act_key, hparams)
     at_random = jax.random.uniform(random_key, action.shape, minval=-1.0)
     action = jnp.where(learning, action, at_random)
     mean = jnp.where(learning, mean, at_random)
-    env_state, result = trainer.vector.step(state.envs, action, env_key)
+    env_state, result = trainer.vector.step(env_state, action, env_key)
     step = buffer.Step(
         observation=observation,
         action=action,
@@ -182,7 +236,7 @@ def advance(trainer: Trainer, before: Progress, learning: jax.Array) -> Progress
     config = trainer.config
     updates = config.updates_per_iteration
     return Progress(
-        env_steps=before.env_steps + config.num_envs,
+        env_steps=before.env_steps + config.steps_per_iteration,
         critic_calls=before.critic_calls + jnp.where(learning, updates, 0),
         actor_calls=before.actor_calls + jnp.where(learning, updates // config.delay, 0),
     )
