@@ -201,9 +201,10 @@ def _conditions(group: Group) -> str:
             f"{c['eval_episodes']} episodes each."
         )
     times = ", ".join(f"{name} {_time(group, name)}" for name in SCALED)
+    environments = f"{c['num_envs']} environment" + ("s" if c["num_envs"] > 1 else "")
     return (
         f"{physics}; {c['total_steps']:,} environment steps where the paper has {PAPER_STEPS:,}, its "
-        f"points in time times {c['schedule_scale']:.3g} unless named ({times}); {c['num_envs']} environments, "
+        f"points in time times {c['schedule_scale']:.3g} unless named ({times}); {environments}, "
         f"{c['update_ratio']:g} update per step{_buffers(group)}{settings}. Score: mean of the last "
         f"{c['score_evaluations']} evaluations, every {c['eval_every']:,} steps, of {c['eval_episodes']} episodes each "
         "from fresh initial states."

@@ -382,10 +382,11 @@ def _rounded(asked: Config, resolved: Config) -> list[str]:
 
 def _headline(program: programs.Program) -> str:
     c = program.config
+    environments = f"{c.num_envs} environment" + ("s" if c.num_envs > 1 else "")
     return (
         f"{c.method} {c.agent} on {c.env}"
         + ("" if c.backend == envs.JAX else f" ({c.backend})")
         + f", sparsity {100 * c.actor_sparsity:.3g} % actor, {100 * c.critic_sparsity:.3g} % critic; "
-        f"{c.total_steps:,} steps, {c.num_envs} environments, seed {c.seed}; {c.compute} compute, "
+        f"{c.total_steps:,} steps, {environments}, seed {c.seed}; {c.compute} compute, "
         f"{jax.devices()[0].device_kind}" + (f" x {c.data_parallel}" if c.data_parallel > 1 else "")
     )
