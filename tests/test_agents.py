@@ -1,6 +1,7 @@
 """TD3 and SAC: sparse at every step boundary, and with the targets and losses their papers say."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -10,13 +11,14 @@ import optax
 import pytest
 
 from rlx2_jax import networks
-from rlx2_jax.agents import base, make_agent
+from rlx2_jax.agents import base, make_agent, own
 from rlx2_jax.agents.td3 import TD3
 from rlx2_jax.config import methods, registry, resolve
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks import masking
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.replay import buffer
+from rlx2_jax.training import programs
 from tests.conftest import (
     PAPER_AGENTS,
     assert_finite,
@@ -551,6 +553,66 @@ def test_what_is_no_agent_is_refused_in_one_sentence(name, sentence):
     with pytest.raises(ConfigError, match=rf"^agent={__name__}:{name} {sentence}") as refused:
         resolve(small(agent=f"{__name__}:{name}"))
     assert "\n" not in str(refused.value)
+
+
+def failing(self, *arguments):
+    """A loss that cannot be computed."""
+    return self.nowhere
+
+
+def spread(self, *arguments):
+    """A loss per transition."""
+    return TD3.critic_loss(self, *arguments)[0] * jnp.ones(16), jnp.zeros(())
+
+
+def alone(self, *arguments):
+    """A loss without what else belongs to it."""
+    return TD3.critic_loss(self, *arguments)[0]
+
+
+FAULTS = {
+    "fails": ("critic_loss", failing, "critic_loss raised AttributeError ('Made' object has no attribute 'nowhere')"),
+    "spreads": ("critic_loss", spread, "critic_loss gives a loss of shape [16], not of shape []; take the mean"),
+    "values": (
+        "critic_loss",
+        lambda *_: (jnp.zeros(()), jnp.zeros(16)),
+        "critic_loss gives a mean value of shape [16],",
+    ),
+    "whole": ("actor_loss", lambda *_: (0, None), "actor_loss gives a loss of type int32; give a float"),
+    "alone": ("critic_loss", alone, "critic_loss gives one thing, of shape []; give two, in a tuple"),
+    "act": ("act", staticmethod(lambda output: output[..., :1]), "act gives actions of shape [4, 1], not of shape [4,"),
+    "explore": ("explore", lambda self, state, seen, key, hparams: (seen, seen), "explore gives actions of shape [4, "),
+    "draw": ("draw", lambda self, key, batches: jnp.zeros(3), "draw gives noise of shape [3], not of shape [4]"),
+    "state": ("after_actor", lambda self, state, *_: (state.actor, {}), "after_actor gives another kind of state"),
+    "metric": ("after_actor", lambda self, state, *_: (state, {"x": jnp.ones(2)}), "after_actor gives a metric x of"),
+    "worth": ("value_of", lambda self, output: output[..., 0], "value_of gives values of shape [2, 4], not of shape"),
+}
+
+
+@pytest.mark.parametrize(("method", "function", "sentence"), FAULTS.values(), ids=FAULTS)
+def test_what_an_agent_gives_amiss_is_told_in_one_sentence_before_anything_compiles(
+    method, function, sentence, monkeypatch
+):
+    monkeypatch.setitem(globals(), "Made", type("Made", (TD3,), {method: function}))
+    config = resolve(small(agent=f"{__name__}:Made"))
+    with pytest.raises(ConfigError, match=re.escape(f"agent={config.agent}: its {sentence}")) as refused:
+        own.check(make_agent(config, O, A), make_hparams(config, O, A))
+    assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
+
+
+def test_an_agent_of_ones_own_is_looked_at_when_its_program_is_made(monkeypatch):
+    monkeypatch.setitem(globals(), "Made", type("Made", (TD3,), {"critic_loss": spread}))
+    with pytest.raises(ConfigError, match="take the mean over the batch"):
+        programs.make_program(small(agent=f"{__name__}:Made"))
+
+
+@pytest.mark.parametrize("compute", ["masked", "packed"])
+@pytest.mark.parametrize("agent", registry.AGENTS)
+def test_the_packages_own_agents_give_what_an_agent_should(agent, compute):
+    devices = 1 if agent == "droq" else 2
+    config = resolve(small(agent=agent, compute=compute, data_parallel=devices))
+    if agent != "droq" or compute == "masked":
+        own.check(make_agent(config, O, A), make_hparams(config, O, A))
 
 
 def test_an_agent_says_itself_what_its_critics_find_an_action_worth():

@@ -1,6 +1,6 @@
 """Agents: each is the class that its module calls `agent`. To add one, write a module here.
 
-`base` says what an agent is; networks, replay and loops know no agent by name.
+`base` says what an agent is, `own` sees whether a person's is one; networks, replay and loops know no agent by name.
 """
 
 from rlx2_jax.agents.base import AgentState, Found, FoundMasks, OffPolicyAgent

@@ -24,7 +24,7 @@ def _modules(folder: str) -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules([str(HOUSE / folder)])))
 
 
-AGENTS = tuple(name for name in _modules("agents") if name != "base")
+AGENTS = tuple(sorted({*_modules("agents")} - {"base", "own"}))
 """Names of the package's own agents."""
 
 NETWORKS = _modules("networks/kinds")

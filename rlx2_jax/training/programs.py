@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from rlx2_jax import envs
 from rlx2_jax.agents import AgentState, Found, OffPolicyAgent, make_agent
+from rlx2_jax.agents import own as own_agents
 from rlx2_jax.agents.base import Metrics
 from rlx2_jax.config import (
     METHOD,
@@ -118,9 +119,12 @@ def make_program(config: Config) -> Program:
     if ticket is not None:
         # Its masks are constants of the first state alone, and its file may be another by now.
         functions = functions | {"init": _placed(trainer, steps.init, ticket=ticket)}
+    hparams = make_hparams(config, env.observation_size, env.action_size)
+    if ":" in config.agent:
+        own_agents.check(trainer.agent, hparams)
     return Program(
         config=config,
-        hparams=make_hparams(config, env.observation_size, env.action_size),
+        hparams=hparams,
         schedule=make_schedule(config),
         ticket=ticket,
         **functions,
