@@ -615,6 +615,13 @@ def test_the_packages_own_agents_give_what_an_agent_should(agent, compute):
         own.check(make_agent(config, O, A), make_hparams(config, O, A))
 
 
+def test_an_agent_is_looked_at_by_the_usual_rules_of_arithmetic_and_with_keys_of_any_kind():
+    config = resolve(small(agent="td3"))
+    agent, hparams = make_agent(config, O, A), make_hparams(config, O, A)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.default_prng_impl("rbg"):
+        own.check(agent, hparams)
+
+
 def test_an_agent_says_itself_what_its_critics_find_an_action_worth():
     output = jnp.array([[[2.0], [5.0]], [[3.0], [4.0]]])
     usual, single = (make_agent(resolve(small(agent=name)), O, A) for name in ("td3", f"{__name__}:Single"))

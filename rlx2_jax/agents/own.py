@@ -13,12 +13,10 @@ from rlx2_jax.config import HParams
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.replay import buffer
 from rlx2_jax.replay.buffer import Batch
-from rlx2_jax.runtime import places
-
-KEY = jax.ShapeDtypeStruct((2,), jnp.uint32)
-"""A random key, of which nothing is drawn here."""
+from rlx2_jax.runtime import numerics, places
 
 
+@numerics.by_usual_rules
 def check(agent: OffPolicyAgent, hparams: HParams) -> None:
     """See that what an agent says of its own can be called, and gives arrays of the shapes it should.
 
@@ -27,13 +25,13 @@ def check(agent: OffPolicyAgent, hparams: HParams) -> None:
     """
     # Over several devices it would ask which of them it is on.
     agent = dataclasses.replace(agent, config=dataclasses.replace(agent.config, data_parallel=1))
-    updates, batch_size = agent.config.updates_per_iteration, agent.config.batch_size
-    state = _tried(agent, "init", KEY, hparams)
-    _check_actions(agent, state, hparams)
-    for leaf in jax.tree.leaves(_tried(agent, "draw", KEY, _batches(agent, (updates, batch_size), hparams))):
+    key, updates, batch_size = jax.random.PRNGKey(0), agent.config.updates_per_iteration, agent.config.batch_size
+    state = _tried(agent, "init", key, hparams)
+    _check_actions(agent, state, key, hparams)
+    for leaf in jax.tree.leaves(_tried(agent, "draw", key, _batches(agent, (updates, batch_size), hparams))):
         _require(agent, "draw gives noise", leaf, (updates, *leaf.shape[1:]), "give it the batches' leading axes")
     batch = _batches(agent, (batch_size,), hparams)
-    noise = _tried(agent, "draw", KEY, batch)
+    noise = _tried(agent, "draw", key, batch)
     now = Now(hparams, jnp.asarray(True), _tried(agent, "unchanging", state))
     asides = {}
     for name in ("critic", "actor"):
@@ -50,13 +48,13 @@ def check(agent: OffPolicyAgent, hparams: HParams) -> None:
         _require(agent, f"after_actor gives a metric {name}", value, (), "give a number")
 
 
-def _check_actions(agent: OffPolicyAgent, state: AgentState, hparams: HParams) -> None:
+def _check_actions(agent: OffPolicyAgent, state: AgentState, key: jax.Array, hparams: HParams) -> None:
     c = agent.config
     observation = jax.ShapeDtypeStruct((c.num_envs, agent.observation_size), jnp.float32)
     shape = c.num_envs, agent.action_size
     mend = "give one action per observation"
     _require(agent, "act gives actions", _tried(agent, "mode", state.actor, observation), shape, mend)
-    taken, mean = _pair(agent, "explore", state, observation, KEY, hparams)
+    taken, mean = _pair(agent, "explore", state, observation, key, hparams)
     _require(agent, "explore gives actions", taken, shape, mend)
     _require(agent, "explore gives means", mean, shape, mend)
     critic = state.critic
@@ -69,7 +67,7 @@ def _batches(agent: OffPolicyAgent, shape: tuple[int, ...], hparams: HParams) ->
     c, one = agent.config, jnp.ones((), jnp.int32)
     sizes = c.batch_size, c.num_envs, c.episode_length, agent.observation_size, agent.action_size
     sample = lambda key: buffer.sample(buffer.init(*sizes), key, shape, one, c.n_max, hparams.gamma)
-    return jax.eval_shape(sample, KEY)
+    return jax.eval_shape(sample, jax.random.PRNGKey(0))
 
 
 def _tried(agent: OffPolicyAgent, method: str, *arguments: Any) -> Any:

@@ -166,7 +166,7 @@ def collect(
         )
 
     count, before = trainer.config.steps_per_iteration // trainer.config.num_envs, (state.envs, state.replay)
-    if count == 1:
+    if count == 1:  # The usual one, without a loop, and with the iteration's own keys.
         (env_state, replay), collected = once(before, keys)
     else:
         each = jax.tree.map(lambda key: jax.random.split(key, count), keys)
