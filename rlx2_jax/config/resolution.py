@@ -44,6 +44,7 @@ def resolve(config: Config) -> RunConfig:
     """
     _check_fields(config)
     asked = _asked_steps(config)
+    _check_updates(config)
     scale = _schedule_scale(config, asked)
     backend = envs.choose_backend(config.env, config.backend)
     length = _length(config, asked, backend)
@@ -102,7 +103,6 @@ def _asked_steps(c: Config) -> int:
     require(total >= E, f"total_steps={total} is less than one step of num_envs={E} environments; use at least {E}.")
     updates = total * c.ratio
     require(updates <= NEVER, f"update_ratio={c.ratio:g} makes {updates:.2g} updates; use at most {NEVER}.")
-    _check_updates(c)
     return total
 
 
