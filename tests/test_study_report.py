@@ -5,7 +5,7 @@ import re
 import numpy as np
 import PIL.Image
 import pytest
-from paper import STUDIES, report, search, sections, store
+from paper import STUDIES, pictures, report, search, sections, store
 
 from rlx2_jax.analysis import statistics
 from rlx2_jax.config import presets
@@ -230,6 +230,9 @@ def test_a_searchs_report_says_what_it_found(tmp_path):
     assert "Largest sparsity of the grid that keeps 97 % of the dense return: 95 %." in text
     assert cells(text, "95 %")[-1] == "kept"
     assert cells(text, "96 %")[-1] == "lost"
+    (section,) = sections.sections(lines)
+    panels = pictures.draw(section, STUDIES["frontier"])[""].subfigs[0].axes
+    assert [panel.get_title() for panel in panels] == ["dense", "rlx2@0.95", "rlx2@0.96", "rlx2@0.98"]
 
 
 def test_a_dense_agent_that_has_not_learned_is_no_measure(tmp_path):

@@ -19,7 +19,7 @@ def draw(section: Section, study: Study) -> dict[str, Figure]:
     group, title = section.group, section.title
     arms = group.arms(study)
     estimates = {name: statistics.estimate(statistics.mean, group.sample(name)) for name in arms}
-    if study.figure == "sparsity":
+    if study.figure == "sparsity" and not study.search:
         shown = {name: lines for name, lines in arms.items() if name in (DENSE, study.focus)} or arms
     elif group.kind == store.CLONING:
         # The teacher's course is one of environment steps; its score is the line.
