@@ -20,6 +20,7 @@ def draw(section: Section, study: Study) -> dict[str, Figure]:
     arms = group.arms(study)
     estimates = {name: statistics.estimate(statistics.mean, group.sample(name)) for name in arms}
     if study.figure == "sparsity" and not study.search:
+        # Methods times sparsities are too many for panels; a search has few steps, and each of them matters.
         shown = {name: lines for name, lines in arms.items() if name in (DENSE, study.focus)} or arms
     elif group.kind == store.CLONING:
         # The teacher's course is one of environment steps; its score is the line.
