@@ -117,6 +117,20 @@ def test_an_event_takes_the_batches_that_it_is_told_to():
     assert one[1].signal_to_noise != three[1].signal_to_noise
 
 
+def test_accounting_of_training_counts_the_links_of_every_update():
+    config = resolve(small(method="sparser", **SPARSE))
+    assert (config.agent, config.updates, config.delay) == ("td3", 1000, 2)
+    found, ours = structure(config, 1, 1), accounting.account(config, 1, 1)
+    a = np.mean([sum(planned(config, "actor", calls)) for calls in range(500)])
+    c = np.mean([sum(planned(config, "critic", calls)) for calls in range(1000)])
+    assert c > sum(found["critic"].links), "it has more on the way"
+    # The passes of `accounting`, and in an event the gradient of absent weights, too.
+    critic, actor, rate = a + 8 * c, 3 * a + 2 * c, 1 / 50
+    events = critic + 2 * (ours.critic_weights_dense - c) + (actor + ours.actor_weights_dense - a) / 2
+    assert ours.flops_train == pytest.approx(2 * (critic + actor / 2 + rate * events), rel=1e-3)
+    assert ours.size == 2 * sum(found["actor"].links) + 4 * sum(found["critic"].links)
+
+
 def test_accounting_counts_every_batch_of_a_score():
     one, four = (accounting.account(small(score_batches=n, **SPARSE), 5, 2).flops_train for n in (1, 4))
     still = accounting.account(small(topology="fixed", **SPARSE), 5, 2).flops_train

@@ -39,8 +39,8 @@ counted are elementwise operations, and acting, evaluation and buffer checks: ab
 the actor per environment step, where an update makes 11.5 or 16 for each of 256 transitions, so 0.1
 percent.
 
-A method of one's own whose number of links changes is counted as if it had those of its end all along:
-one that is pruned from dense computes more than is told here.
+Where a method changes the number of links, FLOPs(train) is that of its links on average over the run; size
+and FLOPs(test) are those of its end.
 
 The first matrix of a network has no gradient to pass on to the data, and the program does not form
 it. `flops_train_exact` leaves it out: the operations in the program's matrix products, if each
@@ -57,7 +57,7 @@ import dataclasses
 from typing import NamedTuple
 
 from rlx2_jax.config import Config, RunConfig, presets, registry, resolve
-from rlx2_jax.networks.structure import Structure, structure
+from rlx2_jax.networks.structure import Structure, mean_progress, structure
 from rlx2_jax.replay import buffer
 
 FLOAT_BYTES = 4
@@ -122,7 +122,7 @@ def account(config: Config, observation_size: int, action_size: int) -> Account:
     """
     c = resolve(config)
     found = structure(c, observation_size, action_size)
-    actor, critic = _Network.of(found["actor"]), _Network.of(found["critic"])
+    actor, critic = (_Network.of(found[name], mean_progress(c, name)) for name in ("actor", "critic"))
     passes = registry.find(c.agent).passes
     actors = 1 + passes.actor_target  # Online and target.
     scalars = (SCALARS + passes.own_scalars) * FLOAT_BYTES
@@ -159,17 +159,19 @@ class _Network:
 
     structure: Structure
     links: tuple[int, ...]
-    """Links of each matrix."""
+    """Links of each matrix, at the end."""
+    mean_links: tuple[float, ...]
+    """The same on average over a run's updates."""
 
     @classmethod
-    def of(cls, found: Structure) -> _Network:
-        """The network as a run has it."""
-        return cls(found, found.links)
+    def of(cls, found: Structure, progress: float) -> _Network:
+        """The network as a run has it, whose numbers of links are that far on their way on average."""
+        return cls(found, found.links, found.mean_links(progress))
 
     @property
     def dense(self) -> _Network:
         """The same with all links."""
-        return _Network(self.structure, self.weights)
+        return _Network(self.structure, self.weights, self.weights)
 
     @property
     def weights(self) -> tuple[int, ...]:
@@ -183,7 +185,7 @@ class _Network:
 
     @property
     def total_links(self) -> int:
-        """Links of all matrices: the multiply-adds of one forward pass."""
+        """Links of all matrices: the multiply-adds of one forward pass at the end."""
         return sum(self.links)
 
     def bytes_state(self, *, target: bool) -> int:
@@ -218,8 +220,8 @@ def _train(config: RunConfig, actor: _Network, critic: _Network, *, dense: bool,
             between = (config.n_max - 1) * max(0.0, 1 - one_step_share)
         if config.topology != "fixed":
             event_rate = config.score_batches * config.evolve_until / config.evolve_interval
-    a, c = actor.total_links, critic.total_links
-    a_inputs, c_inputs = (a - actor.links[0], c - critic.links[0]) if exact else (a, c)
+    a, c = sum(actor.mean_links), sum(critic.mean_links)
+    a_inputs, c_inputs = (a - actor.mean_links[0], c - critic.mean_links[0]) if exact else (a, c)
     critic_loss = (1 + between) * a + 2 * c + 2 * (c + c + c_inputs)
     actor_loss = a + a + a_inputs + passes.critics_of_actor_loss * (c + c)
     critic_event = critic_loss + 2 * (sum(critic.weights) - c)

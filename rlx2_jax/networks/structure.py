@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlx2_jax.config import NEVER, VALUES, Config, HParams, RunConfig, methods, registry, traced
+from rlx2_jax.config import NEVER, VALUES, Config, HParams, RunConfig, make_schedule, methods, registry, traced
 from rlx2_jax.errors import ConfigError
 from rlx2_jax.networks import masking, modules, own
 from rlx2_jax.networks.modules import Net, Params
@@ -48,9 +48,10 @@ class Structure(NamedTuple):
         """Most links of each matrix at any time: numbers on the way lie between start and end."""
         return tuple(map(max, self.start_links, self.links))
 
-    def mean_links(self, progress: float) -> float:
-        """Links of all matrices, given the progress of a run on average."""
-        return sum(self.links) + (1 - progress) * (sum(self.start_links) - sum(self.links))
+    def mean_links(self, progress: float) -> tuple[float, ...]:
+        """Links of each matrix, given the progress of a run on average."""
+        both = zip(self.start_links, self.links, strict=True)
+        return tuple(end + (1 - progress) * (start - end) for start, end in both)
 
 
 def nets(config: Config, action_size: int) -> dict[str, Net]:
@@ -98,6 +99,16 @@ def structure(config: Config, observation_size: int, action_size: int) -> dict[s
             "as the last of its features says."
         )
     return found
+
+
+def mean_progress(config: RunConfig, network: str) -> float:
+    """How far the numbers of links of the `actor` or a `critic` are on their way, on average over a run's updates."""
+    mechanisms = methods.find(config.method)
+    if mechanisms.progress is None:
+        return 1.0
+    schedule, every = make_schedule(config), {"actor": config.delay, "critic": 1}[network]
+    end = int(getattr(schedule, f"{network}_evolve_end"))
+    return own.mean_progress(mechanisms, int(schedule.evolve_interval), end, config.updates // every)
 
 
 def templates(config: Config, observation_size: int, action_size: int) -> dict[str, Params]:

@@ -24,10 +24,10 @@ import numpy as np
 
 from rlx2_jax import __version__, envs, kernels, networks
 from rlx2_jax.agents import AgentState
-from rlx2_jax.config import PACKED_DEPTH, RunConfig, make_schedule, methods
+from rlx2_jax.config import PACKED_DEPTH, RunConfig, methods
 from rlx2_jax.io import files, provenance
-from rlx2_jax.networks import SparseNetwork, forms, masking, own
-from rlx2_jax.networks.structure import packable, structure
+from rlx2_jax.networks import SparseNetwork, forms, masking
+from rlx2_jax.networks.structure import mean_progress, packable, structure
 from rlx2_jax.runtime import compilation
 from rlx2_jax.training.programs import Program
 
@@ -88,16 +88,8 @@ def _density(config: RunConfig) -> float:
     """Links as a share of the weights of both networks, on average over the run's updates."""
     env = envs.make(config.env, config.backend)
     found = structure(config, env.observation_size, env.action_size)
-    links = sum(network.mean_links(_mean_progress(config, name)) for name, network in found.items())
+    links = sum(sum(network.mean_links(mean_progress(config, name))) for name, network in found.items())
     return links / sum(i * o for network in found.values() for i, o in network.shapes)
-
-
-def _mean_progress(config: RunConfig, name: str) -> float:
-    """How far a network's numbers of links are on their way, on average over the run's updates."""
-    schedule = make_schedule(config)
-    calls = {"critic": config.updates, "actor": config.updates // config.delay}[name]
-    end = int(getattr(schedule, f"{name}_evolve_end"))
-    return own.mean_progress(methods.find(config.method), int(schedule.evolve_interval), end, calls)
 
 
 def _break_even(cache: Path | None) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 
 from rlx2_jax.analysis import accounting
 from rlx2_jax.analysis.accounting import Account
-from rlx2_jax.config import Config, RunConfig, written
+from rlx2_jax.config import Config, RunConfig, methods, written
 from rlx2_jax.envs import JAX
 from rlx2_jax.errors import ConfigError, RlxError
 from rlx2_jax.networks.structure import orders, structure
@@ -335,9 +335,9 @@ def _layers(run: RecordedRun) -> str:
 def _counted(c: RunConfig) -> str:
     """How FLOPs are counted, in short."""
     changing = (
-        " Links are those of the end; a method that prunes from dense computes more on the way."
-        if ":" in c.method
-        else ""
+        ""
+        if methods.find(c.method).progress is None
+        else " Links and size are those of the end, FLOPs of updates those of the links on average over the run."
     )
     return (
         "A FLOP is a multiply or an add of a link; a backward pass counts as two forward passes; windows, target "
