@@ -107,13 +107,11 @@ def counts_of(own: Mechanisms, config: Config, network: str, template: Params) -
 
 
 @numerics.by_usual_rules
-def mean_progress(own: Mechanisms, interval: int, end: int, total: int) -> float:
+def mean_progress(progress: schedules.Schedule, interval: int, end: int, total: int) -> float:
     """Progress of a method on average over `total` updates, with an event every `interval`, and the last at `end`."""
-    if own.progress is None:
-        return 1.0
     events = np.append(np.arange(0, end, interval), end)
-    progress = jnp.clip(jax.vmap(own.progress)(jnp.asarray(events / end, jnp.float32)), 0, 1)
-    return float(np.average(progress, weights=np.diff(events, append=total)))
+    found = jnp.clip(jax.vmap(progress)(jnp.asarray(events / end, jnp.float32)), 0, 1)
+    return float(np.average(found, weights=np.diff(events, append=total)))
 
 
 def _look(own: Mechanisms, config: Config, shapes: Sequence[tuple[int, ...]]) -> None:

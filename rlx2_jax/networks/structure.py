@@ -103,12 +103,12 @@ def structure(config: Config, observation_size: int, action_size: int) -> dict[s
 
 def mean_progress(config: RunConfig, network: str) -> float:
     """How far the numbers of links of the `actor` or a `critic` are on their way, on average over a run's updates."""
-    mechanisms = methods.find(config.method)
-    if mechanisms.progress is None:
+    progress = methods.find(config.method).progress
+    if progress is None:
         return 1.0
     schedule, every = make_schedule(config), {"actor": config.delay, "critic": 1}[network]
     end = int(getattr(schedule, f"{network}_evolve_end"))
-    return own.mean_progress(mechanisms, int(schedule.evolve_interval), end, config.updates // every)
+    return own.mean_progress(progress, int(schedule.evolve_interval), end, config.updates // every)
 
 
 def templates(config: Config, observation_size: int, action_size: int) -> dict[str, Params]:
