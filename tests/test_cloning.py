@@ -227,7 +227,7 @@ def test_a_worker_ends_its_clone_when_asked_to_stop_and_tells_why_it_refused(tmp
 def test_a_workdir_that_holds_something_is_replaced_only_when_told_so(tmp_path):
     config = cloned(total_steps=300, method="ss")
     clone(config, teacher(), tmp_path)
-    with pytest.raises(WorkdirError, match="--overwrite"):
+    with pytest.raises(WorkdirError, match="holds this run already; replace it with --overwrite"):
         clone(config, teacher(), tmp_path)
     (tmp_path / "summary.json").unlink()
     clone(config, teacher(), tmp_path, overwrite=True)

@@ -81,6 +81,15 @@ def test_units_are_left_out_where_critics_learn_and_nowhere_else():
     assert np.abs(np.mean(values[0] - whole)) < 0.3 * np.std(whole)
 
 
+def test_units_are_left_out_alike_whatever_kind_of_key_a_process_makes():
+    agent, _, state = setup()
+    batch = random_batch(0, (64,), O, A)
+    noise = agent.draw(KEY, batch)
+    usual = agent.q(state.critic.params, state, batch, noise)
+    with jax.default_prng_impl("rbg"):
+        np.testing.assert_array_equal(agent.q(state.critic.params, state, batch, noise), usual)
+
+
 def test_the_actor_climbs_the_mean_of_both_critics():
     agent, hparams, state = setup()
     batch = random_batch(0, (16,), O, A)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from rlx2_jax import sparse
 from rlx2_jax.runtime import native
-from rlx2_jax.sparse import densities, topology
+from rlx2_jax.sparse import SparseError, densities, events, topology, trees
+from rlx2_jax.sparse.methods import Method
 
 SHAPE = (8, 12)
 KEY = jax.random.PRNGKey(5)
@@ -174,3 +175,24 @@ def test_densities_of_kernels_and_of_matrices():
     assert kernel["conv"] / kernel["a"] == pytest.approx((54 / 4608) / (96 / 2048))
     assert sparse.by_path({"conv": 0.5, "a|c": 0.75})(shapes) == {"a": 0.25, "conv": 0.5, "c": 0.25}
     assert sparse.by_path({"conv": 0.5}, default=0.0)(shapes)["c"] == 1
+
+
+def first_connections(density, params):
+    """Of each leaf, as the first masks have them."""
+    masks = events.initial_masks(Method(density), params, jax.random.PRNGKey(0))
+    return {path: int(count) for path, count in trees.connections_of(masks).items()}
+
+
+@pytest.mark.parametrize("scalar", [np.float32, np.float64, jnp.float32])
+def test_densities_may_be_scalars_of_numpy_and_jax(scalar):
+    params = {"a": jnp.zeros((64, 64)), "b": jnp.zeros((64, 8))}
+    for density in (sparse.uniform, sparse.erdos_renyi, lambda s: sparse.by_path({"a": s}, default=0.5)):
+        held, asked = (first_connections(density(s), params) for s in (scalar(0.75), 0.75))
+        assert held == asked and min(held.values()) > 0
+
+
+@pytest.mark.parametrize("scalar", [int, np.int64, jnp.int32])
+def test_impossible_numbers_of_connections_are_refused_whatever_their_type(scalar):
+    for count in (0, 1000):
+        with pytest.raises(SparseError, match=f"a cannot hold {count} connections; use 1 to 64"):
+            first_connections(lambda shapes, count=count: {"a": scalar(count)}, {"a": jnp.zeros((8, 8))})

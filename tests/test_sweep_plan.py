@@ -270,6 +270,14 @@ def test_a_plan_that_leaves_runs_out_or_lays_them_out_otherwise_is_refused():
     assert lay_out(configs, devices=2, held=held).batches == held.batches
 
 
+def test_a_pmap_sweep_goes_on_over_as_many_devices_only():
+    configs = product(small(), seeds=range(4))
+    held = lay_out(configs, parallel="pmap", devices=4)
+    with pytest.raises(WorkdirError, match="pmap on 4 devices, which cannot go on over 2; continue it on as many"):
+        lay_out(configs, parallel="pmap", devices=2, held=held)
+    assert lay_out(configs, parallel="pmap", devices=4, held=held) == held
+
+
 def test_names_are_short_enough_for_a_file_system_and_tell_runs_apart():
     configs = [resolve(small(hidden=(16,) * count, seed=seed)) for count in (200, 201) for seed in (0, 10)]
     names = [plans._name(config, ["hidden"]) for config in configs]

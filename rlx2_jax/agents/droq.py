@@ -78,7 +78,7 @@ class DroQ(sac.SAC):
         self, state: base.AgentState, params: networks.Params, noise: sac.Noise, which: int, *inputs: jax.Array
     ) -> jax.Array:
         assert isinstance(noise, Noise)
-        key = jax.random.wrap_key_data(noise.dropout[which])
+        key = jax.random.wrap_key_data(noise.dropout[which], impl="threefry2x32")  # Of two words, as `draw` has them.
         return state.critic.net.apply_training(params, key, *inputs)[..., 0]
 
     def value(self, q: jax.Array) -> jax.Array:

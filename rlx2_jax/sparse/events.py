@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlx2_jax.sparse import criteria, densities, topology, trees
 from rlx2_jax.sparse.criteria import Criterion
@@ -193,6 +194,8 @@ def _counts(density: Density, found: Sequence[Leaf | None]) -> dict[str, Any]:
     counts = {}
     for path, shape in shapes.items():
         value = asked[path]
+        if np.ndim(value) == 0 and not isinstance(value, jax.core.Tracer):
+            value = np.asarray(value).item()  # NumPy's and JAX's scalars are meant as Python's.
         if not isinstance(value, float):
             counts[path] = value
         elif not 0 < value <= 1:

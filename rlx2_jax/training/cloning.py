@@ -73,7 +73,7 @@ def clone(
       teacher: of the same task, sparse or not, of any agent.
       workdir: where to leave config.json, after each evaluation metrics.jsonl and summary.json, and at the end
         policy.npz, masks.npz and, last, a summary.json that says finished; None keeps nothing. A clone that was stopped
-        begins anew.
+        begins anew, with `overwrite`.
       overwrite: replace whatever run or clone `workdir` holds.
       say: takes a line per evaluation.
 
@@ -92,7 +92,7 @@ def clone(
     directory = None if workdir is None else Path(workdir)
     if directory is None:
         return _clone(cloning, teacher, None, say)
-    with workdirs.held(directory, cloning.config, resume=False, overwrite=overwrite):
+    with workdirs.held(directory, cloning.config, resume=None, overwrite=overwrite):
         return _clone(cloning, teacher, directory, say)
 
 

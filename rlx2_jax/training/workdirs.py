@@ -91,7 +91,7 @@ def checkpoint_identity(config: RunConfig) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def held(workdir: Path, config: RunConfig, *, resume: bool, overwrite: bool) -> Iterator[None]:
+def held(workdir: Path, config: RunConfig, *, resume: bool | None, overwrite: bool) -> Iterator[None]:
     """A directory made fit for this run by `prepare`, with other processes kept out of it meanwhile.
 
     Raises:
@@ -120,13 +120,13 @@ def check_name(workdir: Path) -> None:
         ) from None
 
 
-def prepare(workdir: Path, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
+def prepare(workdir: Path, config: RunConfig, *, resume: bool | None, overwrite: bool) -> None:
     """Make the directory fit for this run, or refuse.
 
     Args:
       workdir: made if it does not exist.
       config: of the run.
-      resume: go on with the run it holds, if it holds one.
+      resume: go on with the run it holds, if it holds one; None where there is no going on.
       overwrite: remove the run it holds, whichever that is, and nothing that is not a run's.
 
     Raises:
@@ -152,9 +152,8 @@ def prepare(workdir: Path, config: RunConfig, *, resume: bool, overwrite: bool) 
         mend = "" if resume else ", or replace it with --overwrite"  # Who asks to go on does not want to lose it.
         raise WorkdirError(f"workdir {workdir} holds another run ({other}); name another --workdir{mend}.")
     if not resume:
-        raise WorkdirError(
-            f"workdir {workdir} holds this run already; continue it with --resume, or replace it with --overwrite."
-        )
+        mend = "" if resume is None else "continue it with --resume, or "
+        raise WorkdirError(f"workdir {workdir} holds this run already; {mend}replace it with --overwrite.")
 
 
 def owned(workdir: Path) -> dict[str, Any] | None:
