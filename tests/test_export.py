@@ -1,5 +1,6 @@
 """Policies as ONNX, JAX and NumPy files: they act as the policy does, without us, and say where they come from."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -494,8 +495,32 @@ def test_an_artefact_that_acts_otherwise_is_an_error(saved, monkeypatch, tmp_pat
     policy, written, _ = saved
     slightly = (*written.program[:-1], Operation("sin", written.program[-1].inputs, 3))
     monkeypatch.setattr(artifacts.compaction, "compact", lambda program_: slightly)
-    with pytest.raises(ConfigError, match=r"policy_numpy.npz deviates from the policy by .*, more than 1e-05"):
+    with pytest.raises(ConfigError, match=r"policy_numpy.npz would deviate from the policy by .*, more than 1e-05"):
         export.save(policy, tmp_path, ["numpy"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_rounding_matters_more_than_usual_an_artefact_may_deviate_as_much_and_no_more(monkeypatch, tmp_path):
+    policy = untrained(tmp_path / "run", "td3", sparsity=0.0, hidden=(256, 256))
+    steep = jax.tree.map(np.array, policy.params)
+    # Halves of a layer that are alike, and are subtracted: what is left has the rounding of large numbers.
+    for leaf in steep["Dense_1"].values():
+        leaf[..., 128:] = leaf[..., :128]
+    large = 1000 * np.random.default_rng(0).normal(size=(128, 3)).astype(np.float32)
+    steep["Dense_2"]["kernel"] += np.concatenate((large, -large))
+    policy = policy._replace(params=steep)
+    written = export.save(policy, tmp_path / "export", ("c", "onnx", "numpy"))
+    assert max(artifact.deviation for artifact in written.artifacts) > artifacts.TOLERANCE
+    compact = artifacts.compaction.compact
+
+    def coarse(whole):
+        """The same in half precision."""
+        half = lambda weight: None if weight is None else weight.astype(np.float16).astype(np.float32)
+        return tuple(dataclasses.replace(o, weight=half(o.weight)) for o in compact(whole))
+
+    monkeypatch.setattr(artifacts.compaction, "compact", coarse)
+    with pytest.raises(ConfigError, match="deviate"):
+        export.save(policy, tmp_path / "other", ["numpy"])
 
 
 def test_a_network_that_no_program_can_hold_goes_as_jax_alone(tmp_path):

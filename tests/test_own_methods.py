@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx2_jax import networks, policies
+from rlx2_jax import networks, policies, sparse
 from rlx2_jax.analysis.accounting import account
 from rlx2_jax.config import Mechanisms, methods, resolve
 from rlx2_jax.errors import ConfigError
@@ -367,6 +367,16 @@ def test_a_dense_run_is_masked_even_where_packed_was_measured_faster_at_any_dens
     dense = resolve(small(method="dense", compute="auto"))
     assert compute.choose(dense, said.append, tmp_path / "compute.json").compute == "masked"
     assert said == ["compute: masked, because 100 % of the weights are links and packed is faster below 100 % here"]
+
+
+@pytest.mark.parametrize("scalar", [float, np.float32, jnp.float32])
+def test_a_multiple_of_a_density_is_at_most_all_whatever_its_type(scalar):
+    mechanisms = Mechanisms("sparse", start_times=2, progress=sparse.cubic(0, 1))
+    config = resolve(small(**SPARSE))
+    for density, connections in ((0.75, 64), (0.25, 32)):
+        made = own.method(mechanisms, config, sparse.uniform(1 - scalar(density)))
+        masks = own.initial_masks(made, {"a": {"kernel": jnp.zeros((8, 8))}}, jax.random.PRNGKey(0))
+        assert masks["a"]["kernel"].sum() == connections
 
 
 BAD = {

@@ -103,6 +103,7 @@ STRANGE = "JAX_ENABLE_X64=1 JAX_NUMPY_DTYPE_PROMOTION=strict JAX_NUMPY_RANK_PROM
         ("sac", STRANGE),  # TD3 is above, in this process.
         ("td3", "JAX_DEFAULT_PRNG_IMPL=rbg"),
         ("sac", "JAX_DEFAULT_PRNG_IMPL=unsafe_rbg"),
+        ("sac", "JAX_ENABLE_CUSTOM_PRNG=1"),
         ("td3", "JAX_DISABLE_JIT=1"),
         ("sac", "JAX_DISABLE_JIT=1"),
     ],

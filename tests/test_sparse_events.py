@@ -196,3 +196,13 @@ def test_impossible_numbers_of_connections_are_refused_whatever_their_type(scala
     for count in (0, 1000):
         with pytest.raises(SparseError, match=f"a cannot hold {count} connections; use 1 to 64"):
             first_connections(lambda shapes, count=count: {"a": scalar(count)}, {"a": jnp.zeros((8, 8))})
+
+
+def test_a_density_that_is_not_one_known_number_is_refused():
+    params = {"a": jnp.zeros((8, 8))}
+    counted = jax.jit(lambda value: events.initial_masks(Method(lambda shapes: {"a": value}), params, KEY))
+    assert counted(jnp.int32(7))["a"].sum() == 7
+    with pytest.raises(SparseError, match="a: a density must be one known number; trace numbers of connections"):
+        counted(0.5)
+    with pytest.raises(SparseError, match="a: a density must be one known number"):
+        first_connections(lambda shapes: {"a": np.array([0.5, 0.5])}, params)

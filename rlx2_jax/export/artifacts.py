@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import importlib.util
 import runpy
 import shutil
@@ -33,6 +34,7 @@ from rlx2_jax.export.describe import describe, described
 from rlx2_jax.export.description import Description
 from rlx2_jax.export.program import Array, Program, Size
 from rlx2_jax.io import files
+from rlx2_jax.networks import Params
 from rlx2_jax.policies import Policy
 
 FORMATS = ("c", "onnx", "jax", "numpy")
@@ -42,7 +44,10 @@ SUMMARY = "export.json"
 """Name of the file that tells of the others."""
 
 TOLERANCE = 1e-5
-"""Largest deviation of an action from the policy's, in float32."""
+"""Largest deviation of an action from the policy's, in float32, where rounding matters less than that."""
+
+ROUNDINGS = 4
+"""Times that weights are rounded otherwise to see how much rounding matters, and how often that is allowed."""
 
 OBSERVATIONS = 64
 """Observations, of a normal distribution, that an artefact is compared with the policy on."""
@@ -116,7 +121,7 @@ def save(
 
     Raises:
       ConfigError: an unknown format, one that needs a package that is missing, a network that only the format jax can
-        hold, or an artefact that deviates from the policy by more than `TOLERANCE`.
+        hold, or an artefact that deviates from the policy by more than `TOLERANCE` and rounding, and is removed.
       FileError: something cannot be written.
     """
     formats = tuple(dict.fromkeys(available() if formats is None else formats))
@@ -151,24 +156,48 @@ class _Job:
         """Write a format, and compare it with the policy.
 
         Raises:
-          ConfigError: it deviates.
+          ConfigError: it deviates; what was written is gone again.
         """
         written, function = getattr(self, f"_{name}")()
         deviation = None if function is None else self._deviation(function)
         exact = not (name == "c" and self.int8)
         # NaN is no deviation that could be allowed.
-        if deviation is not None and exact and not deviation <= TOLERANCE:
+        if deviation is not None and exact and not deviation <= self._allowed:
+            for path in written:
+                path.unlink()
             raise ConfigError(
-                f"{written[0]} deviates from the policy by {deviation:.2g}, more than {TOLERANCE:g}; use another "
-                "format, and tell its authors."
+                f"{written[0]} would deviate from the policy by {deviation:.2g}, more than {self._allowed:.2g}; use "
+                "another format, and tell its authors."
             )
         return Artifact(name, written, deviation, function)
 
-    @jax.default_matmul_precision("float32")
     def _deviation(self, function: Function) -> float:
-        observations = np.random.default_rng(0).normal(size=(OBSERVATIONS, self.policy.sizes[0])).astype(np.float32)
-        expected = np.asarray(jax.jit(self.policy.act)(observations))
-        return float(np.abs(np.asarray(function(observations)) - expected).max())
+        return float(np.abs(np.asarray(function(self._observations)) - self._act(self.policy.params)).max())
+
+    @functools.cached_property
+    def _allowed(self) -> float:
+        """`TOLERANCE`, or as much as the policy itself changes, several times, where each weight's last bit does."""
+        rng = np.random.default_rng(1)
+
+        def rounded(weights: Any) -> Array:
+            weights = np.asarray(weights)
+            return np.nextafter(weights, weights * rng.choice((0, 2), weights.shape).astype(weights.dtype))
+
+        expected = self._act(self.policy.params)
+        draws = [self._act(jax.tree.map(rounded, self.policy.params)) for _ in range(ROUNDINGS)]
+        return max(TOLERANCE, ROUNDINGS * float(max(np.abs(draw - expected).max() for draw in draws)))
+
+    @functools.cached_property
+    def _observations(self) -> Array:
+        return np.random.default_rng(0).normal(size=(OBSERVATIONS, self.policy.sizes[0])).astype(np.float32)
+
+    @functools.cached_property
+    def _act(self) -> Callable[[Params], Array]:
+        """Actions, for the observations, of the policy with other weights."""
+        act = jax.jit(lambda params, observations: self.policy._replace(params=params).act(observations))
+        with jax.default_matmul_precision("float32"):
+            compiled = act.lower(self.policy.params, self._observations).compile()
+        return lambda params: np.asarray(compiled(params, self._observations))
 
     def _c(self) -> tuple[tuple[Path, ...], Function | None]:
         written = c_source.write(self._compact, self.description, int8=self.int8, tanh=self.tanh)

@@ -18,7 +18,7 @@ from rlx2_jax.networks import masking
 from rlx2_jax.networks.masking import Masks
 from rlx2_jax.networks.modules import Params
 from rlx2_jax.runtime import numerics, places
-from rlx2_jax.sparse import SparseError, criteria, events, schedules, trees
+from rlx2_jax.sparse import SparseError, criteria, densities, events, schedules, trees
 from rlx2_jax.sparse.densities import Density, Shapes
 from rlx2_jax.sparse.methods import Method
 
@@ -42,7 +42,7 @@ def _multiple(density: Density, times: int) -> Density:
     """So many times the densities, or the numbers of links, at most all."""
 
     def start(shapes: Shapes) -> dict[str, Any]:
-        found = density(shapes)
+        found = {path: densities.plain(value) for path, value in density(shapes).items()}
         most = {path: 1.0 if isinstance(found[path], float) else math.prod(shape) for path, shape in shapes.items()}
         least = lambda value, most: min(value, most) if isinstance(value, float | int) else jnp.minimum(value, most)
         return {path: least(times * found[path], most[path]) for path in shapes}

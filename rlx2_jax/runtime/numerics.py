@@ -1,8 +1,8 @@
-"""The rules of arithmetic that programs are traced by: float32 and int32, mixed and broadcast as NumPy does.
+"""The rules of arithmetic that programs are traced by: float32 and int32, mixed and broadcast as NumPy does, raw keys.
 
 A person may have set others for the rest of the process (`JAX_ENABLE_X64`, `JAX_NUMPY_DTYPE_PROMOTION=strict`,
-`JAX_NUMPY_RANK_PROMOTION=raise`). Neither Brax nor a compiled kernel knows those, and a run's bytes must not depend on
-them.
+`JAX_NUMPY_RANK_PROMOTION=raise`, `JAX_ENABLE_CUSTOM_PRNG`). Neither Brax nor a compiled kernel knows those, and a
+run's bytes must not depend on them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ T = TypeVar("T")
 @contextlib.contextmanager
 def usual() -> Iterator[None]:
     """JAX's own rules, in this thread, while entered."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    promotion = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+    with jax.enable_x64(False), jax.enable_custom_prng(False), promotion[0], promotion[1]:
         yield
 
 

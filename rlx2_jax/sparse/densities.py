@@ -12,6 +12,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import numpy as np
+
 from rlx2_jax.sparse.errors import SparseError
 
 Shape = tuple[int, ...]
@@ -138,6 +141,11 @@ def _shared(sparsity: float, *, kernel: bool) -> Density:
 def whole(density: float, shape: Shape) -> int:
     """Connections of a leaf of that density: the nearest whole number, at least 1."""
     return max(1, round(density * math.prod(shape)))
+
+
+def plain(value: Any) -> Any:
+    """A density or a number of connections as Python's, where it is a known scalar of NumPy or JAX; else itself."""
+    return value if np.ndim(value) or isinstance(value, jax.core.Tracer) else np.asarray(value).item()
 
 
 def checked(sparsity: float) -> float:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rlx2_jax.sparse import criteria, densities, topology, trees
 from rlx2_jax.sparse.criteria import Criterion
@@ -193,11 +192,11 @@ def _counts(density: Density, found: Sequence[Leaf | None]) -> dict[str, Any]:
     asked = density(shapes)
     counts = {}
     for path, shape in shapes.items():
-        value = asked[path]
-        if np.ndim(value) == 0 and not isinstance(value, jax.core.Tracer):
-            value = np.asarray(value).item()  # NumPy's and JAX's scalars are meant as Python's.
-        if not isinstance(value, float):
+        value = densities.plain(asked[path])
+        if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             counts[path] = value
+        elif not isinstance(value, float):
+            raise SparseError(f"{path}: a density must be one known number; trace numbers of connections instead.")
         elif not 0 < value <= 1:
             raise SparseError(f"{path}: a density of {value} is impossible; use a number in (0, 1].")
         else:
