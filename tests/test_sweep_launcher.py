@@ -217,6 +217,17 @@ def test_a_stopped_sweep_ends_with_the_same_table(single, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_pmap_sweep_goes_on_over_other_devices(single, tmp_path):
+    process = start(tmp_path, "--parallel=pmap", devices=4)
+    wait_for(tmp_path, "batches/*/checksums/*.json", process)
+    process.terminate()
+    end(process, code=1)
+    said = end(start(tmp_path, "--parallel=pmap", devices=2))
+    assert "resumed at step" in said and "4 per device" in said
+    assert_same_results(tmp_path, single)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_when_one_host_is_killed_the_others_stop_and_the_sweep_can_go_on(tmp_path, two_hosts, victim):
     whole, _ = two_hosts

@@ -20,7 +20,7 @@ from rlx2_jax.io import files
 from rlx2_jax.io.checkpoints import Checkpoints
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.sweeps import hosts
-from rlx2_jax.sweeps.layout import Layout
+from rlx2_jax.sweeps.layout import Layout, checkpoint_template
 from rlx2_jax.sweeps.plans import PlannedBatch, PlannedRun
 from rlx2_jax.sweeps.table import Standing
 from rlx2_jax.training import loop, programs, workdirs
@@ -62,6 +62,7 @@ class BatchRun:
         """
         self.batch = batch
         self.runs = runs
+        self.program = program
         self.config = program.config
         self.directory = workdir / "batches" / batch.name
         self.layout = layout
@@ -104,12 +105,13 @@ class BatchRun:
             self.checkpoints.forget_incomplete()
         hosts.barrier("checkpoints looked at")
         if self.checkpoints.steps():
-            self.saved_at, self.state, found = self.checkpoints.restore(
-                self.compiled.template,
+            self.saved_at, state, found = self.checkpoints.restore(
+                checkpoint_template(self.layout, self.program, self.batch.rows),
                 warn=self.display.say,
                 barrier=hosts.barrier,
                 kinds=loop.SECONDS | {"diverged": dict},
             )
+            self.state = self.layout.folded(state)
             self.clock.resume(self.saved_at, found)
             self.diverged = found["diverged"]
             kept = found.get("rows", {})
@@ -207,7 +209,11 @@ class BatchRun:
                 workdirs.require_still_there(directory)
         history = {run.name: record.history() for run, record in zip(self.runs, self.records, strict=True)}
         record = self.clock.seconds() | {"diverged": self.diverged, "rows": history}
-        self.checkpoints.save(step, self.state, record)
+        state = self.layout.flat(self.state)
+        try:
+            self.checkpoints.save(step, state, record)
+        finally:
+            self.state = self.layout.folded(state)
         self.saved_at = step
 
     def finish(self, done: bool) -> None:

@@ -4,8 +4,8 @@ A batch is `vmap` on each device, under `shard_map` over a mesh with the one axi
 the same. State, keys and hyperparameters have a row per run. Progress and schedule have none: all runs of a batch are
 equally far, so every `lax.cond` on them stays a branch, and what is not due costs nothing.
 
-Under `pmap` arrays on devices are `[devices, rows / devices, ...]`, under `shard_map` `[rows, ...]`; on the host they
-are always `[rows, ...]`.
+Under `pmap` arrays on devices are `[devices, rows / devices, ...]`, under `shard_map` `[rows, ...]`; on the host and in
+checkpoints they are always `[rows, ...]`, so that a sweep goes on over other devices.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ _FIELDS: dict[str, Any] = dict.fromkeys(programs.TrainState.__dataclass_fields__
 STATE = programs.TrainState(**_FIELDS).replace(progress=None)
 """What of a state has a row per run: all but the progress."""
 
+Shape = tuple[int, ...]
+"""Of an array."""
+
 Axes = Any
 """A prefix of a pytree: `ROWS`, or None for what all runs share."""
 
@@ -63,13 +66,13 @@ class Layout:
         """
         return _mapped(function, self.mesh, self.parallel, tuple(in_axes), out_axes, donate)
 
-    def shapes(self, tree: Any, rows: int, axes: Axes = ROWS) -> Any:
-        """Shapes on devices of a tree of one run's shapes."""
+    def shapes(self, tree: Any, rows: int, axes: Axes = ROWS, *, flat: bool = False) -> Any:
+        """Shapes on devices of a tree of one run's shapes; with `flat`, those of `[rows, ...]`."""
 
         def shape(axis: int | None, leaf: Any) -> jax.ShapeDtypeStruct:
             if axis is None:
                 return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(self.mesh, P()))
-            lead = (rows,) if self.parallel == "shard_map" else (self.size, rows // self.size)
+            lead = (rows,) if flat or self.parallel == "shard_map" else (self.size, rows // self.size)
             sharding = NamedSharding(self.mesh, P(AXIS))
             return jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype, sharding=sharding)
 
@@ -86,6 +89,14 @@ class Layout:
             return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
         return _map(put, axes, tree)
+
+    def flat(self, state: programs.TrainState) -> programs.TrainState:
+        """A state on devices as `[rows, ...]`; its memory is used for the result."""
+        return state if self.parallel == "shard_map" else self._flatten(state)
+
+    def folded(self, state: programs.TrainState) -> programs.TrainState:
+        """A state of `[rows, ...]` as devices have it, the opposite of `flat`."""
+        return state if self.parallel == "shard_map" else self._fold(state)
 
     def gather(self, tree: Any) -> Any:
         """Rows on devices as host arrays `[rows, ...]` on every host; all hosts must call it."""
@@ -107,6 +118,20 @@ class Layout:
         each = rows // self.size
         mine = [i for i, device in enumerate(self.mesh.devices) if device.process_index == jax.process_index()]
         return [i * each + k for i in mine for k in range(each)]
+
+    @functools.cached_property
+    def _flatten(self) -> Any:
+        return self._reshaping(lambda shape: (-1, *shape[2:]))
+
+    @functools.cached_property
+    def _fold(self) -> Any:
+        return self._reshaping(lambda shape: (self.size, -1, *shape[1:]))
+
+    def _reshaping(self, to: Callable[[Shape], Shape]) -> Any:
+        """A jitted function of a state: on each device its rows stay where they are in memory."""
+        reshaped = lambda axis, leaf: leaf if axis is None else leaf.reshape(to(leaf.shape))
+        placed = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), _specs(STATE))
+        return jax.jit(lambda state: _map(reshaped, STATE, state), donate_argnums=0, out_shardings=placed)
 
     def _flat(self, array: np.ndarray) -> np.ndarray:
         return array if self.parallel == "shard_map" else array.reshape(-1, *array.shape[2:])
@@ -143,7 +168,7 @@ def compile_batch(
     """Compile a program's functions for batches of so many rows, a multiple of the number of devices."""
     began = time.perf_counter()
     key = jax.random.PRNGKey(0)
-    template = layout.shapes(jax.eval_shape(program.init, key, program.hparams), rows, STATE)
+    template = layout.shapes(_state(program), rows, STATE)
     keys, hparams = (layout.shapes(jax.eval_shape(lambda x=x: x), rows) for x in (key, program.hparams))
     times = layout.shapes(jax.eval_shape(lambda: schedule), rows, None)
     step = (STATE, ROWS, None)
@@ -160,6 +185,15 @@ def compile_batch(
     return compile_functions(
         functions, template, keys, hparams, times, began=began, say=say, quick=quick, threads=threads
     )
+
+
+def checkpoint_template(layout: Layout, program: programs.Program, rows: int) -> Any:
+    """Shapes on devices of the state of a batch as checkpoints have it, see `Layout.flat`."""
+    return layout.shapes(_state(program), rows, STATE, flat=True)
+
+
+def _state(program: programs.Program) -> Any:
+    return jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams)
 
 
 def _specs(axes: Axes) -> Any:

@@ -301,12 +301,6 @@ def _check_extends(held: Plan, asked: Mapping[str, RunConfig], parallel: str, de
         raise WorkdirError(
             f"the workdir holds a sweep with --parallel={held.parallel}; continue it so, or name another --workdir."
         )
-    # Checkpoints of pmap's have an axis of devices.
-    if parallel == "pmap" and held.batches and devices != held.devices:
-        raise WorkdirError(
-            f"the workdir holds a sweep with --parallel=pmap on {held.devices} devices, which cannot go on over "
-            f"{devices}; continue it on as many, or name another --workdir."
-        )
     for batch in held.batches:
         if batch.rows % devices:
             raise WorkdirError(
