@@ -1,11 +1,13 @@
 """Packed perceptrons against masked ones: values, gradients, mappings, refusals, and the C++ under sanitizers."""
 
 import functools
+import importlib.util
 import itertools
 import math
 import shutil
 import subprocess
 import sysconfig
+import types
 from pathlib import Path
 
 import jax
@@ -14,8 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy._core import _multiarray_umath
 
 from rlx2_jax import kernels, networks
+from rlx2_jax.errors import ConfigError
 from rlx2_jax.kernels import packing, perceptron
 from rlx2_jax.networks import forms, masking
 from rlx2_jax.replay import buffer
@@ -538,3 +542,30 @@ def test_the_kernels_are_clean_under_sanitizers(tmp_path, sanitizer, define):
     subprocess.run([*build, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_a_call_goes_on_where_the_system_gives_no_more_threads(tmp_path):
+    program, source = tmp_path / "threads", ROOT / "tests" / "native" / "threads.cc"
+    sources = ROOT / "rlx2_jax" / "kernels" / "cpp"
+    subprocess.run(["g++", "-std=c++17", "-O1", "-pthread", f"-I{sources}", source, "-o", program, "-ldl"], check=True)
+    assert subprocess.run([program], capture_output=True, text=True, timeout=60).stdout == "1 2\n"
+
+
+def test_samples_that_fill_up_a_tile_are_in_no_gradient():
+    """Of zeros the second layer would be infinite, which it is for no sample."""
+    links = (packing.from_mask(jnp.ones((1, 1), bool), 1),) * 3
+    vector = jnp.float32([-1e20, 1e20, 1e20, 0, 1, 0])
+    for name in ("portable", *NATIVE):
+        for samples in (63, 64, 65):
+            loss = lambda v, x, name=name: perceptron(v, links, x, implementation=name).sum()
+            np.testing.assert_array_equal(jax.grad(loss)(vector, jnp.ones((samples, 1))), [0, 0, 0, 0, 0, samples])
+
+
+@pytest.mark.parametrize("what", ["no library", "a library without our calls"])
+def test_a_library_that_does_not_fit_is_refused_with_the_mend(what, tmp_path, monkeypatch):
+    path = tmp_path / "_native.so" if what == "no library" else _multiarray_umath.__file__
+    (tmp_path / "_native.so").write_text("nothing")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: types.SimpleNamespace(origin=str(path)))
+    with pytest.raises(ConfigError, match=r"^the native kernels do not fit \(.*\); reinstall rlx2-jax\.$"):
+        native.load.__wrapped__()

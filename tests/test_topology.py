@@ -4,6 +4,7 @@ import hypothesis.extra.numpy as hnp
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -146,6 +147,49 @@ def test_top_connections_takes_exactly_the_largest_first_come_first_served(score
     order = sorted(range(len(flat)), key=lambda i: (np.isnan(flat[i]), -np.nan_to_num(flat[i], nan=0.0), i))
     for top_connections in TOP:
         assert sorted(np.flatnonzero(top_connections(score, count))) == sorted(order[:count])
+
+
+@pytest.mark.parametrize("size", [20, 5000])
+def test_any_byte_but_zero_marks_what_may_be_chosen(size):
+    score = jax.random.normal(jax.random.PRNGKey(0), (size,))
+    marks = np.arange(size) % 3 == 0
+    bytes_ = jnp.asarray((marks * np.uint8(255)).view(bool))
+    for count in (size // 2, size // 6):
+        for top_connections in TOP:
+            chosen = np.asarray(top_connections(score, count, bytes_))
+            assert chosen.sum() == min(count, marks.sum()) and not chosen[~marks].any()
+
+
+def moved(mask, fraction, target):
+    """Masks after an event, by each implementation."""
+    drop, grow = (jax.random.normal(jax.random.PRNGKey(k), mask.shape) for k in range(2))
+    native_one = lambda *event: topology.exchange(mask, topology.Score(drop), topology.Score(grow), *event)
+    portable = lambda *event: topology._exchange(mask, drop, grow, *event)
+    ways = (native_one, portable) if native.available() else (native_one,)
+    return [np.asarray(jax.jit(way)(fraction, target)) for way in ways]
+
+
+def test_fewer_than_no_links_are_none():
+    mask = jnp.arange(40).reshape(1, 40) < 10
+    for number in (jnp.int32([-3]), jnp.int32([0])):
+        for found in moved(mask, 0.3, number):
+            assert not found.any()
+
+
+def test_a_share_that_is_no_number_moves_nothing_and_one_above_all_moves_all():
+    mask = jnp.arange(40).reshape(1, 40) < 10
+    for fraction, same in ((np.nan, True), (-1.0, True), (np.inf, False), (2.0, False)):
+        found = moved(mask, jnp.float32(fraction), None)[0]
+        assert found.sum() == 10 and (found == mask).all() == same
+        np.testing.assert_array_equal(found, moved(mask, jnp.float32(np.clip(np.nan_to_num(fraction), 0, 1)), None)[0])
+
+
+def test_a_mask_has_no_gradient():
+    weight = jnp.arange(1.0, 7).reshape(2, 3)
+    assert jax.grad(lambda w: (w * topology.top_connections(w, 2)).sum())(weight).sum() == 2
+    mask = weight > 3
+    through = lambda w: jnp.where(drop_and_grow(w, mask, w, w.sum() / 100)[1], w, 0).sum()
+    assert jax.jit(jax.grad(through))(weight).sum() == 3
 
 
 def test_drop_fraction_anneals_from_zeta0_by_a_cosine_and_stops_at_the_end():

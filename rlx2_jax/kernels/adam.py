@@ -20,7 +20,7 @@ ADAM = optax.scale_by_adam(b1=B1, b2=B2, eps=EPSILON)
 def adam_step(
     params: jax.Array, gradient: jax.Array, state: optax.ScaleByAdamState, step_size: jax.Array
 ) -> tuple[jax.Array, optax.ScaleByAdamState]:
-    """`params - step_size * ADAM(gradient)`, to rounding.
+    """`params - step_size * ADAM(gradient)`, to rounding; there is no gradient through it.
 
     Args:
       params: of any shape, float32.

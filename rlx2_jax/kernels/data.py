@@ -19,7 +19,7 @@ from rlx2_jax.runtime import native
 
 
 def take_rows(table: jax.Array, index: jax.Array) -> jax.Array:
-    """`table[index]` along the first axis.
+    """`table[index]` along the first axis, without a gradient.
 
     Args:
       table: `[rows, ...]` of a four-byte type.

@@ -8,6 +8,7 @@ import importlib.util
 
 import jax
 
+from rlx2_jax.errors import ConfigError
 from rlx2_jax.runtime import limits
 
 FORWARD = "rlx2_perceptron_forward"
@@ -42,18 +43,26 @@ NO_KERNELS = "packed compute takes its portable path: there are no kernels for t
 
 @functools.cache
 def load() -> ctypes.CDLL | None:
-    """The library, its custom calls registered with XLA; None where installation found no compiler."""
+    """The library, its custom calls registered with XLA; None where installation found no compiler.
+
+    Raises:
+      ConfigError: it is of another version of the package, or of another system.
+    """
     spec = importlib.util.find_spec("rlx2_jax.kernels._native")
     if spec is None or spec.origin is None:
         return None
-    library = ctypes.CDLL(spec.origin)
-    library.rlx2_instructions.restype = ctypes.c_char_p
+    try:
+        library = ctypes.CDLL(spec.origin)
+        library.rlx2_instructions.restype = ctypes.c_char_p
+        library.rlx2_mujoco_add.restype = ctypes.c_char_p
+        for count in ("tile", "group", "most_layers", "most_inputs"):
+            getattr(library, f"rlx2_{count}").restype = ctypes.c_int64
+        calls = {name: getattr(library, name) for name in CALLS}
+    except (OSError, AttributeError) as error:
+        raise ConfigError(f"the native kernels do not fit ({error}); reinstall rlx2-jax.") from None
     library.rlx2_use_threads(ctypes.c_int64(len(limits.cores())))
-    library.rlx2_mujoco_add.restype = ctypes.c_char_p
-    for count in ("tile", "group", "most_layers", "most_inputs"):
-        getattr(library, f"rlx2_{count}").restype = ctypes.c_int64
-    for name in CALLS:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    for name, call in calls.items():
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(call), platform="cpu")
     return library
 
 

@@ -12,6 +12,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace rlx2 {
@@ -40,9 +41,7 @@ class ThreadPool {
       for (int64_t task = 0; task < count; ++task) body(task);
       return;
     }
-    while (helpers_ + 1 < threads) {
-      const int index = ++helpers_;
-      std::thread([this, index] { Help(index); }).detach();
+    while (helpers_ + 1 < threads && StartHelper()) {
     }
     // No helper is inside Work here: the last call waited for all of them.
     function_ = [](const void* context, int64_t task) { (*static_cast<const Body*>(context))(task); };
@@ -68,6 +67,17 @@ class ThreadPool {
   }
 
  private:
+  // Whether the system gave another thread; the next call asks again.
+  bool StartHelper() {
+    try {
+      std::thread([this, index = helpers_ + 1] { Help(index); }).detach();
+    } catch (const std::system_error&) {
+      return false;
+    }
+    ++helpers_;
+    return true;
+  }
+
   struct alignas(64) Share {
     std::atomic<int64_t> next{0};
     int64_t end = 0;

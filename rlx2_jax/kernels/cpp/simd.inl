@@ -47,12 +47,13 @@ static inline Vec InverseRoot(Vec v) {
   return v;
 }
 
-// rows [count][TILE] <- samples [samples, count], zeros beyond the last sample.
+// rows [count][TILE] <- samples [samples, count], and beyond the last sample itself again, or zeros.
+template <bool again>
 static inline void ToRows(const float* samples, int64_t present, int64_t count, float* rows) {
   for (int64_t f = 0; f < count; ++f) {
     float* row = rows + f * kTile;
     for (int64_t b = 0; b < present; ++b) row[b] = samples[b * count + f];
-    for (int64_t b = present; b < kTile; ++b) row[b] = 0.0f;
+    for (int64_t b = present; b < kTile; ++b) row[b] = again ? row[present - 1] : 0.0f;
   }
 }
 
@@ -122,7 +123,8 @@ static void Forward(const Network& net, int64_t tile, float* scratch) {
   float* rows = x;
   for (int64_t a = 0; a < net.arrays; ++a) {
     const Input& input = net.inputs[a];
-    ToRows(input.x + tile * kTile * input.size, present, input.size, rows);
+    // A gradient of zero times what no sample has, such as infinity for zeros, would not be zero.
+    ToRows<true>(input.x + tile * kTile * input.size, present, input.size, rows);
     rows += input.size * kTile;
   }
   float* hidden = (keeps_units ? kept : scratch) + net.layers[0].in * kTile;
@@ -210,7 +212,7 @@ static void Deltas(const Network& net, int64_t tile, float* deltas, float* dx_ro
   const float* kept = net.activations + (tile + 1) * net.kept() * kTile;
   float* own = deltas + (net.outputs() - top.out) * kTile;
   hidden += net.normalised_units() * kTile;
-  ToRows(net.dy + tile * kTile * top.out, present, top.out, own);
+  ToRows<false>(net.dy + tile * kTile * top.out, present, top.out, own);
   for (int64_t l = net.depth - 1; l > 0; --l) {
     const Layer& layer = net.layers[l];
     const float* dy = own;

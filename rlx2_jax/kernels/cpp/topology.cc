@@ -31,6 +31,13 @@ constexpr int32_t kLowest = std::numeric_limits<int32_t>::min(), kHighest = std:
 // Which scores may be chosen.
 enum class Among { kAll, kMarked, kUnmarked };
 
+// Any byte but 0 is a mark, as NumPy and XLA have it; a bool that is neither 0 nor 1 would be counted as more than one.
+uint8_t Marked(const bool* marks, int64_t i) {
+  uint8_t byte;
+  std::memcpy(&byte, marks + i, sizeof(byte));
+  return byte != 0;
+}
+
 // Scores as whole numbers in their order, and which of them may be chosen. Denormal numbers are zero whichever thread
 // looks: XLA's flush them, and others do not.
 template <Among kAmong, bool kSize>
@@ -48,11 +55,11 @@ struct View {
     key = size < 0x00800000 ? 0 : key;
     key = size > 0x7f800000 ? nan : key;
     if (kAmong == Among::kAll) return key;
-    const int32_t may = -static_cast<int32_t>(static_cast<uint8_t>(mark[i]) ^ uint8_t{kAmong == Among::kUnmarked});
+    const int32_t may = -static_cast<int32_t>(Marked(mark, i) ^ uint8_t{kAmong == Among::kUnmarked});
     return (key & may) | (kLowest & ~may);
   }
   // What is marked and may not be chosen stays marked.
-  uint8_t stays(int64_t i) const { return kAmong == Among::kUnmarked ? static_cast<uint8_t>(mark[i]) : uint8_t{0}; }
+  uint8_t stays(int64_t i) const { return kAmong == Among::kUnmarked ? Marked(mark, i) : uint8_t{0}; }
 };
 
 int64_t Parts(int64_t size, int64_t threads) {
@@ -72,7 +79,7 @@ int64_t CountMarks(const bool* mark, int64_t size, int64_t threads) {
     int64_t sum = 0;
     for (; first < last; first += kBlock) {
       int32_t own = 0;
-      for (int64_t i = first; i < std::min(first + kBlock, last); ++i) own += mark[i];
+      for (int64_t i = first; i < std::min(first + kBlock, last); ++i) own += Marked(mark, i);
       sum += own;
     }
     found[part] = sum;
@@ -186,8 +193,8 @@ void TopFew(const View<Among::kAll, false>& view, const bool* among, int64_t siz
   for (int64_t i = 0; i < size; ++i) key[i] = view.key(i);
   for (int64_t i = 0; i < size; ++i) {
     int64_t better = 0;
-    for (int64_t j = 0; j < size; ++j) better += (!among || among[j]) & (key[j] > key[i] || (key[j] == key[i] && j < i));
-    mask[i] = (!among || among[i]) && better < count;
+    for (int64_t j = 0; j < size; ++j) better += (!among || Marked(among, j)) & (key[j] > key[i] || (key[j] == key[i] && j < i));
+    mask[i] = (!among || Marked(among, i)) && better < count;
   }
 }
 
@@ -232,7 +239,7 @@ bool IndexLinks(const LinkIndices& m) {
   std::fill(m.column_start, m.column_start + m.in + 1, 0);
   for (int64_t i = 0; i < m.in; ++i) {
     for (int64_t o = 0; o < m.out; ++o) {
-      const int32_t link = m.mask[i * m.out + o];
+      const int32_t link = Marked(m.mask, i * m.out + o);
       m.row_start[o + 1] += link;
       m.column_start[i + 1] += link;
     }
@@ -245,7 +252,7 @@ bool IndexLinks(const LinkIndices& m) {
   int64_t by_input = 0;
   for (int64_t i = 0; i < m.in; ++i) {
     for (int64_t o = 0; o < m.out; ++o) {
-      if (!m.mask[i * m.out + o]) continue;
+      if (!Marked(m.mask, i * m.out + o)) continue;
       const int32_t by_output = next[o]++;
       m.inputs[by_output] = static_cast<int32_t>(i);
       m.outputs[by_input] = static_cast<int32_t>(o);
