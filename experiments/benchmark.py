@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int | None:
     del argv
     _check("rows", ROWS.value, tuple(presets.ROWS))
     _check("modes", SELECTED.value, MODES)
-    if not all(width.isdecimal() and int(width) > 0 for width in WIDTHS.value):
+    if not WIDTHS.value or not all(width.isdecimal() and int(width) > 0 for width in WIDTHS.value):
         raise ConfigError(f"widths {','.join(WIDTHS.value)}: name whole numbers of 1 or more.")
     output: Path = OUTPUT.value
     command_line.check_output(output, OUTPUT.name, (".json",))
@@ -217,8 +217,8 @@ def _timed(call: Callable[[], Any]) -> float:
 
 
 def _check(flag: str, given: Sequence[str], valid: Sequence[str]) -> None:
-    if unknown := [name for name in given if name not in valid]:
-        raise ConfigError(f"unknown {flag} {unknown}; valid: {', '.join(valid)}.")
+    if not given or any(name not in valid for name in given):
+        raise ConfigError(f"{flag}={','.join(given)}: name some of {', '.join(valid)}.")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ KNEE = 0.8
 def main(argv: Sequence[str]) -> int | None:
     """Measure, print, write."""
     del argv
-    if not all(count.isdecimal() and int(count) > 0 for count in RUNS.value):
+    if not RUNS.value or not all(count.isdecimal() and int(count) > 0 for count in RUNS.value):
         raise ConfigError(f"runs={','.join(RUNS.value)}: name whole numbers of 1 or more.")
     config = shortened(command_line.read_config())
     set_up_compilation()

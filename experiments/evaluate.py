@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int | None:
         return 0
     spread = f", 95 % interval [{result.low:.1f}, {result.high:.1f}] of the mean, standard deviation {result.std:.1f}"
     print(
-        f"{about['env']}, {POLICY.value} policy after {about['env_steps']:,} steps: return {result.mean:.1f}"
+        f"{about['env']}, {POLICY.value} policy after {policies.trained_for(about)}: return {result.mean:.1f}"
         f"{spread if result.n > 1 else ''}, {result.n} episode{'s' * (result.n > 1)}, seed {SEED.value}"
     )
     return 0

@@ -15,6 +15,7 @@ buffer  transitions kept, and policy distance
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -87,10 +88,14 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 def _runs(directory: Path) -> list[Path]:
-    """The runs of a sweep that have begun, or a run by itself."""
+    """The runs of a sweep that were evaluated, or a run by itself."""
     if not (directory / workdirs.PLAN).exists():
         return [directory]
-    return sorted(path.parent for path in directory.glob("runs/*/metrics.jsonl")) or [directory]
+    begun = sorted(path.parent for path in directory.glob("runs/*/metrics.jsonl"))
+    found = [path for path in begun if workdirs.read_rows(path)]
+    if found and (left := [path.name for path in begun if path not in found]):
+        print(f"left out, not evaluated yet: {', '.join(left)}", file=sys.stderr)
+    return found or begun or [directory]
 
 
 def _draw(directories: Sequence[Path], ending: str) -> bytes:

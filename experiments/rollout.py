@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int | None:
     policy = policies.load(path)
     rollout = roll_out(policy, jax.random.split(jax.random.PRNGKey(SEED.value), 1)[0], STEPS.value)
     print(
-        f"{policy.about['env']}, {POLICY.value} policy after {policy.about['env_steps']:,} steps: "
+        f"{policy.about['env']}, {POLICY.value} policy after {policies.trained_for(policy.about)}: "
         f"return {rollout.episode_return:.1f} in {len(rollout.rewards):,} steps, {rollout.ending}, seed {SEED.value}"
     )
     for output in outputs:

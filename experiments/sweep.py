@@ -84,8 +84,8 @@ def _options(fields: dict[str, list[Any]]) -> dict[str, Any]:
 
 def _cluster() -> hosts.Cluster | None:
     if not MULTIHOST.value:
-        for flag in (COORDINATOR, NUM_PROCESSES, PROCESS_ID):
-            if flag.value is not None:
+        for flag in (COORDINATOR, NUM_PROCESSES, PROCESS_ID, TIMEOUT, HEARTBEAT):
+            if flag.present:
                 raise ConfigError(f"{flag.name}={flag.value} says nothing to a single host; add --multihost.")
         return None
     return hosts.Cluster(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, TIMEOUT.value, HEARTBEAT.value)

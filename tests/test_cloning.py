@@ -169,6 +169,7 @@ def test_a_clone_leaves_what_a_run_leaves_and_its_masks_are_a_ticket_for_both(tm
     assert files.read_json_lines(tmp_path / "clone" / "metrics.jsonl") == found.rows
     loaded = policies.load(tmp_path / "clone" / "policy.npz")
     chex.assert_trees_all_equal(loaded.params, found.policy.params)
+    assert policies.trained_for(loaded.about) == f"{cloned().total_steps:,} updates"
     assert json.loads((tmp_path / "clone" / "summary.json").read_text())["finished"] is True
     kept = tickets.load(tmp_path / "clone")
     chex.assert_trees_all_equal(kept.initial, found.masks.initial)

@@ -45,6 +45,10 @@ def test_each_task_and_agent_has_a_panel_and_seeds_stand_together():
             [{"method": "dense"}, {"actor_sparsity": 0.5}, {}],
             ["dense", "rlx2, 50 % / 90 % sparse", "rlx2, 90 % / 90 % sparse"],
         ),
+        (
+            [{"actor_sparsity": share, "critic_sparsity": 0.5} for share in (0.9951, 0.9954)],
+            ["99.51 % / 50 % sparse", "99.54 % / 50 % sparse"],
+        ),
         ([{"hidden": (8, 8)}, {"hidden": (16,)}], ["hidden 8x8", "hidden 16"]),
     ],
 )

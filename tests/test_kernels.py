@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy._core import _multiarray_umath
+from numpy.random import mtrand
 
 from rlx2_jax import kernels, networks
 from rlx2_jax.errors import ConfigError
@@ -564,7 +564,7 @@ def test_samples_that_fill_up_a_tile_are_in_no_gradient():
 
 @pytest.mark.parametrize("what", ["no library", "a library without our calls"])
 def test_a_library_that_does_not_fit_is_refused_with_the_mend(what, tmp_path, monkeypatch):
-    path = tmp_path / "_native.so" if what == "no library" else _multiarray_umath.__file__
+    path = tmp_path / "_native.so" if what == "no library" else mtrand.__file__
     (tmp_path / "_native.so").write_text("nothing")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: types.SimpleNamespace(origin=str(path)))
     with pytest.raises(ConfigError, match=r"^the native kernels do not fit \(.*\); reinstall rlx2-jax\.$"):

@@ -295,6 +295,18 @@ def test_a_picture_is_what_its_name_ends_with_and_its_title_is_plain_text(ending
         assert (tmp_path / output).read_bytes().startswith(begins)
 
 
+def test_runs_of_a_sweep_that_were_not_evaluated_are_left_out_of_its_picture(tmp_path):
+    for name, rows in (("a", [{"env_steps": 400, "return_mean": 1.0, "return_std": 0.1}]), ("b", [])):
+        run = tmp_path / "sweep" / "runs" / name
+        workdirs.prepare(run, resolve(small()), resume=False, overwrite=False)
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "sweep" / workdirs.PLAN).write_text("{}")
+    done = launch_here("plot.py", "--workdirs=sweep", "--output=a.png", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "wrote a.png\n", "left out, not evaluated yet: b\n")
+    (tmp_path / "sweep" / "runs" / "a" / "metrics.jsonl").write_text("")
+    assert_refused(launch_here("plot.py", "--workdirs=sweep", "--output=b.png", cwd=tmp_path), "no evaluation yet")
+
+
 def test_products_have_the_precision_asked_for_on_an_accelerator(monkeypatch):
     x = jnp.ones((2, 2))
     product = lambda: jax.jit(jnp.dot).lower(x, x).as_text()

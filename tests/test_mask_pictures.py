@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -91,6 +92,28 @@ def assert_legible(figure):
             assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, "cut off"
     for one, other in itertools.combinations(titles, 2):
         assert not one.overlaps(other), "headings overlap"
+
+
+class Encoders(nn.Module):
+    """Reads all but three of the inputs first, and those by themselves."""
+
+    widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        first, second = nn.Dense(self.widths[0])(x[..., 3:]), nn.Dense(self.widths[0])(x[..., :3])
+        return nn.Dense(self.widths[-1])(nn.relu(first + second))
+
+
+def encoders(features, initial):
+    return Encoders(features)
+
+
+def test_rows_of_a_matrix_that_reads_some_inputs_alone_have_no_names(tmp_path):
+    recorded, *_ = of(tmp_path / "a.npz", network=f"{__name__}:encoders", method="set", sizes=(8, 2))
+    first, second, *_ = masks._layers(recorded, "actor")
+    assert [layer.masks.shape[1] for layer in (first, second)] == [5, 3]
+    assert first.rows == () and first.axes[1] == "inputs"
 
 
 @pytest.mark.parametrize("agent", PAPER_AGENTS)

@@ -231,6 +231,14 @@ def test_names_that_cannot_be_are_refused_in_one_sentence(place):
         envs.make("math:cos")
     with pytest.raises(ConfigError, match=r"use one without a colon or a comma\.$"):
         envs.register("a:b", Point)
+    for task, whose in (("hopper", "Brax's"), ("Hopper-v4", "Gymnasium's")):
+        taken = rf"^env name '{task}' is that of a task of {whose}; give yours another\.$"
+        with pytest.raises(ConfigError, match=taken):
+            envs.register(task, Point)
+        with pytest.raises(ConfigError, match=taken):
+            Config(env=Point(name=task))
+    with pytest.raises(ConfigError, match=r"^env name 'a,b': use one without a comma\.$"):
+        Config(env=Point(name="a,b"))
     Config(env=Point(name="same"))
     with pytest.raises(ConfigError, match=r"^two environments are called same; give each an attribute `name`"):
         Config(env=Point(name="same"))

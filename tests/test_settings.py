@@ -1,6 +1,7 @@
 """Settings of JAX that people have for the rest of their process: a run is the same under them, or at least runs."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from tests.conftest import ROOT, small
 
 SPARSE = {"actor_sparsity": 0.6, "critic_sparsity": 0.5}
 KEY = jax.random.PRNGKey(0)
+HAS_MJX = importlib.util.find_spec("mujoco.mjx") is not None
 FEW = {
     "total_steps": 32, "warmup_steps": 20, "eval_every": 32, "chunk_steps": 8, "batch_size": 4, "buffer_max": 40,
     "buffer_min": 20, "n_step_delay": 8, "evolve_interval": 4, "buffer_check_interval": 16, "eval_episodes": 1,
@@ -66,8 +68,9 @@ def test_a_run_under_other_rules_is_the_same_run():
 
 def test_tasks_and_scores_are_single_precision_under_any_rules():
     with strange():
-        for name in ("probe/action", "inverted_pendulum"):
-            env = envs.make(name, "spring")
+        own = [("probe/action", "spring"), ("inverted_pendulum", "spring")]
+        for name, backend in own + [("InvertedPendulum-v4", "mjx")] * HAS_MJX:
+            env = envs.make(name, backend)
             first = jax.eval_shape(jax.vmap(env.reset), jax.random.split(KEY, 3))
             policy = lambda observation, size=env.action_size: jnp.zeros((*observation.shape[:-1], size), jnp.float32)
             returns = jax.eval_shape(lambda s, env=env, p=policy: evaluation.play(env, p, s, 5, 0.9), first)

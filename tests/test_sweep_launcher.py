@@ -47,6 +47,7 @@ BAD = {
     "--workers=2": "workers=2 says nothing to --parallel=shard_map; leave it out.",
     "--parallel=processes --workers=1000": "name one to as many.",
     "--parallel=processes --multihost": "--parallel=processes serves one host",
+    "--heartbeat_timeout=5": "heartbeat_timeout=5 says nothing to a single host; add --multihost.",
     "--num_processes=2": "num_processes=2 says nothing to a single host; add --multihost.",
     "--multihost --coordinator_address=here": "coordinator_address=here: write host:port.",
     "--multihost": "no cluster to join",

@@ -106,7 +106,7 @@ def _by_place(runs: Sequence[Run], workdir: Path) -> dict[Path, list[Run]]:
     found: dict[Path, list[Run]] = {}
     for run in runs:
         digest = hashlib.sha256(json.dumps(run.conditions, sort_keys=True).encode()).hexdigest()[:8]
-        name = f"{run.row.replace('/', '-')}-{run.conditions['total_steps']}-{digest}"
+        name = f"{workdirs.in_name(run.row)}-{run.conditions['total_steps']}-{digest}"
         found.setdefault(workdir / name, []).append(run)
     return found
 

@@ -13,6 +13,7 @@ from paper import store
 from paper.store import Line
 from paper.study import DENSE, SPARSITY_SETTINGS, Study
 from rlx2_jax.config import Config, presets
+from rlx2_jax.training import workdirs
 
 
 class Group(NamedTuple):
@@ -183,7 +184,7 @@ def _stems(found: Sequence[Group]) -> list[str]:
     taken: list[str] = []
     for group in found:
         kind = "" if group.kind == store.LEARNING else f"-{group.kind}"
-        stem = f"{group.row.replace('/', '-')}{kind}-{group.config['total_steps']}"
+        stem = f"{workdirs.in_name(group.row)}{kind}-{group.config['total_steps']}"
         count = sum(other == stem or other.startswith(f"{stem}-") for other in taken)
         taken.append(stem if count == 0 else f"{stem}-{count + 1}")
     return taken

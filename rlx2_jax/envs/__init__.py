@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlx2_jax.envs import brax, gym, gym_tasks, own, playground, probe
 from rlx2_jax.envs.base import Environment, State
-from rlx2_jax.envs.own import imported, name_of, place_of, register
+from rlx2_jax.envs.own import imported, place_of
 from rlx2_jax.envs.vector import StepResult, VectorEnvironment, VectorState
 from rlx2_jax.errors import ConfigError
 
@@ -92,6 +92,36 @@ def choose_backend(name: str, backend: str | None = None) -> str:
     if backend not in family.backends:
         raise ConfigError(f"{name} has no backend {backend!r}; valid: {', '.join(family.backends)}.")
     return backend
+
+
+def register(name: str, factory: own.Factory) -> None:
+    """Make an environment known by a name, in this process; a name given before means the new factory.
+
+    Args:
+      name: for `Config.env` and `--env`, without a colon or a comma.
+      factory: makes the environment. Worker processes must be able to import it, from a module that is not `__main__`.
+
+    Raises:
+      ConfigError: no such name, or a task of a family has it.
+    """
+    own.register(_free(name), factory)
+
+
+def name_of(env: Any) -> str:
+    """The name of an environment object, which is from now on known by it in this process.
+
+    Raises:
+      ConfigError: another object or a task has this name already, or it can be no name.
+    """
+    return own.name_of(env, _free)
+
+
+def _free(name: str) -> str:
+    """The same name, which no family's task has."""
+    for family in FAMILIES:
+        if name in family.tasks:
+            raise ConfigError(f"env name {name!r} is that of a task of {family.title}; give yours another.")
+    return name
 
 
 def _family(name: str) -> Family | None:

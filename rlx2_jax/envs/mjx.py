@@ -15,6 +15,7 @@ import numpy as np
 from rlx2_jax.envs.gym_tasks import Fields, Task
 from rlx2_jax.envs.quiet import quiet
 from rlx2_jax.errors import ConfigError
+from rlx2_jax.runtime import numerics
 
 
 class Physics(NamedTuple):
@@ -38,7 +39,7 @@ class Engine:
           ConfigError: mujoco-mjx is missing, or has no such model's features.
         """
         try:
-            with quiet():
+            with quiet(), numerics.usual():
                 import mujoco
                 from mujoco import mjx
 

@@ -118,11 +118,7 @@ def _whole(name: str, size: str, value: Any) -> int:
 
 
 def register(name: str, factory: Factory) -> None:
-    """Make an environment known by a name, in this process; a name given before means the new factory.
-
-    Args:
-      name: for `Config.env` and `--env`, without a colon or a comma.
-      factory: makes the environment. Worker processes must be able to import it, from a module that is not `__main__`.
+    """Make an environment known by a name (see `envs.register`).
 
     Raises:
       ConfigError: no such name.
@@ -132,16 +128,18 @@ def register(name: str, factory: Factory) -> None:
     _factories[name] = factory
 
 
-def name_of(env: Any) -> str:
-    """The name of an environment object, which is from now on known by it in this process.
+def name_of(env: Any, checked: Callable[[str], str]) -> str:
+    """The name of an environment object (see `envs.name_of`); one that it says itself is `checked`.
 
     Raises:
-      ConfigError: another object has this name already.
+      ConfigError: another object has this name already, or it can be no name.
     """
     if isinstance(env, type):
         raise ConfigError(f"env is the class {env.__qualname__}; give an environment, such as {env.__qualname__}().")
     own = getattr(env, "name", None)
-    name = own if isinstance(own, str) else f"{type(env).__module__}:{type(env).__qualname__}"
+    name = checked(own) if isinstance(own, str) else f"{type(env).__module__}:{type(env).__qualname__}"
+    if not name or "," in name:
+        raise ConfigError(f"env name {name!r}: use one without a comma.")
     held = _factories.get(name)
     if held is not None and not (isinstance(held, _Held) and held.env == env):
         raise ConfigError(f"two environments are called {name}; give each an attribute `name` of its own.")

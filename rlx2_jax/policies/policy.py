@@ -141,6 +141,11 @@ def describe(
     }
 
 
+def trained_for(about: Mapping[str, Any]) -> str:
+    """How long the policy of a description was trained, such as `1,000,000 steps`; a clone counts updates."""
+    return f"{about['updates']:,} updates" if "updates" in about else f"{about['env_steps']:,} steps"
+
+
 def save(path: Path, params: networks.Params, about: Mapping[str, Any]) -> None:
     """Write a policy: arrays named by their paths, such as `Dense_0/kernel`, and `about` as of `describe`."""
     archives.save(path, about, {name: np.asarray(array) for name, array in trees.by_path(params).items()})

@@ -108,7 +108,7 @@ def _words(name: str, value: Any) -> str:
     if name in ("method", "run"):
         return str(value)
     if name == "sparsity":
-        return " / ".join(f"{100 * share:.3g} %" for share in value) + " sparse" if any(value) else ""
+        return " / ".join(f"{100 * share:.10g} %" for share in value) + " sparse" if any(value) else ""
     return f"{name} {'x'.join(map(str, value)) if isinstance(value, list) else value}"
 
 

@@ -40,7 +40,7 @@ def legible(text: str) -> str:
 def headline(config: Mapping[str, Any]) -> str:
     """What a run is, in a line: method, agent, task, seed, sparsity of actor and critics."""
     backend = "" if config["backend"] == JAX else f" ({config['backend']})"
-    shares = " / ".join(f"{100 * config[f'{name}_sparsity']:.3g} %" for name in ("actor", "critic"))
+    shares = " / ".join(f"{100 * config[f'{name}_sparsity']:.10g} %" for name in ("actor", "critic"))
     return f"{config['method']} {config['agent']} on {config['env']}{backend}, seed {config['seed']}, sparsity {shares}"
 
 

@@ -261,7 +261,9 @@ def _layers(history: History, network: str) -> list[_Layer]:
         title = f"layer {k + 1} of {len(stacks)}, {rows:,} x {columns:,}"
         if k == 0:
             named = f"units, most links first ({int(stack[-1].any(0).sum()):,} of {columns:,} have any)"
-            layers.append(_Layer(title, stack[:, :, into], inputs, (named, "inputs")))
+            # A network of one's own may first read some of the inputs.
+            known = inputs if rows == len(inputs) else ()
+            layers.append(_Layer(title, stack[:, :, into], known, (named, "inputs")))
         elif k == len(stacks) - 1:
             turned = stack[:, out].transpose(0, 2, 1)
             names = _outputs(labels.action_names, columns, network)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from rlx2_jax import policies
 from rlx2_jax.envs import labels
 from rlx2_jax.io import files
 from rlx2_jax.viz.rollout import AZIMUTH, Rollout, geom_colors, geom_frames, grounds, visible_geoms
@@ -60,7 +61,7 @@ def contents(rollout: Rollout) -> dict[str, Any]:
         "title": f"{about['env']}{backend}",
         "facts": [
             ["agent", f"{config['method']} {about['agent']}"],
-            ["trained for", f"{about['env_steps']:,} steps"],
+            ["trained for", policies.trained_for(about)],
             ["sparsity", f"{100 * (1 - present / total):.1f} %"],
             ["links", f"{present:,} of {total:,}"],
             ["return", f"{rollout.episode_return:,.1f}"],
