@@ -237,7 +237,7 @@ def test_names_that_cannot_be_are_refused_in_one_sentence(place):
             envs.register(task, Point)
         with pytest.raises(ConfigError, match=taken):
             Config(env=Point(name=task))
-    with pytest.raises(ConfigError, match=r"^env name 'a,b': use one without a comma\.$"):
+    with pytest.raises(ConfigError, match=r"^env name 'a,b': use a word without a comma\.$"):
         Config(env=Point(name="a,b"))
     Config(env=Point(name="same"))
     with pytest.raises(ConfigError, match=r"^two environments are called same; give each an attribute `name`"):

@@ -139,7 +139,7 @@ def name_of(env: Any, checked: Callable[[str], str]) -> str:
     own = getattr(env, "name", None)
     name = checked(own) if isinstance(own, str) else f"{type(env).__module__}:{type(env).__qualname__}"
     if not name or "," in name:
-        raise ConfigError(f"env name {name!r}: use one without a comma.")
+        raise ConfigError(f"env name {name!r}: use a word without a comma.")
     held = _factories.get(name)
     if held is not None and not (isinstance(held, _Held) and held.env == env):
         raise ConfigError(f"two environments are called {name}; give each an attribute `name` of its own.")

@@ -193,7 +193,9 @@ void TopFew(const View<Among::kAll, false>& view, const bool* among, int64_t siz
   for (int64_t i = 0; i < size; ++i) key[i] = view.key(i);
   for (int64_t i = 0; i < size; ++i) {
     int64_t better = 0;
-    for (int64_t j = 0; j < size; ++j) better += (!among || Marked(among, j)) & (key[j] > key[i] || (key[j] == key[i] && j < i));
+    for (int64_t j = 0; j < size; ++j) {
+      better += (!among || Marked(among, j)) & (key[j] > key[i] || (key[j] == key[i] && j < i));
+    }
     mask[i] = (!among || Marked(among, i)) && better < count;
   }
 }
