@@ -118,20 +118,21 @@ def name_of(env: Any) -> str:
 
 def _free(name: str) -> str:
     """The same name, which no family's task has."""
-    for family in FAMILIES:
-        if name in family.tasks:
-            raise ConfigError(f"env name {name!r} is that of a task of {family.title}; give yours another.")
+    if (family := _built_in(name)) is not None:
+        raise ConfigError(f"env name {name!r} is that of a task of {family.title}; give yours another.")
     return name
 
 
 def _family(name: str) -> Family | None:
     """The family of a task; None for one's own."""
-    for family in FAMILIES:
-        if name in family.tasks:
-            return family
-    if own.known(name):
-        return None
-    raise ConfigError(_unknown(name))
+    family = _built_in(name)
+    if family is None and not own.known(name):
+        raise ConfigError(_unknown(name))
+    return family
+
+
+def _built_in(name: str) -> Family | None:
+    return next((family for family in FAMILIES if name in family.tasks), None)
 
 
 MOST_SHOWN = 7

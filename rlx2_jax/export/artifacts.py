@@ -172,7 +172,7 @@ class _Job:
         return Artifact(name, written, deviation, function)
 
     def _deviation(self, function: Function) -> float:
-        return float(np.abs(np.asarray(function(self._observations)) - self._act(self.policy.params)).max())
+        return float(np.abs(np.asarray(function(self._observations)) - self._expected).max())
 
     @functools.cached_property
     def _allowed(self) -> float:
@@ -183,9 +183,12 @@ class _Job:
             weights = np.asarray(weights)
             return np.nextafter(weights, weights * rng.choice((0, 2), weights.shape).astype(weights.dtype))
 
-        expected = self._act(self.policy.params)
         draws = [self._act(jax.tree.map(rounded, self.policy.params)) for _ in range(ROUNDINGS)]
-        return max(TOLERANCE, ROUNDINGS * float(max(np.abs(draw - expected).max() for draw in draws)))
+        return max(TOLERANCE, ROUNDINGS * float(max(np.abs(draw - self._expected).max() for draw in draws)))
+
+    @functools.cached_property
+    def _expected(self) -> Array:
+        return self._act(self.policy.params)
 
     @functools.cached_property
     def _observations(self) -> Array:

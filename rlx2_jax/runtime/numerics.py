@@ -22,8 +22,12 @@ T = TypeVar("T")
 @contextlib.contextmanager
 def usual() -> Iterator[None]:
     """JAX's own rules, in this thread, while entered."""
-    promotion = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
-    with jax.enable_x64(False), jax.enable_custom_prng(False), promotion[0], promotion[1]:
+    with (
+        jax.enable_x64(False),
+        jax.enable_custom_prng(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
         yield
 
 

@@ -24,11 +24,11 @@ def top_connections(score: jax.Array, count: jax.Array, among: jax.Array | None 
     Returns:
       Boolean array of the same shape with exactly `count` ones, or with all that may be chosen if they are fewer.
     """
-    score = jax.lax.stop_gradient(score)
     if native.available():
         flat = jax.ShapeDtypeStruct((score.size,), bool)
         call = jax.ffi.ffi_call(native.TOP_LINKS, flat, vmap_method="expand_dims")
-        operands = [score.astype(jnp.float32).ravel(), jnp.asarray(count, jnp.int32)]
+        # A mask has no gradient, and a native call no rule for one; so below.
+        operands = [jax.lax.stop_gradient(score).astype(jnp.float32).ravel(), jnp.asarray(count, jnp.int32)]
         return call(*operands, *([] if among is None else [among.ravel()])).reshape(score.shape)
     return _top_connections(score, count, among)
 
@@ -128,9 +128,7 @@ def exchange(
       fraction: share of the connections to move, in [0, 1], traced.
       target: `[groups]`: connections that each group has afterwards; None for as many as it has.
     """
-    # A mask has no gradient, and a native call no rule for one.
-    drop, grow = (score._replace(values=jax.lax.stop_gradient(score.values)) for score in (drop, grow))
-    fraction = jax.lax.stop_gradient(jnp.where(fraction > 0, jnp.minimum(fraction, 1), 0))  # Of NaN, none.
+    fraction = jnp.where(fraction > 0, jnp.minimum(fraction, 1), 0)  # Of NaN, none.
     if mask.shape[0] == 1 and native.available():
         flat = jax.ShapeDtypeStruct((mask.size,), bool)
         call = jax.ffi.ffi_call(native.EXCHANGE_LINKS, flat, vmap_method="expand_dims")
@@ -138,7 +136,7 @@ def exchange(
         number = -1 if target is None else jnp.maximum(target[0], 0)
         numbers = jnp.asarray(fraction, jnp.float32), jnp.asarray(number, jnp.int32)
         sizes = {"drop_sizes": drop.absolute, "grow_sizes": grow.absolute}
-        return call(mask.ravel(), *scores, *numbers, **sizes).reshape(mask.shape)
+        return call(mask.ravel(), *jax.lax.stop_gradient((*scores, *numbers)), **sizes).reshape(mask.shape)
     return _exchange(mask, drop.plain(-1.0), grow.plain(0.0), fraction, target)
 
 

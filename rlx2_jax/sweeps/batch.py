@@ -20,7 +20,7 @@ from rlx2_jax.io import files
 from rlx2_jax.io.checkpoints import Checkpoints
 from rlx2_jax.networks.structure import make_hparams
 from rlx2_jax.sweeps import hosts
-from rlx2_jax.sweeps.layout import Layout, checkpoint_template
+from rlx2_jax.sweeps.layout import Layout
 from rlx2_jax.sweeps.plans import PlannedBatch, PlannedRun
 from rlx2_jax.sweeps.table import Standing
 from rlx2_jax.training import loop, programs, workdirs
@@ -62,7 +62,6 @@ class BatchRun:
         """
         self.batch = batch
         self.runs = runs
-        self.program = program
         self.config = program.config
         self.directory = workdir / "batches" / batch.name
         self.layout = layout
@@ -106,7 +105,7 @@ class BatchRun:
         hosts.barrier("checkpoints looked at")
         if self.checkpoints.steps():
             self.saved_at, state, found = self.checkpoints.restore(
-                checkpoint_template(self.layout, self.program, self.batch.rows),
+                self.layout.flat_shapes(self.compiled.template),
                 warn=self.display.say,
                 barrier=hosts.barrier,
                 kinds=loop.SECONDS | {"diverged": dict},

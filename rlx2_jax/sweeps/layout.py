@@ -66,13 +66,13 @@ class Layout:
         """
         return _mapped(function, self.mesh, self.parallel, tuple(in_axes), out_axes, donate)
 
-    def shapes(self, tree: Any, rows: int, axes: Axes = ROWS, *, flat: bool = False) -> Any:
-        """Shapes on devices of a tree of one run's shapes; with `flat`, those of `[rows, ...]`."""
+    def shapes(self, tree: Any, rows: int, axes: Axes = ROWS) -> Any:
+        """Shapes on devices of a tree of one run's shapes."""
 
         def shape(axis: int | None, leaf: Any) -> jax.ShapeDtypeStruct:
             if axis is None:
                 return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(self.mesh, P()))
-            lead = (rows,) if flat or self.parallel == "shard_map" else (self.size, rows // self.size)
+            lead = (rows,) if self.parallel == "shard_map" else (self.size, rows // self.size)
             sharding = NamedSharding(self.mesh, P(AXIS))
             return jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype, sharding=sharding)
 
@@ -93,6 +93,17 @@ class Layout:
     def flat(self, state: programs.TrainState) -> programs.TrainState:
         """A state on devices as `[rows, ...]`; its memory is used for the result."""
         return state if self.parallel == "shard_map" else self._flatten(state)
+
+    def flat_shapes(self, template: Any) -> Any:
+        """Shapes on devices of a state, as of `flat`."""
+        if self.parallel == "shard_map":
+            return template
+
+        def shape(axis: int | None, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            lead = leaf.shape if axis is None else (leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])
+            return jax.ShapeDtypeStruct(lead, leaf.dtype, sharding=leaf.sharding)
+
+        return _map(shape, STATE, template)
 
     def folded(self, state: programs.TrainState) -> programs.TrainState:
         """A state of `[rows, ...]` as devices have it, the opposite of `flat`."""
@@ -168,7 +179,7 @@ def compile_batch(
     """Compile a program's functions for batches of so many rows, a multiple of the number of devices."""
     began = time.perf_counter()
     key = jax.random.PRNGKey(0)
-    template = layout.shapes(_state(program), rows, STATE)
+    template = layout.shapes(jax.eval_shape(program.init, key, program.hparams), rows, STATE)
     keys, hparams = (layout.shapes(jax.eval_shape(lambda x=x: x), rows) for x in (key, program.hparams))
     times = layout.shapes(jax.eval_shape(lambda: schedule), rows, None)
     step = (STATE, ROWS, None)
@@ -185,15 +196,6 @@ def compile_batch(
     return compile_functions(
         functions, template, keys, hparams, times, began=began, say=say, quick=quick, threads=threads
     )
-
-
-def checkpoint_template(layout: Layout, program: programs.Program, rows: int) -> Any:
-    """Shapes on devices of the state of a batch as checkpoints have it, see `Layout.flat`."""
-    return layout.shapes(_state(program), rows, STATE, flat=True)
-
-
-def _state(program: programs.Program) -> Any:
-    return jax.eval_shape(program.init, jax.random.PRNGKey(0), program.hparams)
 
 
 def _specs(axes: Axes) -> Any:
