@@ -51,6 +51,8 @@ def main(argv: Sequence[str]) -> int | None:
     export.check_formats(formats)
     if INT8.value and "c" not in formats:
         raise ConfigError("int8 is for the format c; name it with --format.")
+    if TANH.value != TANH.default and "c" not in formats:
+        raise ConfigError(f"tanh={TANH.value} is for the format c; name it with --format.")
     set_up_compilation()
     workdirs.read_config(path.parent)
     output = OUTPUT.value or path.parent / "export"

@@ -80,6 +80,10 @@ def main(argv: Sequence[str]) -> int | None:
     command_line.check_output(OUTPUT.value, OUTPUT.name, (*curves.FORMATS, *films))
     if KIND.value != "curves" and len(directories) > 1:
         raise ConfigError(f"--kind={KIND.value} draws one run, not {len(directories)}; name it with --workdir.")
+    if KIND.value != "masks" and NETWORK.value != NETWORK.default:
+        raise ConfigError(f"--network says whose masks are drawn; leave it out of --kind={KIND.value}.")
+    if KIND.value != "curves" and TITLE.value is not None:
+        raise ConfigError(f"--title is the heading of curves; leave it out of --kind={KIND.value}.")
     data = _draw(directories, OUTPUT.value.suffix.lower())
     OUTPUT.value.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(OUTPUT.value, data)

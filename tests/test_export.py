@@ -587,6 +587,7 @@ REFUSED = {
     "--workdir=nowhere": "nowhere holds no run",
     "--workdir=": "flag --workdir=: name a path",
     "--output=/proc/nowhere": "/proc/nowhere cannot be written",
+    "--format=numpy --tanh=approximate": "tanh=approximate is for the format c; name it with --format.",
     "--format=numpy --int8": "int8 is for the format c; name it with --format.",
     "--episodes=0": "episodes=0: use at least 1.",
     "--tanh=fast": "flag --tanh=fast",

@@ -239,7 +239,8 @@ BEGINS = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "gif": b"GIF8"}
 )
 def test_the_launcher_draws_every_kind(run, tmp_path, kind, ending):
     output = tmp_path / "new" / f"picture.{ending}"
-    done = launch_here("plot.py", f"--workdir={run}", f"--kind={kind}", f"--output={output}", "--network=critic")
+    whose = ["--network=critic"] if kind == "masks" else []
+    done = launch_here("plot.py", f"--workdir={run}", f"--kind={kind}", f"--output={output}", *whose)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"wrote {output}\n", "")
     assert output.read_bytes().startswith(BEGINS[ending])
 
@@ -256,6 +257,8 @@ def test_the_launcher_draws_every_kind(run, tmp_path, kind, ending):
         (["--kind=buffer", "--workdir={empty}", "--output=a.png"], "holds no evaluation yet; let its run go on."),
         (["--kind=masks", "--workdir={empty}", "--output=a.png"], "no masks at"),
         (["--kind=inputs", "--workdir={blind}", "--output=a.png"], "no policy at"),
+        (["--network=critic", "--workdir={run}", "--output=a.png"], "--network says whose masks are drawn; leave it"),
+        (["--title=a", "--kind=inputs", "--workdir={run}", "--output=a.png"], "--title is the heading of curves"),
         (["--kind=colours", "--workdir={run}", "--output=a.png"], "--kind"),
     ],
 )

@@ -81,6 +81,22 @@ def test_a_difference_of_shares_is_that_of_its_samples():
     assert comparisons._difference(sample, dense) == pytest.approx(4 / 4 - 1 / 5)
 
 
+def test_a_row_stands_beside_others_once_for_each_of_its_sparsities(tmp_path):
+    for share, sparsity in ((0.5, {}), (0.25, {"actor_sparsity": 0.99, "critic_sparsity": 0.99})):
+        arms = {"rlx2": share, "ss": share / 5, "dense": 1}
+        store.append(
+            tmp_path,
+            [
+                line(arm, k, 1000.0 * a, row, "ant-inputs", **sparsity)
+                for row in ("td3/Ant-v3", "td3/Ant-v4")
+                for arm, a in arms.items()
+                for k in range(4)
+            ],
+        )
+    tables = report.markdown(tmp_path, "ant-inputs", STUDIES["ant-inputs"]).split("against Ant-v4, 60,000 steps")[1:]
+    assert [cells(table, "rlx2")[1].split(" ")[0] for table in tables] == ["50.0", "25.0"]
+
+
 def test_a_screening_lets_those_go_on_that_are_above_their_like_on_average(tmp_path):
     scores = {
         "td3/Hopper-v4": {"dense": 100, "dense-critic-norm": 120, "rlx2": 50, "sparser": 60, "5-step": 40},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -73,13 +74,18 @@ def across(found: Sequence[Group], study: Study) -> list[str]:
 
 
 def _alike(found: Iterable[Group]) -> list[list[Group]]:
-    """Groups of an agent that differ in their task, and in how sparse it makes them."""
-    alike: dict[str, dict[str, Group]] = {}
+    """Groups of an agent that differ in their task, and in how sparse it makes them; each row once in a list.
+
+    Where a row has several, its first stands beside the first of others, its second beside their second.
+    """
+    alike: dict[tuple[str, int], list[Group]] = {}
+    times: collections.Counter[tuple[str, str]] = collections.Counter()
     for group in found:
         same = {name: value for name, value in group.conditions.items() if name not in SPARSITY_SETTINGS}
         key = json.dumps([group.row.partition("/")[0], same], sort_keys=True)
-        alike.setdefault(key, {}).setdefault(group.row, group)
-    return [list(rows.values()) for rows in alike.values()]
+        alike.setdefault((key, times[key, group.row]), []).append(group)
+        times[key, group.row] += 1
+    return list(alike.values())
 
 
 def _task(group: Group) -> str:

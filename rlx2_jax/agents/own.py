@@ -76,12 +76,8 @@ def _tried(agent: OffPolicyAgent, method: str, *arguments: Any) -> Any:
     Raises:
       ConfigError: an error of a person's own code.
     """
-    try:
-        return jax.eval_shape(lambda *arguments: getattr(agent, method)(*arguments), *arguments)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{_named(agent)} {method} raised {places.said(error)}; mend it.") from error
+    look = lambda *arguments: jax.eval_shape(lambda *inputs: getattr(agent, method)(*inputs), *arguments)
+    return places.tried(f"{_named(agent)} {method}", look, *arguments)
 
 
 def _pair(agent: OffPolicyAgent, method: str, *arguments: Any) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ that a picture of a step needs.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -133,9 +134,7 @@ def frames(env: Visible, episode: Episode) -> Frames:
     position = np.zeros((episode.length + 1, model.nbody, 3), np.float32)
     rotation = np.zeros((episode.length + 1, model.nbody, 4), np.float32)
     for i in range(episode.length + 1):
-        try:
-            env.pose(jax.tree.map(lambda leaf: leaf[i], episode.states.physics), data)  # noqa: B023
-        except Exception as error:
-            raise ConfigError(f"pose of the environment raised {places.said(error)}; mend it.") from error
+        physics = jax.tree.map(operator.itemgetter(i), episode.states.physics)
+        places.tried("pose of the environment", env.pose, physics, data)
         position[i], rotation[i] = data.xpos, data.xquat
     return Frames(position, rotation)

@@ -89,10 +89,8 @@ class OwnEnvironment:
 
     def _shape(self, method: str, *arguments: Any) -> State:
         """Shapes of what a method gives, looked at."""
-        try:
-            given = jax.eval_shape(getattr(self._env, method), *arguments)
-        except Exception as error:
-            raise ConfigError(f"env {self._name}: its {method} raised {places.said(error)}; mend it.") from error
+        function = getattr(self._env, method)
+        given = places.tried(f"env {self._name}: its {method}", jax.eval_shape, function, *arguments, passing=())
         if not isinstance(given, State):
             raise ConfigError(f"env {self._name}: {method} gives {type(given).__name__}; give an rlx2_jax.envs.State.")
         expected = {"observation": (self.observation_size,), "reward": (), "terminated": ()}
@@ -178,11 +176,7 @@ def load(name: str) -> OwnEnvironment:
 
 @functools.cache
 def _load(name: str, factory: Factory) -> OwnEnvironment:
-    try:
-        env = factory()
-    except Exception as error:
-        raise ConfigError(f"env {name}: making it raised {places.said(error)}; mend it.") from error
-    return OwnEnvironment(name, env)
+    return OwnEnvironment(name, places.tried(f"env {name}: making it", factory, passing=()))
 
 
 def imported(place: str) -> Any:

@@ -53,12 +53,7 @@ def make(name: str, features: tuple[int, ...], initial: str) -> nn.Module:
         raise ConfigError(f"network={name}: {error}; write a function of (features, initial).") from None
     except ValueError:
         pass  # Not all that can be called says how.
-    try:
-        module = factory(features, initial)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"network={name}: making it raised {places.said(error)}; mend it.") from error
+    module = places.tried(f"network={name}: making it", factory, features, initial)
     if not isinstance(module, nn.Module):
         raise ConfigError(f"network={name} made a {type(module).__name__}; return a flax.linen module.")
     try:

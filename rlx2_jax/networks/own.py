@@ -88,7 +88,7 @@ def counts_of(own: Mechanisms, config: Config, network: str, template: Params) -
     """
     sparsity = config.sparsity(network)
     try:
-        density = _tried(config, "density", lambda: own.density(sparsity))
+        density = _tried(config, "density", own.density, sparsity)
         asked = method(own, config, density)
         leaves = [leaf for leaf in events.sparse_leaves(asked, template) if leaf is not None]
         _look(own, config, [leaf.shape for leaf in leaves])
@@ -152,9 +152,4 @@ def _tried(config: Config, part: str, function: Callable[..., Any], *arguments: 
     Raises:
       ConfigError: an error of a person's own code.
     """
-    try:
-        return function(*arguments)
-    except SparseError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"method={config.method}: its {part} raised {places.said(error)}; mend it.") from error
+    return places.tried(f"method={config.method}: its {part}", function, *arguments, passing=SparseError)

@@ -128,15 +128,14 @@ def _looked_at(net: Net, function: Callable[..., Any], *arguments: Any) -> Any:
     Raises:
       ConfigError: an error of a person's own code.
     """
-    try:
-        return jax.eval_shape(function, *arguments)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"the network {type(net.module).__name__} raised {places.said(error)}; mend it (a network is a function of "
-            "its parameters alone, without statistics of batches and random numbers)."
-        ) from error
+    return places.tried(
+        f"the network {type(net.module).__name__}",
+        jax.eval_shape,
+        function,
+        *arguments,
+        mend="mend it (a network is a function of its parameters alone, without statistics of batches and random "
+        "numbers)",
+    )
 
 
 @functools.lru_cache(1024)

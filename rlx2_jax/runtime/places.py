@@ -1,10 +1,11 @@
-"""What a person names by where it is imported from, `package.module:name`."""
+"""A person's own code: found by where it is imported from, `package.module:name`, and called."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from rlx2_jax.errors import ConfigError
@@ -33,6 +34,33 @@ def imported(place: str, kind: str) -> Any:
             "in the working directory."
         ) from error
     return found
+
+
+def tried(
+    what: str,
+    function: Callable[..., Any],
+    *arguments: Any,
+    passing: type[Exception] | tuple[type[Exception], ...] = ConfigError,
+    mend: str = "mend it",
+) -> Any:
+    """What a function gives that is a person's own.
+
+    Args:
+      what: the function, as a sentence begins that tells of its error, such as `env x: its step`.
+      function: called with the arguments.
+      *arguments: its own.
+      passing: errors that are told as they are.
+      mend: how the sentence ends.
+
+    Raises:
+      ConfigError: it raised another error.
+    """
+    try:
+        return function(*arguments)
+    except passing:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{what} raised {said(error)}; {mend}.") from error
 
 
 def said(error: Exception) -> str:
