@@ -272,6 +272,18 @@ def test_a_coordinator_that_never_answers_is_waited_for_a_bounded_time(tmp_path)
     assert not (tmp_path / "none").exists()
 
 
+def test_hosts_with_unequal_numbers_of_devices_are_one_sentence(tmp_path):
+    cluster = f"--multihost --coordinator_address=127.0.0.1:{free_port()} --num_processes=2".split()
+    workdir = tmp_path / "none"
+    processes = [start(workdir, *cluster, f"--process_id={k}", devices=2 - k) for k in range(2)]
+    for process in processes:
+        said = end(process, code=2).splitlines()
+        assert said[-1] == (
+            "error: the hosts have 2, 1 devices; give each as many, for instance with CUDA_VISIBLE_DEVICES."
+        )
+    assert not workdir.exists()
+
+
 def test_a_port_in_use_is_one_sentence(tmp_path):
     with socket.socket(socket.AF_INET6) as holder:
         holder.bind(("::", 0))

@@ -7,6 +7,7 @@ the same command on all hosts continues the sweep from its last checkpoint.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import socket
@@ -65,6 +66,7 @@ def joined(cluster: Cluster | None) -> Iterator[None]:
         return
     _join(cluster)
     try:
+        _check_even()
         yield
     except RlxError as error:
         _leave(str(error))
@@ -116,6 +118,16 @@ def _join(cluster: Cluster) -> None:
         ) from None
     finally:
         timer.cancel()
+
+
+def _check_even() -> None:
+    """See that every host has as many devices: exchanges between hosts, and batches, are laid out so."""
+    found = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(found.values())) > 1:
+        counts = ", ".join(str(found[host]) for host in sorted(found))
+        raise ConfigError(
+            f"the hosts have {counts} devices; give each as many, for instance with CUDA_VISIBLE_DEVICES."
+        )
 
 
 def _check_free(port: int) -> None:
