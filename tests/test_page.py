@@ -176,13 +176,18 @@ def test_a_panel_of_nothing_but_zeros_has_a_scale_of_whole_numbers():
     assert axis.get_ylim() == (0, 1)
 
 
+def typed(arguments):
+    """The configuration of these flags."""
+    values = flags.FlagValues()
+    command_line.define_config_flags(values)
+    values(["train.py", *arguments])
+    return command_line.read_config(values)
+
+
 def test_the_command_on_a_page_makes_its_run_again(run, whole):
     python, launcher, *arguments = command(whole)
     assert python == "python" and (ROOT / launcher).is_file()
-    values = flags.FlagValues()
-    command_line.define_config_flags(values)
-    values([launcher, *arguments])
-    assert resolve(command_line.read_config(values)) == recorded.read(run).config
+    assert resolve(typed(arguments)) == recorded.read(run).config
 
 
 @given(
@@ -206,6 +211,8 @@ def test_what_is_written_of_a_run_is_enough_and_not_more(row, reading, method, s
     config = resolve(presets.make_config((row, *reading), {"total_steps": 100_000, **settings, "method": method}))
     kept = written(config)
     assert resolve(Config(**kept)) == config
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    assert resolve(typed([f"--{name}={page._spelled(fields[name], value)}" for name, value in kept.items()])) == config
     for name in kept:
         fewer = {other: value for other, value in kept.items() if other != name}
         with contextlib.suppress(ConfigError):
@@ -236,6 +243,8 @@ def test_a_run_that_was_stopped_says_how_far_it_came(copy, few):
     summary = json.loads((copy / "summary.json").read_text()) | {"finished": False, "env_steps": 800}
     (copy / "summary.json").write_text(json.dumps(summary))
     assert "Ended before its end, at step 800 of 1,200; --resume goes on." in recorded.page(copy).decode()
+    (copy / "summary.json").write_text(json.dumps(summary | {"env_steps": 100, "updates": 0}))
+    assert cells(recorded.page(copy), "FLOPs of 0 updates") == [["0", "0", "-"]]
     (copy / "summary.json").write_text(json.dumps(summary | {"diverged": True}))
     assert "Diverged by step 800 of 1,200: its numbers were no longer finite." in recorded.page(copy).decode()
 

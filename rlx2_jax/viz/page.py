@@ -207,7 +207,8 @@ def _spelled(field: dataclasses.Field[Any], value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:.10g}"
+        short = f"{value:.10g}"
+        return short if float(short) == value else repr(value)
     return PurePath(value).name if field.metadata["place"] and value is not None else str(value)
 
 
@@ -285,7 +286,7 @@ def _compared(run: RecordedRun, ours: Account, dense: Account) -> Iterator[list[
 
     def row(name: str, count: Callable[[Account], float], spell: Callable[[float], str]) -> list[str]:
         a, b = count(ours), count(dense)
-        return [name, spell(a), spell(b), f"{a / b:.4f}"]
+        return [name, spell(a), spell(b), f"{a / b:.4f}" if b else "-"]
 
     whole = lambda value: f"{value:,.0f}"
     size = lambda value: format_bytes(int(value))
