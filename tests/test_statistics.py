@@ -172,6 +172,15 @@ def test_the_bootstrap_interval_of_many_values_is_that_of_the_central_limit():
     np.testing.assert_allclose((summary.low, summary.high), (summary.mean - half, summary.mean + half), atol=0.02)
 
 
+def test_an_interval_of_few_values_is_widened_as_students_is():
+    episodes = np.random.default_rng(2).normal(size=5)
+    wide = estimate(statistics.mean, [episodes], confidence=statistics.for_few(0.95, 5))
+    plain = estimate(statistics.mean, [episodes])
+    summary = summarize(episodes)
+    assert (summary.low, summary.high) == (wide.low, wide.high)
+    assert summary.low < plain.low < plain.high < summary.high
+
+
 def test_the_same_values_give_the_same_interval():
     values = np.arange(8.0)
     assert summarize(values) == summarize(values)

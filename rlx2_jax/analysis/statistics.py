@@ -54,7 +54,7 @@ class Summary(NamedTuple):
     std: float
     """Sample standard deviation; 0 for one value."""
     low: float
-    """Lower end of the 95 % percentile-bootstrap interval of the mean."""
+    """Lower end of the 95 % percentile-bootstrap interval of the mean, widened for few values (`for_few`)."""
     high: float
     """Upper end."""
 
@@ -190,7 +190,7 @@ def _checked(samples: Sequence[Sample]) -> list[list[np.ndarray]]:
 
 
 def summarize(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Summary:
-    """Mean, spread and a 95 % bootstrap interval of the mean of independent values.
+    """Mean, spread and a 95 % bootstrap interval of the mean of independent values, widened for few (`for_few`).
 
     Args:
       values: `[n]`, at least one; one that is not finite makes all of it so.
@@ -201,5 +201,6 @@ def summarize(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> 
     std = float(values.std(ddof=1)) if values.size > 1 else 0.0
     if not np.isfinite(values).all():
         return Summary(values.size, float(values.mean()), std, math.nan, math.nan)
-    found = estimate(mean, [values], resamples=resamples, seed=seed)
+    confidence = for_few(0.95, values.size) if values.size > 1 else 0.95
+    found = estimate(mean, [values], confidence=confidence, resamples=resamples, seed=seed)
     return Summary(found.n, found.value, std, found.low, found.high)
