@@ -33,8 +33,8 @@ def test_long_names_under_few_bars_are_broken():
     estimates = {name: statistics.estimate(statistics.mean, [np.array([1.0])]) for name in arms}
     figure = figures.draw_arms(arms, estimates, None, "title", figures.arm_colors(list(arms), "rlx2@0.995"))
     labels = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
-    broken = ["winning-\nrelease\nn=1", "fixed-\n16.7k\nn=1", "rlx2\nn_\nstep=\n1\nn=1"]
-    assert labels == ["dense\nn=1", "rlx2@0.995\nn=1", *broken]
+    broken = ["rlx2@\n0.995\nn=1", "winning-\nrelease\nn=1", "fixed-\n16.7k\nn=1", "rlx2\nn_\nstep=\n1\nn=1"]
+    assert labels == ["dense\nn=1", *broken]
     shown = [axis for axis in figure.axes[:-1] if axis.get_visible()]
     assert [axis.get_title() for axis in shown] == list(arms)
 
@@ -52,9 +52,15 @@ def apart(label, other, renderer):
     return (boxes[1].x1 - boxes[0].x1) * math.sin(angle) > height
 
 
-@pytest.mark.parametrize("count", [2, 5, figures.SLANTED + 1, 12])
-def test_long_names_under_bars_do_not_touch(count):
-    names = [*(f"arm{i}" for i in range(count - 2)), "rlx2 evolve_interval=10000", "winning-release"]
+@pytest.mark.parametrize(
+    "names",
+    [
+        *([f"arm{i}" for i in range(n)] + ["rlx2 evolve_interval=10000", "winning-release"] for n in (0, 3, 4, 10)),
+        [f"recipe@0.9{i}" for i in range(figures.SLANTED)],
+    ],
+    ids=len,
+)
+def test_long_names_under_bars_do_not_touch(names):
     arms = {name: [line()] for name in names}
     estimates = {name: statistics.estimate(statistics.mean, [np.array([1.0])]) for name in names}
     figure = figures.draw_arms(arms, estimates, None, "", dict.fromkeys(names, "C0"))

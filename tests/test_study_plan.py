@@ -162,7 +162,7 @@ def test_a_search_may_go_with_factors(monkeypatch):
     monkeypatch.setattr(factors, "RECIPE", ("sparser", "5-step"))
     arms = {arm.name: arm.settings for arm in STUDIES["beyond-frontier"].arms(1)}
     thin = {"actor_sparsity": 0.99, "critic_sparsity": 0.99}
-    assert arms["rlx2@0.99"] == {"method": "sparser", "n_step": 5, **thin}
+    assert arms["recipe@0.99"] == {"method": "sparser", "n_step": 5, **thin}
     assert arms["dense"] == {"method": "dense"}
 
 

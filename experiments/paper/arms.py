@@ -162,7 +162,7 @@ def beyond_frontier(steps: int) -> tuple[Arm, ...]:
     del steps
     return (
         _DENSE,
-        *(factors.with_factors(f"rlx2@{sparsity:g}", factors.RECIPE, _both(sparsity)) for sparsity in search.GRID),
+        *(factors.with_factors(f"recipe@{sparsity:g}", factors.RECIPE, _both(sparsity)) for sparsity in search.GRID),
     )
 
 

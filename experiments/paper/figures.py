@@ -122,7 +122,7 @@ def _draw_scores(
         labels = [_broken(f"{name}, n={len(lines)}", SLANTED_WIDTH) for name, lines in arms.items()]
         axis.set_xticks(range(len(arms)), labels, fontsize=8, rotation=60, ha="right", rotation_mode="anchor")
     else:
-        names = [name if len(name) <= LABEL_WIDTH else re.sub(r"(?<=[-_=])| ", "\n", name) for name in arms]
+        names = [name if len(name) <= LABEL_WIDTH else re.sub(r"(?<=[-_=@])| ", "\n", name) for name in arms]
         labels = [f"{name}\nn={len(lines)}" for name, lines in zip(names, arms.values(), strict=True)]
         axis.set_xticks(range(len(arms)), labels, fontsize=8)
     axis.set(ylabel="score: seeds, mean, 95 % interval", xlim=(-0.6, max(len(arms), 3) - 0.4))
