@@ -6,6 +6,7 @@ import inspect
 import itertools
 import subprocess
 import sys
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -158,7 +159,7 @@ def test_densities_hold_and_nothing_stands_off_the_mask_at_any_step(seed, method
 
 
 def sizes(params):
-    return {trees.path_of(k): x.size for k, x in jax.tree_util.tree_leaves_with_path(params) if x.ndim > 1}
+    return {path: leaf.size for path, leaf in trees.by_path(params).items() if leaf.ndim > 1}
 
 
 def as_bytes(masks):
@@ -228,6 +229,66 @@ def test_flax_linen_and_nnx_parameters_are_trees_like_any_other():
     assert set(sparse.connections_of(history[0])) == {"layers/0/kernel", "layers/1/kernel"}
     nnx.update(module, after)
     assert int(jnp.sum(module.layers[0].kernel[...] != 0)) <= 64
+
+
+class Attention(NamedTuple):
+    query: Any
+    value: Any
+
+
+@pytest.mark.parametrize("parts", [dict, Attention], ids=["dict", "tuple"])
+def test_a_parameter_may_be_called_value(parts):
+    tree = {
+        "attend": parts(query=matrix((4, 4)), value=matrix((4, 4), 1)),
+        "other": parts(query=matrix((4,)), value=matrix((4, 4), 3)),
+        "scale": {"value": matrix((4, 4), 2)},
+    }
+    tx = sparse.static(optax.sgd(0.1), density=sparse.by_path({"attend/value$": 0.75}, default=0.5))
+    found = sparse.connections_of(sparse.masks_of(sparse.init(tx, tree)[1]))
+    assert found == {"attend/query": 8, "attend/value": 4, "other/value": 8, "scale/value": 8}
+
+
+def test_a_matrix_called_b_is_a_bias_in_small_letters_alone():
+    tx = sparse.static(optax.sgd(0.1), density=HALF)
+    _, state = sparse.init(tx, {"A": matrix((8, 2)), "B": matrix((2, 8)), "b": matrix((2, 2)), "Bias": matrix((2, 2))})
+    assert set(sparse.connections_of(state.masks)) == {"A", "B"}
+
+
+def test_a_state_is_mapped_as_parameters_are_if_dense_leaves_count():
+    params = {"w": matrix((4, 4)), "b": matrix((4,))}
+    tx = METHODS["rigl"](optax.adam(0.1))
+    _, state = sparse.init(tx, params)
+    names = {"w": "matrix", "b": "vector"}
+    found = optax.tree_map_params(
+        tx, lambda x, name: x if x is None else name, state, names, is_leaf=lambda x: x is None
+    )
+    assert found.inner[0].mu == names
+    assert found.masks == {"w": "matrix", "b": None}
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_an_event_instead_of_a_step_takes_gradients_of_another_type(dtype):
+    tx = sparse.rigl(optax.adam(0.1), density=HALF, until=9, every=2, instead=True)
+    params, state = sparse.init(tx, {"w": matrix((8, 8), dtype=dtype)})
+    for seed in range(4):
+        gradients = jax.tree.map(lambda x: x.astype(jnp.float32), gradients_like(params, seed))
+        updates, state = tx.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    assert not np.asarray(params["w"], np.float32)[~np.asarray(state.masks["w"])].any()
+
+
+def test_empty_leaves_are_dense():
+    _, state = sparse.init(METHODS["rigl"](optax.adam(0.1)), {"w": matrix((8, 8)), "none": jnp.zeros((0, 4))})
+    assert set(sparse.connections_of(state.masks)) == {"w"}
+
+
+@pytest.mark.parametrize("optimiser", [optax.lbfgs, functools.partial(optax.sm3, 0.1)])
+def test_optimisers_that_do_not_tell_their_moments_are_refused_or_keep_them(optimiser):
+    params = {"w": matrix((8, 8))}
+    with pytest.raises(sparse.SparseError, match="use reset_moments=False"):
+        sparse.init(sparse.rigl(optimiser(), density=HALF, until=9), params)
+    params, state = sparse.init(sparse.rigl(optimiser(), density=HALF, until=9, reset_moments=False), params)
+    assert int(sparse.connections_of(state.masks)["w"]) == 32
 
 
 def test_numbers_of_connections_may_be_traced():
@@ -464,6 +525,26 @@ REFUSALS = {
             sparse.static(optax.sgd(0.1), density=HALF, where=lambda path, leaf: True), {"w": matrix((4,))}
         ),
         "leave it out by `where`",
+    ),
+    "equal paths": (
+        lambda: sparse.init(
+            sparse.static(optax.sgd(0.1), density=HALF), {"a/w": matrix((4, 4)), "a": {"w": matrix((8, 8))}}
+        ),
+        "two leaves are called a/w: rename one",
+    ),
+    "nothing in a matrix": (
+        lambda: sparse.init(
+            sparse.static(optax.sgd(0.1), density=HALF, where=lambda path, leaf: True), {"w": jnp.zeros((0, 4))}
+        ),
+        "w has the shape .0, 4.: leave it out by `where`",
+    ),
+    "a density that forgets": (
+        lambda: sparse.init(sparse.static(optax.sgd(0.1), density=lambda shapes: {}), {"w": matrix((4, 4))}),
+        "the density says nothing of w",
+    ),
+    "too late": (
+        lambda: sparse.rigl(optax.sgd(0.1), density=HALF, until=3_000_000_000),
+        "until=3000000000: use at most 2147483647",
     ),
     "a number for a density": (
         lambda: sparse.rigl(optax.sgd(0.1), density=0.9, until=9),  # type: ignore[arg-type]

@@ -33,9 +33,8 @@ def paths(tree: Any) -> list[str]:
 
 def with_kernels(tree: Any, new: Sequence[Any]) -> Any:
     """The tree with other kernels, given in order."""
-    by_path = dict(zip(paths(tree), new, strict=True))
-    place = lambda keys, leaf: by_path.get(trees.path_of(keys), leaf)
-    return jax.tree_util.tree_map_with_path(place, tree)
+    replaced = trees.by_path(tree) | dict(zip(paths(tree), new, strict=True))
+    return jax.tree.unflatten(jax.tree.structure(tree), [*replaced.values()])
 
 
 def of_kernels(tree: Any, new: Sequence[Any]) -> Masks:

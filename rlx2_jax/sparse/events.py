@@ -147,15 +147,14 @@ def sparse_leaves(method: Method, params: Tree) -> list[Leaf | None]:
     """Describe each leaf of a tree that is sparse; None for the others.
 
     Raises:
-      SparseError: none is.
+      SparseError: none is, one is no matrix, or two have one path.
     """
     found: list[Leaf | None] = []
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
-        path = trees.path_of(keys)
+    for path, leaf in trees.by_path(params).items():
         stack = method.stacked(path, leaf) if callable(method.stacked) else method.stacked
         one = jax.ShapeDtypeStruct(jnp.shape(leaf)[stack:], jnp.result_type(leaf))
         is_sparse = jnp.ndim(leaf) >= stack and method.where(path, one)
-        if is_sparse and len(one.shape) < 2:
+        if is_sparse and (len(one.shape) < 2 or 0 in one.shape):
             raise SparseError(f"{path} has the shape {one.shape}: leave it out by `where`, which is for matrices.")
         found.append(Leaf(path, stack, one.shape) if is_sparse else None)
     if not any(found):
@@ -191,6 +190,8 @@ def _counts(density: Density, found: Sequence[Leaf | None]) -> dict[str, Any]:
     shapes = {leaf.path: leaf.shape for leaf in found if leaf is not None}
     asked = density(shapes)
     counts = {}
+    if missing := ", ".join(path for path in shapes if path not in asked):
+        raise SparseError(f"the density says nothing of {missing}: give a number for each sparse leaf.")
     for path, shape in shapes.items():
         value = densities.plain(asked[path])
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):

@@ -87,6 +87,7 @@ class Method:
     def __post_init__(self) -> None:
         if self.every < 0 or self.begin < 0:
             raise SparseError(f"every={self.every}, begin={self.begin}: use 0 or more.")
+        schedules.check_step(every=self.every, begin=self.begin, until=self.until)
         for name, mend in _MENDS.items():
             value = getattr(self, name)
             if not (callable(value) or (name == "progress" and value is None)):

@@ -133,12 +133,19 @@ def _event(
 
 def _unless(due: jax.Array, step: Callable[[], tuple[Tree, Any]], before: Any) -> tuple[Tree, Any]:
     """The optimiser's step, or none of it where an event is due."""
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step)[0])
-    return jax.lax.cond(due, lambda: (nothing, before), step)
+    moved, after = jax.eval_shape(step)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), moved)
+    # Gradients of another type than the parameters give moments of another one.
+    kept = jax.tree.map(lambda x, new: x if x.dtype == new.dtype else x.astype(new.dtype), before, after)
+    return jax.lax.cond(due, lambda: (nothing, kept), step)
 
 
 def _reset(inner: optax.GradientTransformation, state: Any, masks: Masks) -> Any:
-    """An optimiser's state with what it holds for each parameter zero off the masks."""
+    """An optimiser's state with what it holds for each parameter zero off the masks.
+
+    Raises:
+      SparseError: optax cannot tell what is a parameter's in it.
+    """
 
     def zero(moment: Any, mask: Any) -> Any:
         # Not every such leaf has the parameter's shape: factored moments have not.
@@ -147,7 +154,13 @@ def _reset(inner: optax.GradientTransformation, state: Any, masks: Masks) -> Any
         return jnp.where(mask, moment, jnp.zeros((), moment.dtype))
 
     absent = lambda x: isinstance(x, optax.MaskedNode)
-    return optax.tree_map_params(inner, lambda m, mask: m if absent(m) else zero(m, mask), state, masks, is_leaf=absent)
+    own = lambda m, mask: m if absent(m) else zero(m, mask)
+    try:
+        return optax.tree_map_params(inner, own, state, masks, is_leaf=absent)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise SparseError(
+            "optax.tree_map_params cannot tell this optimiser's moments of parameters: use reset_moments=False."
+        ) from None
 
 
 def _check(gradients: Tree, state: SparseState, params: Tree | None) -> None:

@@ -6,8 +6,9 @@ them. What optax puts in place of parameters that are not a transformation's (`M
 
 from __future__ import annotations
 
+import collections
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,22 +24,38 @@ Masks = Any
 Where = Callable[[str, jax.ShapeDtypeStruct], bool]
 """Whether a leaf is sparse, by its path and the shape and type of one matrix, without the axes of a stack."""
 
-_DENSE_NAMES = re.compile(r"(^|/)(b|bias|scale|offset|[^/]*embed[^/]*)$", re.IGNORECASE)
+# `B` is a matrix, of a low-rank adapter or of a state-space model.
+_DENSE_NAMES = re.compile(r"(^|/)(b|(?i:bias|scale|offset|[^/]*embed[^/]*))$")
 
 
 def matrices(path: str, leaf: jax.ShapeDtypeStruct) -> bool:
     """Matrices and convolution kernels: two axes or more, floating, and not named a bias, a scale or an embedding."""
-    return len(leaf.shape) >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating) and not _DENSE_NAMES.search(path)
+    if len(leaf.shape) < 2 or 0 in leaf.shape:
+        return False
+    return jnp.issubdtype(leaf.dtype, jnp.floating) and not _DENSE_NAMES.search(path)
 
 
-def path_of(keys: tuple[Any, ...]) -> str:
-    """A leaf's path, such as `Dense_0/kernel`; the `value` that NNX ends paths with is left out."""
-    return str(jax.tree_util.keystr(keys, simple=True, separator="/")).removesuffix("/value")
+def by_path(tree: Tree, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+    """The leaves by their paths, such as `Dense_0/kernel`, in their order; the `value` that NNX adds is left out.
+
+    Raises:
+      SparseError: two leaves have one path, as `{"a/w": ..., "a": {"w": ...}}` has.
+    """
+    found = jax.tree_util.tree_leaves_with_path(tree, is_leaf)
+    leaves: dict[str, Any] = {}
+    for (keys, leaf), alone in zip(found, _alone([keys for keys, _ in found]), strict=True):
+        wrapped = alone and keys[-1] == jax.tree_util.GetAttrKey("value")
+        path = jax.tree_util.keystr(keys[:-1] if wrapped else keys, simple=True, separator="/")
+        if path in leaves:
+            raise SparseError(f"two leaves are called {path}: rename one.")
+        leaves[path] = leaf
+    return leaves
 
 
-def by_path(tree: Tree) -> dict[str, Any]:
-    """The leaves by their paths."""
-    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def _alone(found: Sequence[tuple[Any, ...]]) -> list[bool]:
+    """Whether each leaf is all that its parent holds: a variable of NNX is, and no field of a record."""
+    parents = collections.Counter(keys[:end] for keys in found for end in range(len(keys)))
+    return [len(keys) > 1 and parents[keys[:-1]] == 1 for keys in found]
 
 
 def apply(tree: Tree, masks: Masks) -> Tree:
@@ -102,7 +119,9 @@ def own(masks: Masks) -> Masks:
 
 def connections_of(masks: Masks) -> dict[str, jax.Array]:
     """Connections of each sparse leaf by path, int32."""
-    return {path: jnp.sum(mask, dtype=jnp.int32) for path, mask in by_path(masks).items()}
+    # Dense leaves have a part in what paths are.
+    found = by_path(masks, is_leaf=lambda x: x is None)
+    return {path: jnp.sum(mask, dtype=jnp.int32) for path, mask in found.items() if mask is not None}
 
 
 def density_of(masks: Masks) -> jax.Array:
