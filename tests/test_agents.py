@@ -585,6 +585,9 @@ FAULTS = {
     "draw": ("draw", lambda self, key, batches: jnp.zeros(3), "draw gives noise of shape [3], not of shape [4]"),
     "state": ("after_actor", lambda self, state, *_: (state.actor, {}), "after_actor gives another kind of state"),
     "metric": ("after_actor", lambda self, state, *_: (state, {"x": jnp.ones(2)}), "after_actor gives a metric x of"),
+    "no metrics": ("after_actor", lambda self, state, *_: (state, None), "after_actor gives metrics that are no"),
+    "listed": ("after_actor", lambda self, state, *_: (state, [jnp.ones(())]), "after_actor gives metrics that are no"),
+    "begun": ("begin", lambda self, actor, critic: {"actor": actor}, "begin gives no AgentState"),
     "worth": ("value_of", lambda self, output: output[..., 0], "value_of gives values of shape [2, 4], not of shape"),
 }
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 import types
+from typing import Any
 
 import chex
 import jax
@@ -417,6 +418,34 @@ def listed(features, initial):
     return nn.Sequential([nn.Dense(features[0]), nn.relu, nn.Dense(features[-1])])
 
 
+class Half(nn.Module):
+    """In half precision: what it computes, or what it keeps as well."""
+
+    features: tuple[int, ...]
+    kept: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(self.features[0], dtype=jnp.bfloat16, param_dtype=self.kept)(x))
+        return nn.Dense(self.features[-1], dtype=jnp.bfloat16, param_dtype=self.kept)(x)
+
+
+def rounded(features, initial):
+    """With parameters in half precision."""
+    del initial
+    return Half(features, jnp.bfloat16)
+
+
+@pytest.mark.parametrize("twins", [False, True])
+def test_what_a_network_in_half_precision_computes_is_handed_on_in_single(twins):
+    net = networks.Net(Half((8, 2)), twins)
+    params = net.init(jax.random.PRNGKey(0), 3)
+    x = jax.random.normal(jax.random.PRNGKey(1), (4, 3))
+    hidden, output = net.activations(params, x)
+    assert net.apply(params, x).dtype == output.dtype == jnp.float32
+    assert [layer.dtype for layer in hidden] == [jnp.float32]
+
+
 def broken(features, initial):
     """With a fault of its own."""
     del initial
@@ -429,6 +458,7 @@ def broken(features, initial):
         ({"network": f"{__name__}:loose"}, r"matrix mixing of shape \[16, 16\] would stay dense; call it `kernel`"),
         ({"network": f"{__name__}:counting"}, "Counting raised ScopeCollectionNotFound .*without statistics"),
         ({"network": f"{__name__}:dropping"}, "Dropping raised InvalidRngError"),
+        ({"network": f"{__name__}:rounded"}, "parameter Dense_0/bias is bfloat16; keep parameters in float32"),
         ({"network": f"{__name__}:wide"}, "gives the actor 2 outputs, not 1"),
         ({"network": f"{__name__}:listed"}, "has a list or an array among the fields of its Sequential"),
         ({"network": f"{__name__}:broken"}, "making it raised TypeError"),

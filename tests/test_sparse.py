@@ -403,6 +403,21 @@ def test_one_part_of_a_tree_may_be_sparse_and_the_rest_another_optimisers(mixtur
     assert (np.asarray(history[0]["one"]["w"]) != np.asarray(history[-1]["one"]["w"])).any()
 
 
+def test_the_masks_of_a_mixture_may_be_rewired():
+    params = {"body": {"w": matrix((8, 8)), "b": matrix((8,))}, "head": {"w": matrix((8, 8))}}
+    tx = optax.multi_transform(
+        {"sparse": METHODS["rigl"](optax.adam(0.1)), "dense": optax.adam(0.1)}, {"body": "sparse", "head": "dense"}
+    )
+    params, state = sparse.init(tx, params)
+    masks = sparse.masks_of(state)
+    mine = lambda path, leaf: path == "body/w"
+    method = sparse.methods.rigl(density=HALF, until=9, where=mine)
+    event = sparse.rewire(method, params, masks, gradients_like(params, 0), key=jax.random.PRNGKey(0), fraction=0.5)
+    assert int(event.dropped) == int(event.grown) > 0
+    assert sparse.connections_of(event.masks) == {"body/w": 32}
+    np.testing.assert_array_equal(event.params["head"]["w"], params["head"]["w"])
+
+
 def test_a_key_decides_the_first_masks_and_random_growth():
     params = {"w": matrix((16, 16))}
     tx = METHODS["set"](optax.sgd(0.0))

@@ -2,6 +2,7 @@
 
 import hypothesis.extra.numpy as hnp
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,6 +69,14 @@ def test_what_follows_an_end_changes_nothing(values):
     )
     for a, b in zip(before, changed, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("make", [jnp.ones, np.ones])
+def test_whole_rewards_are_discounted_as_others_are(make):
+    none = jnp.zeros((1, 3), bool)
+    found = targets.n_step_window(make((1, 3), np.int32), none, none, 0.9)
+    np.testing.assert_allclose(found[0], 2.71, rtol=1e-6)
+    np.testing.assert_allclose(found[1], 0.729, rtol=1e-6)
 
 
 def test_a_step_that_both_terminates_and_is_cut_bootstraps_nothing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,6 +28,8 @@ def check(agent: OffPolicyAgent, hparams: HParams) -> None:
     agent = dataclasses.replace(agent, config=dataclasses.replace(agent.config, data_parallel=1))
     key, updates, batch_size = jax.random.PRNGKey(0), agent.config.updates_per_iteration, agent.config.batch_size
     state = _tried(agent, "init", key, hparams)
+    if not isinstance(state, AgentState):
+        raise ConfigError(f"{_named(agent)} begin gives no AgentState, but {_kind(state)}; give one.")
     _check_actions(agent, state, key, hparams)
     for leaf in jax.tree.leaves(_tried(agent, "draw", key, _batches(agent, (updates, batch_size), hparams))):
         _require(agent, "draw gives noise", leaf, (updates, *leaf.shape[1:]), "give it the batches' leading axes")
@@ -44,6 +47,8 @@ def check(agent: OffPolicyAgent, hparams: HParams) -> None:
     after, metrics = _pair(agent, "after_actor", state, asides["actor"], now)
     if _signature(after) != _signature(state):
         raise ConfigError(f"{_named(agent)} after_actor gives another kind of state; give back the one it gets.")
+    if not isinstance(metrics, Mapping):
+        raise ConfigError(f"{_named(agent)} after_actor gives metrics that are no mapping; give numbers by name.")
     for name, value in metrics.items():
         _require(agent, f"after_actor gives a metric {name}", value, (), "give a number")
 

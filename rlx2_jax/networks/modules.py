@@ -115,17 +115,20 @@ class Net:
         return self._whole.init(key, jnp.zeros((1, inputs)))["params"]
 
     def apply(self, params: Params, *inputs: jax.Array) -> jax.Array:
-        """Output `[..., outputs]`, of twins `[2, ..., outputs]`, for inputs `[..., size]`, the features in turn."""
+        """Output `[..., outputs]`, of twins `[2, ..., outputs]`, for inputs `[..., size]`, the features in turn.
+
+        It is float32, whatever a network of one's own computes in.
+        """
         output = self._whole.apply({"params": params}, jnp.concatenate(inputs, -1))
         assert isinstance(output, jax.Array)
-        return output
+        return output.astype(jnp.float32)
 
     def apply_training(self, params: Params, key: jax.Array, *inputs: jax.Array) -> jax.Array:
         """The same with units left out at random."""
         module = dataclasses.replace(self, module=self.module.clone(training=True))._whole
         output = module.apply({"params": params}, jnp.concatenate(inputs, -1), rngs={"dropout": key})
         assert isinstance(output, jax.Array)
-        return output
+        return output.astype(jnp.float32)
 
     def activations(self, params: Params, inputs: jax.Array) -> tuple[list[jax.Array], jax.Array]:
         """What each matrix but the first reads, `[..., B, units]`, and the output `[..., B, outputs]`.
@@ -138,7 +141,7 @@ class Net:
         def one(params: Params) -> tuple[list[jax.Array], jax.Array]:
             read: list[jax.Array] = []
 
-            with _watched(lambda layer, x: read.append(x)):
+            with _watched(lambda layer, x: read.append(x.astype(jnp.float32))):
                 output = self.one.apply(params, inputs)
             return read[1:], output
 

@@ -143,10 +143,13 @@ def _shapes(net: Net, inputs: int) -> tuple[tuple[Shape, ...], int]:
     """The shapes of a network's matrices, and how many other parameters it has.
 
     Raises:
-      ConfigError: kernels that are no matrices, or matrices that are not each used once, one after another.
+      ConfigError: parameters that are not float32, kernels that are no matrices, or matrices that are not each used
+        once, one after another.
     """
     params = _template(net, inputs)
     for path, leaf in trees.by_path(params).items():
+        if leaf.dtype != jnp.float32:
+            raise ConfigError(f"the network's parameter {path} is {leaf.dtype}; keep parameters in float32.")
         # A row or a column is a gain.
         if trees.matrices(path, leaf) and min(leaf.shape[-2:]) > 1 and not masking.is_kernel(path):
             raise ConfigError(

@@ -35,6 +35,7 @@ def n_step_window(
     n = reward.shape[-1]
     terminated = jnp.asarray(terminated).astype(bool)
     ended = terminated | jnp.asarray(truncated).astype(bool)
+    reward = jnp.asarray(reward, jnp.result_type(reward, jnp.float32))  # Whole ones would make the discount whole.
     steps = jnp.arange(n)
     last = jnp.where(ended.any(-1), jnp.argmax(ended, axis=-1), n - 1).astype(jnp.int32)
     included = steps <= last[..., None]

@@ -95,7 +95,7 @@ def rewire(
     Returns:
       The new parameters and masks. What grows starts at zero; what goes and comes again in one event keeps its value.
     """
-    step = jnp.asarray(step)
+    step, masks = jnp.asarray(step), trees.whole(masks, params)
     moved = method.fraction(step) if fraction is None else fraction
     found = sparse_leaves(method, params)
     counts = {} if method.progress is None else counts_at(method, found, step)

@@ -94,6 +94,11 @@ def _spread(masks: Masks, tree: Tree) -> list[Any]:
     return [mask for mask, part in zip(found, parts, strict=True) for _ in jax.tree.leaves(part)]
 
 
+def whole(masks: Masks, tree: Tree) -> Masks:
+    """The masks with a None for each dense leaf of the tree, where one may stand for a subtree of them."""
+    return map_masks(lambda mask, x: mask, masks, tree)
+
+
 def over(axes: int, function: Callable[..., Any]) -> Callable[..., Any]:
     """Lift a function of one matrix, or of one network, to a stack: map it over so many leading axes."""
     for _ in range(axes):
