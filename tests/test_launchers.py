@@ -45,7 +45,7 @@ BAD = {
     "--batch_size=100000": "use more than 100000 steps.",
     "--data_parallel=3": "batch_size=256 is not divided by data_parallel=3 devices; use a batch_size of 258.",
     "--data_parallel=2": "data_parallel=2: this machine shows 1 cpu devices; use at most as many",
-    "--buffer_max=100": "a batch of 256 does not fit a buffer of 100",
+    "--buffer_max=100": "a batch of 256 or a window of 100 does not fit a buffer of 100; use buffer_max of",
     "--sparsity=0.9": "Unknown command line flag 'sparsity'",
     "--total_steps=1e5": "flag --total_steps=1e5: write a whole number in digits, such as 100000 (--help",
     "--tau=small": "flag --tau=small: write a number, such as 0.9 (--help",

@@ -231,7 +231,8 @@ def _experience(c: Config, total: int, n_max: int, scale: float) -> _Experience:
         buffer_min = min(_scaled(None, paper * scale, least=max(8 * c.batch_size, needed)), buffer_max)
     require(
         buffer_max >= needed,
-        f"a batch of {c.batch_size} does not fit a buffer of {buffer_max}; use buffer_max of at least {needed}.",
+        f"a batch of {c.batch_size} or a window of {window} does not fit a buffer of {buffer_max}; use buffer_max of "
+        f"at least {needed}.",
     )
     require(
         needed <= buffer_min <= buffer_max,
