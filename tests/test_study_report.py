@@ -109,6 +109,28 @@ def test_runs_without_a_dense_agent_are_variants_of_those_that_differ_least(tmp_
     assert len(list(tmp_path.glob("*-variants.png"))) == 2
 
 
+def test_a_variant_is_compared_on_the_seeds_that_both_have(tmp_path):
+    arms = [line(arm, k, 100.0) for arm in ("dense", "rlx2") for k in (0, 1)]
+    store.append(tmp_path, [*arms, *(line("rlx2", k, 100.0 + 50 * (k > 1), n_step=1) for k in range(4))])
+    found = cells(report.markdown(tmp_path, "table2", STUDIES["table2"]), "n_step=1")
+    assert found[2:6] == ["4", "125 [100, 150]", "100 [100, 100]", "100.0 [100.0, 100.0]"]
+    assert found[6] == "1.00"
+
+
+def test_pictures_of_earlier_reports_are_removed_and_no_others(tmp_path):
+    for name in ("td3-hopper-500.png", "mine.png"):
+        (tmp_path / name).write_bytes(b"")
+    store.append(tmp_path, [line()])
+    report.write(tmp_path, "table2", STUDIES["table2"])
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["mine.png", "td3-hopper-60000.png"]
+
+
+def test_a_condition_that_settings_no_longer_have_is_told_as_recorded(tmp_path):
+    old = [{**line(seed=k), "conditions": {"total_steps": 60_000, "gone": k}} for k in (0, 1)]
+    store.append(tmp_path, [{**each, "config": {**each["config"], "gone": k}} for k, each in enumerate(old)])
+    assert "## TD3 on hopper, 60,000 steps, gone 1" in report.markdown(tmp_path, "table2", STUDIES["table2"])
+
+
 def test_a_variant_that_is_a_reading_of_the_method_is_told_by_its_name(tmp_path):
     release = presets.READINGS["release"]
     part = dict(list(release.items())[1:])

@@ -22,6 +22,7 @@ from rlx2_jax.analysis.statistics import Estimate
 from rlx2_jax.config import PAPER_STEPS, presets
 from rlx2_jax.envs import brax
 from rlx2_jax.io import files
+from rlx2_jax.training import workdirs
 from rlx2_jax.viz import curves
 
 FINDINGS = "findings.md"
@@ -56,14 +57,17 @@ percentages of the dense agent, not returns."""
 
 def write(directory: Path, name: str, study: Study) -> None:
     """Make README.md and the pictures of a study's directory, and remove pictures of earlier reports."""
-    drawn = set()
-    for section in sections(store.read(directory)):
+    drawn, lines = set(), store.read(directory)
+    for section in sections(lines):
         for kind, figure in pictures.draw(section, study).items():
             path = directory / f"{section.stem}{kind}.png"
             curves.save(figure, path, section.digest)
             drawn.add(path)
+    # What lies beside them is a person's own.
+    stems = tuple(f"{workdirs.in_name(row)}-" for row in {*study.rows, *(line["row"] for line in lines)})
     for path in set(directory.glob("*.png")) - drawn:
-        path.unlink()
+        if path.name.startswith(stems):
+            path.unlink()
     files.write_bytes(directory / "README.md", markdown(directory, name, study).encode())
 
 
@@ -122,6 +126,8 @@ def _variants(section: Section, study: Study) -> str:
             seeds = {line["seed"] for line in lines}
             same = [line for line in section.group.lines if line["arm"] == name and line["seed"] in seeds]
             above = [store.scores(same, name)] if same else None
+            known = {line["seed"] for line in same}
+            common = [store.scores([line for line in lines if line["seed"] in known], name)]
             rows.append(
                 [
                     section.differing(variant),
@@ -129,8 +135,8 @@ def _variants(section: Section, study: Study) -> str:
                     _count(lines),
                     tables.shown(statistics.estimate(statistics.mean, sample)),
                     tables.shown(statistics.estimate(statistics.mean, above) if above else None),
-                    tables.shown(tables.relative(statistics.ratio, sample, above) if above else None, 100, 1),
-                    _p_value(sample, above),
+                    tables.shown(tables.relative(statistics.ratio, common, above) if above else None, 100, 1),
+                    _p_value(common, above),
                     tables.shown(tables.relative(statistics.ratio, sample, dense), 100, 1),
                     _each(sample),
                 ]

@@ -68,12 +68,12 @@ class Group(NamedTuple):
         if setting in self.conditions:
             return {json.dumps(self.conditions[setting])}
         # Settings that are newer than a record have their defaults there.
-        default = getattr(Config(), setting)
+        default = getattr(Config(), setting, None)
         return {json.dumps(line["config"].get(setting, default)) for line in self.lines}
 
     def describe_setting(self, setting: str) -> str:
         """What all arms share of a setting, in words if each has its own."""
-        shared = self.conditions.get(setting, getattr(Config(), setting))
+        shared = self.conditions.get(setting, getattr(Config(), setting, None))
         if shared is None:
             value, *others = self.values(setting)
             shared = "by arm" if others else json.loads(value)
