@@ -139,6 +139,19 @@ def test_a_worker_that_dies_keeps_no_other_row_and_a_stop_keeps_all(laboratory, 
     assert len(made) == len(store.read(place.directory)) == made_of_the_second
 
 
+def test_what_a_stopped_command_has_left_is_not_made_by_one_that_needs_nothing(laboratory):
+    place, *_ = laboratory
+    assert len(conducted(laboratory, [0], ["rlx2"], "table2")[0]) == 1
+    (home,) = place.workdir.glob("*/stage-0")
+    left = plan.runs(STUDIES["table2"], ["td3/ant"], range(5), {"total_steps": 60_000}, ["rigl"])
+    held = plans.read(home)
+    configs = [run.config for run in (*held.runs, *left)]
+    plans.write(home, plans.lay_out(configs, parallel="processes", held=held))
+    assert conducted(laboratory, [0], ["rlx2"], "table2") == ([], [])
+    assert len(store.read(place.directory)) == 1
+    assert len(conducted(laboratory, [1], ["rlx2"], "table2")[0]) == 6
+
+
 def test_a_search_that_gets_no_further_ends(laboratory):
     place, _, broken = laboratory
     broken["td3-ant"] = False

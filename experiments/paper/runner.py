@@ -195,11 +195,11 @@ def _sweep(runs: Sequence[Run], needed: Set[tuple[str, str, int]], place: Place,
     known = store.known(place.directory.parent)
     pairs = [(key, run) for key, members in wanted.items() for run in members]
     store.append(place.directory, [store.relabelled(known[key], study, run) for key, run in pairs if key in known])
-    # A sweep may be extended, not replaced, so what it holds is asked for again.
-    configs = {store.identity(run.config): run.config for run in (held.runs if held else ())}
-    configs |= {key: run.config for key, run in pairs if key not in known or run.key in needed}
-    if not configs:
+    new = {key: run.config for key, run in pairs if key not in known or run.key in needed}
+    if not new:
         return True
+    # A sweep may be extended, not replaced, so what it holds is asked for again.
+    configs = {store.identity(run.config): run.config for run in (held.runs if held else ())} | new
     result = sweep(
         list(configs.values()), place.workdir, parallel=place.parallel, worker_count=place.workers, on_table=keep
     )
