@@ -123,20 +123,20 @@ def _variants(section: Section, study: Study) -> str:
     for variant in section.variants:
         for name, lines in variant.arms(study).items():
             sample = variant.sample(name)
-            seeds = {line["seed"] for line in lines}
-            same = [line for line in section.group.lines if line["arm"] == name and line["seed"] in seeds]
-            above = [store.scores(same, name)] if same else None
-            known = {line["seed"] for line in same}
-            common = [store.scores([line for line in lines if line["seed"] in known], name)]
+            others = section.group.arms(study).get(name, [])
+            shared = {line["seed"] for line in lines} & {line["seed"] for line in others}
+            common, above = (
+                [store.scores([line for line in some if line["seed"] in shared], name)] for some in (lines, others)
+            )
             rows.append(
                 [
                     section.differing(variant),
                     name,
                     _count(lines),
                     tables.shown(statistics.estimate(statistics.mean, sample)),
-                    tables.shown(statistics.estimate(statistics.mean, above) if above else None),
-                    tables.shown(tables.relative(statistics.ratio, common, above) if above else None, 100, 1),
-                    _p_value(common, above),
+                    tables.shown(statistics.estimate(statistics.mean, above) if shared else None),
+                    tables.shown(tables.relative(statistics.ratio, common, above) if shared else None, 100, 1),
+                    _p_value(common, above if shared else None),
                     tables.shown(tables.relative(statistics.ratio, sample, dense), 100, 1),
                     _each(sample),
                 ]

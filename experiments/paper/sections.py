@@ -68,12 +68,11 @@ class Group(NamedTuple):
         if setting in self.conditions:
             return {json.dumps(self.conditions[setting])}
         # Settings that are newer than a record have their defaults there.
-        default = getattr(Config(), setting, None)
-        return {json.dumps(line["config"].get(setting, default)) for line in self.lines}
+        return {json.dumps(line["config"].get(setting, _default(setting))) for line in self.lines}
 
     def describe_setting(self, setting: str) -> str:
         """What all arms share of a setting, in words if each has its own."""
-        shared = self.conditions.get(setting, getattr(Config(), setting, None))
+        shared = self.conditions.get(setting, _default(setting))
         if shared is None:
             value, *others = self.values(setting)
             shared = "by arm" if others else json.loads(value)
@@ -86,6 +85,11 @@ class Group(NamedTuple):
     def sample(self, arm: str) -> list[np.ndarray]:
         """Scores of one arm, fit for `statistics`."""
         return [store.scores(self.lines, arm)]
+
+
+def _default(setting: str) -> Any:
+    """Value of a setting that nobody has named; None of one that is no more."""
+    return getattr(Config(), setting, None)
 
 
 def groups(lines: Sequence[Line]) -> list[Group]:
